@@ -1,0 +1,74 @@
+# Needs Python 3.10 or newer with pip, make, and the internet for the first run. `make` alone lists what there is.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Python processes that the tests keep busy at a time
+WORKERS ?= 2
+# Notebooks that `make outputs` re-runs, and the flags (say `slow`) of further cells that it includes
+NBS ?=
+FLAGS ?=
+
+# uv where it works, else a private copy that pip puts into .uv (allowed even where the system's Python is locked)
+SYSTEM_UV := $(shell uv --version >/dev/null 2>&1 && command -v uv)
+UV := $(or $(SYSTEM_UV),.uv/bin/uv)
+INSTALL := $(UV) pip install --python $(BIN)/python
+
+# An empty file per kind of installation: newer than what it was made from means nothing to do
+RUN_INSTALLED := $(BIN)/.installed
+DEV_INSTALLED := $(BIN)/.installed-dev
+METADATA := settings.ini setup.py pyproject.toml
+
+.DEFAULT_GOAL := help
+.PHONY: help demo install dev test test-slow check export outputs docs
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+
+demo: $(RUN_INSTALLED) ## compare acquisition functions on digits, into results/digits; resumes where it stopped
+	$(BIN)/batchbald_compare --resume --out results/digits
+
+install: $(RUN_INSTALLED) ## set up .venv with what running needs
+
+dev: $(DEV_INSTALLED) ## set up .venv with what development needs
+
+test: $(DEV_INSTALLED) ## run every notebook and the project's own tests
+	$(BIN)/python -m pytest -n $(WORKERS)
+
+test-slow: $(DEV_INSTALLED) ## the same with slow cells and tests, and gpu cells where there is a GPU
+	SLOW=1 $(BIN)/python -m pytest -n $(WORKERS)
+
+check: $(DEV_INSTALLED) ## are modules, README and notebooks in step? changes nothing
+	@$(BIN)/python tools/check.py
+
+# Cleaning comes first: it gives new cells the ids that the modules refer to
+export: $(DEV_INSTALLED) ## clean the notebooks, export them to modules, write README.md
+	$(BIN)/nbdev_clean
+	$(BIN)/nbdev_export
+	$(BIN)/python tools/readme.py
+
+outputs: $(DEV_INSTALLED) ## run notebooks in place, all or NBS="nbs/01_bald.ipynb"; FLAGS="slow" for slow cells too
+	$(BIN)/python tools/exec_nbs.py $(addprefix --flag ,$(FLAGS)) $(NBS)
+	$(BIN)/python tools/readme.py
+
+# README.md is written first, so that nbdev finds it fresh and leaves it alone
+docs: $(DEV_INSTALLED) ## build the site in _docs (needs Quarto)
+	@command -v quarto >/dev/null || { echo "make docs needs Quarto: https://quarto.org/docs/get-started"; exit 1; }
+	$(BIN)/python tools/readme.py
+	$(BIN)/nbdev_docs
+
+.uv/bin/uv:
+	$(PYTHON) -m pip install --quiet --target .uv uv
+
+$(BIN)/python: | $(if $(SYSTEM_UV),,.uv/bin/uv)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo "$(PYTHON) is older than 3.10 or missing; name another: make PYTHON=python3.12 ..."; exit 1; }
+	$(UV) venv --quiet --allow-existing --python $(PYTHON) $(VENV)
+
+$(RUN_INSTALLED): $(METADATA) | $(BIN)/python
+	$(INSTALL) --quiet --editable .
+	@touch $@
+
+$(DEV_INSTALLED): $(METADATA) | $(BIN)/python
+	$(INSTALL) --quiet --editable '.[dev]'
+	@touch $@

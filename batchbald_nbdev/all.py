@@ -1,0 +1,13 @@
+"Every public name of the package: `from batchbald_nbdev.all import *`. Kept by hand; a new module joins here."
+
+from batchbald_nbdev.active_learning import *
+from batchbald_nbdev.bald import *
+from batchbald_nbdev.batchbald import *
+from batchbald_nbdev.bayesian_models import *
+from batchbald_nbdev.datasets import *
+from batchbald_nbdev.experiments import *
+from batchbald_nbdev.information import *
+from batchbald_nbdev.joint_entropy import *
+from batchbald_nbdev.kbald import *
+from batchbald_nbdev.plots import *
+from batchbald_nbdev.stochastic import *

@@ -1,0 +1,112 @@
+"The project around the notebooks: is everything in step, linked, and packed?"
+import configparser, json, os, re, shutil, subprocess, sys, zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = "batchbald_nbdev"
+NOTEBOOKS = sorted((ROOT / "nbs").glob("*.ipynb"))
+WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
+
+
+def read_settings():
+    parser = configparser.ConfigParser(delimiters=["="])
+    parser.read(ROOT / "settings.ini", encoding="utf-8")
+    return parser["DEFAULT"]
+
+
+def run(*command, cwd=ROOT):
+    "Run Python with these arguments; what it printed, if it succeeded."
+    done = subprocess.run([sys.executable, *command], cwd=cwd, text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT)
+    if done.returncode: pytest.fail(done.stdout, pytrace=False)
+    return done.stdout
+
+
+def test_modules_readme_and_notebooks_are_in_step():
+    run("tools/check.py")
+
+
+def test_version_is_the_one_in_settings():
+    version = read_settings()["version"]
+    assert f'__version__ = "{version}"' in (ROOT / PACKAGE / "__init__.py").read_text()
+    assert f"## {version}" in (ROOT / "CHANGELOG.md").read_text(), "the changelog has no section for this version"
+
+
+def sidebar_files(contents):
+    "The notebooks that a sidebar lists, sections opened."
+    for entry in contents:
+        if isinstance(entry, str): yield entry
+        else: yield from sidebar_files(entry["contents"])
+
+
+def test_sidebar_lists_every_chapter_in_order():
+    listed = list(sidebar_files(yaml.safe_load((ROOT / "_quarto.yml").read_text())["website"]["sidebar"]["contents"]))
+    chapters = [o.name for o in NOTEBOOKS if o.name != "index.ipynb"]
+    assert listed == ["index.ipynb", *chapters]
+
+
+def test_site_settings_agree():
+    "What Quarto and nbdev each want to be told is the same."
+    assert (ROOT / "nbs/_quarto.yml").resolve() == ROOT / "_quarto.yml"
+    cfg, quarto = read_settings(), yaml.safe_load((ROOT / "_quarto.yml").read_text())
+    site = quarto["website"]
+    assert quarto["project"]["output-dir"] == cfg["doc_path"]
+    assert [site["title"], site["description"], site["repo-branch"]] == [cfg["title"], cfg["description"], cfg["branch"]]
+    assert [site["site-url"], site["repo-url"]] == [cfg["doc_host"] + cfg["doc_baseurl"], cfg["git_url"]]
+
+
+def local_links(markdown):
+    "Targets of links and pictures that are files, without anchors. Code is no prose, so it is taken out first."
+    prose = re.sub(r"^```.*?^```|`[^`\n]*`", "", markdown, flags=re.DOTALL | re.MULTILINE)
+    targets = re.findall(r"""\]\(([^)\s]+)|\b(?:src|href)=["']([^"']+)""", prose)
+    files = ((a or b).split("#")[0] for a, b in targets)
+    return [o for o in files if o and not re.match(r"[a-z]+:|//", o)]
+
+
+@pytest.mark.parametrize("path", [*NOTEBOOKS, *sorted(ROOT.glob("*.md"))], ids=lambda o: o.name)
+def test_links_to_files_lead_somewhere(path):
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".ipynb":
+        text = "\n\n".join("".join(o["source"]) for o in json.loads(text)["cells"] if o["cell_type"] == "markdown")
+    missing = [o for o in local_links(text) if not (path.parent / o).exists()]
+    assert not missing
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda o: o.name)
+def test_workflows_call_targets_that_exist(path):
+    workflow = yaml.safe_load(path.read_text())
+    assert {"name", "jobs"} <= workflow.keys() and True in workflow  # YAML reads the key `on` as true
+    commands = "\n".join(step.get("run", "") for job in workflow["jobs"].values() for step in job["steps"])
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    called = re.findall(r"\bmake ([\w-]+)", commands)
+    assert called and set(called) <= set(targets)
+
+
+def test_wheel_holds_every_module_and_data_file(tmp_path):
+    "Packed as a release is: an sdist, and a wheel from what the sdist holds."
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in ["settings.ini", "setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "CHANGELOG.md",
+                 "CONTRIBUTING.md"]:
+        shutil.copy(ROOT / name, source)
+    shutil.copytree(ROOT / PACKAGE, source / PACKAGE, ignore=shutil.ignore_patterns("__pycache__"))
+    build = "import sys; from setuptools import build_meta; getattr(build_meta, sys.argv[1])(sys.argv[2])"
+    run("-c", build, "build_sdist", str(tmp_path), cwd=source)
+    sdist, = tmp_path.glob("*.tar.gz")
+    run("-m", "tarfile", "-e", str(sdist), str(tmp_path))
+    unpacked = tmp_path / sdist.name.removesuffix(".tar.gz")
+    run("-c", build, "build_wheel", str(tmp_path), cwd=unpacked)
+    wheel, = tmp_path.glob("*.whl")
+
+    with zipfile.ZipFile(wheel) as archive:
+        packed = {o for o in archive.namelist() if o.startswith(f"{PACKAGE}/")}
+        metadata, = [archive.read(o).decode() for o in archive.namelist() if o.endswith("/METADATA")]
+        scripts, = [archive.read(o).decode() for o in archive.namelist() if o.endswith("/entry_points.txt")]
+    expected = {o.relative_to(source).as_posix() for o in (source / PACKAGE).rglob("*") if o.is_file()}
+    assert packed == expected
+    cfg = read_settings()
+    assert f"\nVersion: {cfg['version']}\n" in metadata
+    assert all(o in scripts.replace(" ", "") for o in cfg["console_scripts"].split())
