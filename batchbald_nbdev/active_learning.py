@@ -26,13 +26,13 @@ from .information import compute_entropy
 from .kbald import get_kbald_batch
 from .stochastic import get_power_batch, get_random_batch, get_softmax_batch, get_softrank_batch
 
-# %% ../nbs/10_active_learning.ipynb #72a9d6c3
+# %% ../nbs/10_active_learning.ipynb #dd581dfd
 def derive_generator(*key) -> torch.Generator:  # key: e.g. seed, trial, round, purpose
     "A generator seeded by what it is for."
     digest = hashlib.sha256("/".join(map(str, key)).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
 
-# %% ../nbs/10_active_learning.ipynb #4cd972c6
+# %% ../nbs/10_active_learning.ipynb #09fd573b
 def make_mlp(features: int = 64, hidden: int = 128, classes: int = 10, p: float = 0.5) -> nn.Module:
     "A network with one hidden layer and consistent dropout."
     return nn.Sequential(nn.Flatten(), nn.Linear(features, hidden), nn.ReLU(), ConsistentDropout(p), nn.Linear(hidden, classes))
@@ -44,7 +44,7 @@ def make_seeded(make_model: Callable[[], nn.Module], generator: torch.Generator)
         torch.manual_seed(torch.randint(2**62, (), generator=generator).item())
         return make_consistent(make_model())
 
-# %% ../nbs/10_active_learning.ipynb #09fd573b
+# %% ../nbs/10_active_learning.ipynb #e7db6700
 def train_models(
     models: Sequence[nn.Module],  # T models of one architecture; trained in place
     inputs: Sequence[Tensor],  # for each model its training inputs (n, *features), the same n for all
@@ -89,7 +89,7 @@ def train_models(
             for name, parameter in m.named_parameters():
                 parameter.copy_(parameters[name][t])
 
-# %% ../nbs/10_active_learning.ipynb #99844edf
+# %% ../nbs/10_active_learning.ipynb #0a3f7b04
 @dataclass
 class Round:
     "What a method may use to choose a batch."
@@ -110,7 +110,7 @@ class Round:
         self.collect_seconds = time.perf_counter() - start
         return log_probs_N_K_C
 
-# %% ../nbs/10_active_learning.ipynb #0a3f7b04
+# %% ../nbs/10_active_learning.ipynb #2d23f055
 def _rest(round: Round) -> list[int]:
     given = set(round.given)
     return [i for i in range(round.pool_size) if i not in given]
@@ -148,7 +148,7 @@ def _batchbald(configs: int, round: Round) -> CandidateBatch:
 def _2bald(round: Round) -> CandidateBatch:
     return get_kbald_batch(round.log_probs_N_K_C, round.batch_size, 2, given=round.given)
 
-# %% ../nbs/10_active_learning.ipynb #8b880161
+# %% ../nbs/10_active_learning.ipynb #90821f48
 def get_methods(
     configs: int = 1_000,  # label configurations that BatchBALD carries, M
 ) -> dict[str, Callable[[Round], CandidateBatch]]:
@@ -166,7 +166,7 @@ def get_methods(
         "meanstd": partial(_by_score, compute_mean_std, _top),
     }
 
-# %% ../nbs/10_active_learning.ipynb #c9eb7544
+# %% ../nbs/10_active_learning.ipynb #f21d827c
 def evaluate(
     log_probs_N_K_C: Tensor,  # predictions on a test set
     labels_N: Tensor,
@@ -176,7 +176,7 @@ def evaluate(
     accuracy = (mean_N_C.argmax(1) == labels_N).double().mean().item()
     return accuracy, -mean_N_C.gather(1, labels_N[:, None]).mean().item()
 
-# %% ../nbs/10_active_learning.ipynb #83061f90
+# %% ../nbs/10_active_learning.ipynb #9590a715
 def run_trials(
     datasets: Sequence[ActiveLearningData],  # one for each trial
     methods: dict[str, Callable[[Round], CandidateBatch]],  # by name
@@ -240,7 +240,7 @@ def run_trials(
             labelled[name, trial] = have + chosen
         yield rows
 
-# %% ../nbs/10_active_learning.ipynb #6437131e
+# %% ../nbs/10_active_learning.ipynb #c02ed5e7
 def _acquire(method, model, data, have, batch_size, samples, key) -> tuple[CandidateBatch, list[int], dict[str, float]]:
     "The batch as the method returned it, its positions in the whole pool, and the seconds it took."
     start, free_P = time.perf_counter(), torch.ones(len(data.pool_labels), dtype=torch.bool)

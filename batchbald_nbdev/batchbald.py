@@ -17,7 +17,7 @@ from .bald import CandidateBatch, _check_batch_size, _check_given, _first_best, 
 from .information import _as_tensor, _shape, _work_dtype
 from .joint_entropy import WeightedJointEntropy, _generator, _repeat_information
 
-# %% ../nbs/03_batchbald.ipynb #664c6805
+# %% ../nbs/03_batchbald.ipynb #bf332624
 _block = 32  # candidates evaluated at a time
 _ties = {torch.float32: 1e-6, torch.float64: 1e-12}  # gains closer than this are equal but for rounding
 
@@ -36,7 +36,7 @@ def _lazy_best(state: WeightedJointEntropy, log_probs_N_K_C: Tensor, bounds_N: T
         bounds_N[block] = gains_n
     return _first_best(bounds_N, slack)
 
-# %% ../nbs/03_batchbald.ipynb #a7ae5fb2
+# %% ../nbs/03_batchbald.ipynb #ccade172
 def get_batchbald_batch(
     log_probs_N_K_C,  # log p(y_n = c | w_k)
     batch_size: int,  # points to pick, B
@@ -71,7 +71,7 @@ def get_batchbald_batch(
         state.add_variables(x[indices[-1:]])
     return _report(x, given, indices, gains, exact, num_samples, dtype, device, generator)
 
-# %% ../nbs/03_batchbald.ipynb #ccade172
+# %% ../nbs/03_batchbald.ipynb #19eb8d98
 def _steps(batch_size: int, progress: bool):
     if not progress:
         return range(batch_size)
@@ -85,17 +85,17 @@ def _report(x, given, indices, gains, exact, num_samples, dtype, device, generat
     ceiling, errors = math.log(x.shape[1]), [0.0] * len(indices)
     scores_B = torch.tensor(gains, dtype=torch.double).cumsum(0)
     used = 0.0
-    if given or not all(exact):
+    if indices and (given or not all(exact)):
         information_R_B = _repeat_information(x[given + indices], num_samples, dtype=dtype, device=device, generator=generator)
         if given:
             used = information_R_B[:, len(given) - 1].mean().item()
             information_R_B = information_R_B[:, len(given) :] - information_R_B[:, len(given) - 1 : len(given)]
         errors = [0.0 if e else s for e, s in zip(exact, information_R_B.std(0).tolist())]
-    if len(indices) and ceiling > 0 and used + scores_B[-1].item() > _warn_share * ceiling:
-        first = int((used + scores_B > _warn_share * ceiling).nonzero()[0])
+    near = (used + scores_B > _warn_share * ceiling).tolist()
+    if ceiling > 0 and any(near):
         warnings.warn(
-            f"from pick {first} on the batch has used more than {_warn_share:.0%} of log K = {ceiling:.3f} nats, all that K = {x.shape[1]} "
-            "parameter samples can tell; later picks say little. Use more parameter samples or a smaller batch.",
+            f"the first {near.index(True) + 1} of {len(near)} picks{' and what is given' if given else ''} use more than {_warn_share:.0%} of log K = {ceiling:.3f} nats, "
+            f"all that K = {x.shape[1]} parameter samples can tell; picks after them say little. Use more parameter samples or a smaller batch.",
             stacklevel=3,
         )
     scores_B = scores_B.clamp_max(max(ceiling - used, 0.0))

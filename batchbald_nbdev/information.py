@@ -49,6 +49,8 @@ def _likely_mistake(log_probs_n_K_C: Tensor) -> str:
         return "contains +inf; log-probabilities are at most 0"
     if x.min() >= 0 and (x.sum(-1) - 1).abs().max() < 5e-2:
         return 'looks like probabilities; convert it with `as_log_probs(x, kind="probs")`'
+    if (x.exp().sum(-1) - 1).abs().max() < 5e-2:
+        return "is nearly normalised; if it was stored with fewer digits than it has now, renormalise it with `x.log_softmax(-1)`"
     return 'is not normalised; if these are logits, convert them with `as_log_probs(x, kind="logits")`'
 
 # %% ../nbs/00_information.ipynb #9a0dde23

@@ -114,7 +114,7 @@ def _uniform(shape: tuple[int, ...], generator: torch.Generator, device) -> Tens
 
 # %% ../nbs/02_joint_entropy.ipynb #6d80ae72
 class SampledJointEntropy(JointEntropy):
-    "Draws M configurations and weighs them equally (eq. 36). `compute` is unbiased up to log's concavity; noise falls as 1/sqrt(M)."
+    "Draws M configurations and weighs them equally (eq. 36). Unbiased; its noise falls as 1/sqrt(M)."
 
     def __init__(self, sampled_joint_probs_M_K: Tensor):  # p(sampled configuration m | w_k)
         self.posteriors_M_K = sampled_joint_probs_M_K / sampled_joint_probs_M_K.sum(1, keepdim=True)
@@ -162,7 +162,7 @@ class SampledJointEntropy(JointEntropy):
     def compute(self) -> Tensor:
         return -self.log_evidence_M.mean()
 
-# %% ../nbs/02_joint_entropy.ipynb #a87acbda
+# %% ../nbs/02_joint_entropy.ipynb #ca85f639
 class DynamicJointEntropy(JointEntropy):
     "Exact while C^N <= M, then `SampledJointEntropy` with M configurations of all variables."
 
@@ -201,7 +201,7 @@ class DynamicJointEntropy(JointEntropy):
     def compute(self) -> Tensor:
         return self.inner.compute()
 
-# %% ../nbs/02_joint_entropy.ipynb #84f53131
+# %% ../nbs/02_joint_entropy.ipynb #ee98881b
 def _resample(weights_M: Tensor, num_samples: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     "Positions and new weights of at most `num_samples` survivors, in order (Fearnhead & Clifford 2003). Same sum of weights, same expectation."
     alive_M = (weights_M > 0).nonzero()[:, 0]
@@ -219,7 +219,7 @@ def _resample(weights_M: Tensor, num_samples: int, generator: torch.Generator) -
     survivors_M = survivors_M.nonzero()[:, 0]
     return survivors_M, torch.where(heavy_M, weights_M, threshold)[survivors_M]
 
-# %% ../nbs/02_joint_entropy.ipynb #5692afa7
+# %% ../nbs/02_joint_entropy.ipynb #5a18b1a4
 class WeightedJointEntropy(JointEntropy):
     "Carries at most `num_samples` weighted configurations: exact while all fit, then resampled (Fearnhead & Clifford 2003). Estimates information gains directly."
 
@@ -276,7 +276,7 @@ class WeightedJointEntropy(JointEntropy):
         other.generator = self.generator if generator is None else generator
         return other
 
-# %% ../nbs/02_joint_entropy.ipynb #b6346e53
+# %% ../nbs/02_joint_entropy.ipynb #93b5dba5
 _repeats = 16
 
 

@@ -7,6 +7,7 @@ __all__ = ['labels_of_methods', 'get_curves', 'plot_learning_curves']
 
 # %% ../nbs/90_plots.ipynb #baf788cb
 from collections.abc import Sequence
+from io import BytesIO
 
 import numpy as np
 
@@ -45,14 +46,25 @@ def get_curves(
     return np.array(labels[0]), np.array([[values[n] for n in labels[0]] for values in by_trial.values()])
 
 # %% ../nbs/90_plots.ipynb #2cb4eb28
+def _figure(**options):
+    "A figure that belongs to nobody's pyplot state, and that a notebook shows all the same when it is the value of a cell."
+    from matplotlib.figure import Figure
+
+    class Shown(Figure):
+        def _repr_png_(self) -> bytes:
+            buffer = BytesIO()
+            self.savefig(buffer, format="png", dpi=100)
+            return buffer.getvalue()
+
+    return Shown(**options)
+
+# %% ../nbs/90_plots.ipynb #48793a1c
 def plot_learning_curves(
     records: Sequence[dict],  # as `run_trials` yields them
     title: str = "",  # what was run: data set, trials, settings
 ):  # a matplotlib figure
     "Median and quartile band of the test accuracy, and median and band of distinct originals in each batch, against labels."
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 4.4), layout="constrained", facecolor="white")
+    figure = _figure(figsize=(10, 4.4), layout="constrained", facecolor="white")
     accuracy, distinct = figure.subplots(1, 2, width_ratios=(3, 2))
     trials = 0
     for method in dict.fromkeys(row["method"] for row in records):
@@ -69,7 +81,8 @@ def plot_learning_curves(
             ax.plot(labels_R, middle, color=color, ls=style, lw=1.8, marker="." if len(labels_R) == 1 else None, label=labels_of_methods.get(method, method))
             ax.fill_between(labels_R, low, high, color=color, alpha=0.15, lw=0)
     accuracy.set(xlabel="labels bought, initial set included", ylabel="test accuracy (%)")
-    distinct.set(xlabel="labels before the batch", ylabel="different originals in the batch", ylim=(0, None))
+    distinct.set(xlabel="labels before the batch", ylabel="different originals in the batch")
+    distinct.set_ylim(0, distinct.get_ylim()[1])
     accuracy.legend(loc="lower right", frameon=False, title=f"median and quartiles of {trials} trials" if trials > 1 else None)
     for ax in (accuracy, distinct):
         ax.grid(alpha=0.25)

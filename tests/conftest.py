@@ -1,6 +1,9 @@
 "Items marked `slow` run only with SLOW=1, as cells flagged `#| slow` do."
 import os
 
+# One thread each, because tests run side by side; before anything imports PyTorch, and for what tests start
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 
 

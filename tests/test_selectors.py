@@ -1,0 +1,183 @@
+"What must hold of every selector: sizes, ties, special values, number formats, bad input, reproducibility."
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from batchbald_nbdev.all import *
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*log K")  # small K on purpose
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+SELECTORS = {
+    "bald": lambda x, size: get_bald_batch(x, size),
+    "batchbald": lambda x, size: get_batchbald_batch(x, size, 50, generator=seeded()),
+    "batchbald double": lambda x, size: get_batchbald_batch(x, size, 50, torch.double, generator=seeded()),
+    "1bald": lambda x, size: get_kbald_batch(x, size, 1),
+    "2bald": lambda x, size: get_kbald_batch(x, size),
+    "softmaxbald": lambda x, size: get_softmaxbald_batch(x, size, generator=seeded()),
+    "powerbald": lambda x, size: get_powerbald_batch(x, size, generator=seeded()),
+    "softrankbald": lambda x, size: get_softrankbald_batch(x, size, generator=seeded()),
+}
+DETERMINISTIC = ["bald", "batchbald", "batchbald double", "1bald", "2bald"]
+each = pytest.mark.parametrize("select", SELECTORS.values(), ids=SELECTORS.keys())
+
+
+def pool(N=30, K=8, C=4, seed=0, scale=2.0):
+    return (scale * torch.randn(N, K, C, generator=seeded(seed))).double().log_softmax(-1)
+
+
+@each
+def test_distinct_positions_in_range(select):
+    batch = select(pool(), 7)
+    assert len(batch.indices) == len(batch.scores) == 7
+    assert len(set(batch.indices)) == 7 and set(batch.indices) <= set(range(30))
+    assert all(type(i) is int for i in batch.indices) and all(type(s) is float for s in batch.scores)
+
+
+@each
+@pytest.mark.parametrize("size", [30, 31, 1000])
+def test_batch_as_large_as_the_pool(select, size):
+    assert sorted(select(pool(), size).indices) == list(range(30))
+
+
+@each
+def test_empty_batch(select):
+    batch = select(pool(), 0)
+    assert (batch.indices, batch.scores) == ([], [])
+
+
+@each
+@pytest.mark.parametrize("shape", [(1, 8, 4), (30, 1, 4), (30, 8, 1), (1, 1, 1)])
+def test_axes_of_one(select, shape):
+    batch = select(pool(*shape), 3)
+    assert len(batch.indices) == min(3, shape[0])
+    assert all(math.isfinite(s) for s in batch.scores)
+    if 1 in shape[1:]:
+        assert all(abs(s) < 1e-6 for s in batch.scores)
+
+
+@each
+def test_input_is_not_changed_and_the_global_random_state_is_not_touched(select):
+    x = pool()
+    before, state = x.clone(), torch.random.get_rng_state()
+    select(x, 5)
+    assert torch.equal(x, before) and torch.equal(torch.random.get_rng_state(), state)
+
+
+@each
+def test_same_generator_state_same_batch(select):
+    assert select(pool(), 9) == select(pool(), 9)
+
+
+@each
+def test_hard_zeros(select):
+    x = torch.eye(4)[torch.randint(4, (20, 8), generator=seeded())].log()  # every sample is certain
+    batch = select(x, 5)
+    assert len(set(batch.indices)) == 5 and all(math.isfinite(s) for s in batch.scores)
+
+
+@pytest.mark.parametrize("name", DETERMINISTIC)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_number_formats(name, dtype):
+    exact, rounded = SELECTORS[name](pool(), 3), SELECTORS[name](pool().to(dtype), 3)
+    tolerance = {torch.float16: 0.01, torch.bfloat16: 0.1, torch.float32: 1e-5}[dtype]
+    assert np.abs(np.array(exact.scores) - np.array(rounded.scores)).max() < tolerance
+
+
+@each
+def test_numpy_and_memory_maps(select, tmp_path):
+    np.save(tmp_path / "x.npy", pool().float().numpy())
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
+    assert select(mapped, 5) == select(np.array(mapped), 5) == select(pool().float(), 5)
+
+
+@pytest.mark.parametrize("name", DETERMINISTIC)
+def test_ties_go_to_the_lowest_position(name):
+    # every point stands there three times, far apart, so that a matrix product may round the copies differently
+    x = pool(37, 8, 4).float().repeat(3, 1, 1)
+    picks = SELECTORS[name](x, 1).indices
+    assert picks[0] < 37
+    silent = torch.full((9, 3, 2), 0.5).log()
+    assert SELECTORS[name](silent, 4).indices == [0, 1, 2, 3]
+
+
+BAD = {
+    "NaN": (lambda: pool() * math.nan, "NaN"),
+    "+inf": (lambda: pool().masked_fill(torch.eye(30, 8, dtype=torch.bool)[..., None], math.inf), "inf"),
+    "two axes": (lambda: pool()[0], "axes"),
+    "empty pool": (lambda: pool()[:0], "axes"),
+    "no classes": (lambda: pool()[..., :0], "axes"),
+    "unnormalised": (lambda: pool() - 1, "logits"),
+    "logits": (lambda: torch.randn(30, 8, 4, generator=seeded()), "logits"),
+    "probabilities": (lambda: pool().exp(), "probabilities"),
+    "whole numbers": (lambda: torch.zeros(30, 8, 1, dtype=torch.long), "dtype"),
+    "words": (lambda: np.array([[["a"]]]), "log_probs_N_K_C"),
+}
+
+
+@each
+@pytest.mark.parametrize("bad", BAD)
+def test_bad_input(select, bad):
+    make, message = BAD[bad]
+    with pytest.raises(ValueError, match=message) as error:
+        select(make(), 3)
+    assert "log_probs_N_K_C" in str(error.value)
+
+
+@each
+@pytest.mark.parametrize("size", [-1, 2.5, None, True])
+def test_bad_batch_size(select, size):
+    with pytest.raises(ValueError, match="batch_size"):
+        select(pool(), size)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_batchbald_reports_what_the_contract_says(seed):
+    x = pool(200, 12, 5, seed)
+    batch = get_batchbald_batch(x, 15, 60, generator=seeded(seed))
+    assert batch.ceiling == math.log(12)
+    assert all(g >= 0 for g in batch.gains)
+    assert all(0 <= a <= b <= batch.ceiling for a, b in zip(batch.scores, batch.scores[1:]))
+    assert batch.standard_errors[:3] == [0.0] * 3  # 25 configurations of two points fit into 60, and the third needs no storing
+    assert np.allclose(batch.scores[:3], np.cumsum(batch.gains[:3]), atol=1e-12)
+    assert min(batch.standard_errors[4:]) > 0
+
+
+def test_batchbald_first_picks_against_enumeration():
+    x = pool(25, 6, 3, 4)
+    batch = get_batchbald_batch(x, 4, 81, torch.double)
+    for n in range(1, 5):
+        rows = x[batch.indices[:n]]
+        joint = ExactJointEntropy.empty(6, dtype=torch.double).add_variables(rows).compute() - compute_conditional_entropy(rows).sum()
+        assert abs(joint.item() - batch.scores[n - 1]) < 1e-10
+
+
+@pytest.mark.parametrize("select", [get_batchbald_batch, get_kbald_batch])
+def test_given_points_are_not_returned_and_condition_the_rest(select):
+    x = pool(20, 50, 3, 7)
+    first = select(x, 6)
+    rest = select(x, 3, given=first.indices[:3])
+    assert rest.indices == first.indices[3:6]
+    assert np.allclose(rest.scores, np.array(first.scores[3:]) - first.scores[2], atol=1e-5)
+    assert len(select(x, 99, given=range(15)).indices) == 5
+    assert select(x, 3, given=range(20)).indices == []
+    for wrong in ([20], [-1]):
+        with pytest.raises(ValueError, match="given"):
+            select(x, 3, given=wrong)
+
+
+@pytest.mark.slow
+def test_standard_errors_agree_with_the_spread_over_50_seeds():
+    for labels in (20, 100):
+        x = example_log_probs(labels)
+        batches = [get_batchbald_batch(x, 12, generator=seeded(seed)) for seed in range(50)]
+        spread = np.std([b.scores for b in batches], axis=0, ddof=1)
+        typical = np.median([b.standard_errors for b in batches], axis=0)
+        assert (spread[:4] < 1e-6).all() and (typical[:4] == 0).all()
+        assert (typical[5:] > spread[5:] / 2).all() and (typical[5:] < spread[5:] * 2).all()
