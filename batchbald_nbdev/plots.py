@@ -82,7 +82,7 @@ def plot_learning_curves(
             ax.fill_between(labels_R, low, high, color=color, alpha=0.15, lw=0)
     accuracy.set(xlabel="labels bought, initial set included", ylabel="test accuracy (%)")
     distinct.set(xlabel="labels before the batch", ylabel="different originals in the batch")
-    distinct.set_ylim(0, distinct.get_ylim()[1])
+    distinct.set_ylim(0, 1.06 * max(1, *(row["distinct"] for row in records)))
     accuracy.legend(loc="lower right", frameon=False, title=f"median and quartiles of {trials} trials" if trials > 1 else None)
     for ax in (accuracy, distinct):
         ax.grid(alpha=0.25)
