@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .information import _as_tensor, _entropies, _iter_probs, _shape, _work_dtype
+from .information import _as_tensor, _entropies, _iter_probs, _work_dtype
 
 # %% ../nbs/01_bald.ipynb #a8c1e084
 def compute_bald(

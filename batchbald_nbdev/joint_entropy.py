@@ -6,13 +6,10 @@
 __all__ = ['JointEntropy', 'ExactJointEntropy', 'SampledJointEntropy', 'DynamicJointEntropy', 'WeightedJointEntropy']
 
 # %% ../nbs/02_joint_entropy.ipynb #8ba851fb
-import copy
-import math
-
 import torch
 from torch import Tensor
 
-from .information import _as_tensor, _iter_probs, _plogp, _probs, _shape, _work_dtype
+from .information import _as_tensor, _iter_probs, _plogp, _shape, _work_dtype
 
 # %% ../nbs/02_joint_entropy.ipynb #60df6931
 _product_elements = 2**18  # size of one block of products: 1 MB in float32
@@ -269,12 +266,6 @@ class WeightedJointEntropy(JointEntropy):
         noise_B = torch.cat([-_plogp(p).sum((1, 2), dtype=torch.double) / p.shape[1] for p in self._probs(log_probs_B_K_C)])
         entropies_B = self.compute().to(noise_B) + self.compute_gains(log_probs_B_K_C) + noise_B
         return entropies_B if output_entropies_B is None else output_entropies_B.copy_(entropies_B)
-
-    def clone(self, generator: torch.Generator | None = None) -> "WeightedJointEntropy":
-        "An independent copy that resamples with `generator`, if one is given."
-        other = copy.copy(self)  # its tensors are replaced and never changed in place
-        other.generator = self.generator if generator is None else generator
-        return other
 
 # %% ../nbs/02_joint_entropy.ipynb #93b5dba5
 _repeats = 16

@@ -1,5 +1,5 @@
 "The project around the notebooks: is everything in step, linked, and packed?"
-import configparser, json, os, re, shutil, subprocess, sys, zipfile
+import configparser, json, re, shutil, subprocess, sys, zipfile
 from pathlib import Path
 
 import pytest
