@@ -86,10 +86,10 @@ def train_models(
         optimizer.step()
     with torch.no_grad():
         for t, m in enumerate(models):
-            for name, parameter in m.named_parameters():
-                parameter.copy_(parameters[name][t])
+            for name, tensor in (*m.named_parameters(), *m.named_buffers()):  # buffers: running statistics, for example
+                tensor.copy_((parameters if name in parameters else buffers)[name][t])
 
-# %% ../nbs/10_active_learning.ipynb #0a3f7b04
+# %% ../nbs/10_active_learning.ipynb #90821f48
 @dataclass
 class Round:
     "What a method may use to choose a batch."
@@ -110,7 +110,7 @@ class Round:
         self.collect_seconds = time.perf_counter() - start
         return log_probs_N_K_C
 
-# %% ../nbs/10_active_learning.ipynb #2d23f055
+# %% ../nbs/10_active_learning.ipynb #c9eb7544
 def _rest(round: Round) -> list[int]:
     given = set(round.given)
     return [i for i in range(round.pool_size) if i not in given]
@@ -148,7 +148,7 @@ def _batchbald(configs: int, round: Round) -> CandidateBatch:
 def _2bald(round: Round) -> CandidateBatch:
     return get_kbald_batch(round.log_probs_N_K_C, round.batch_size, 2, given=round.given)
 
-# %% ../nbs/10_active_learning.ipynb #90821f48
+# %% ../nbs/10_active_learning.ipynb #9005e3cd
 def get_methods(
     configs: int = 1_000,  # label configurations that BatchBALD carries, M
 ) -> dict[str, Callable[[Round], CandidateBatch]]:
@@ -166,7 +166,7 @@ def get_methods(
         "meanstd": partial(_by_score, compute_mean_std, _top),
     }
 
-# %% ../nbs/10_active_learning.ipynb #f21d827c
+# %% ../nbs/10_active_learning.ipynb #9590a715
 def evaluate(
     log_probs_N_K_C: Tensor,  # predictions on a test set
     labels_N: Tensor,
@@ -176,7 +176,7 @@ def evaluate(
     accuracy = (mean_N_C.argmax(1) == labels_N).double().mean().item()
     return accuracy, -mean_N_C.gather(1, labels_N[:, None]).mean().item()
 
-# %% ../nbs/10_active_learning.ipynb #9590a715
+# %% ../nbs/10_active_learning.ipynb #17cf5d16
 def run_trials(
     datasets: Sequence[ActiveLearningData],  # one for each trial
     methods: dict[str, Callable[[Round], CandidateBatch]],  # by name
@@ -197,6 +197,8 @@ def run_trials(
 
     Raises `ValueError` where the budget does not fit the pool or the records in `done` are not from whole rounds."""
     learners = [(name, trial) for name in methods for trial in range(len(datasets))]
+    if not learners or size < 1:
+        raise ValueError(f"`methods`, `datasets` and `size` are {list(methods)}, {len(datasets)} data sets and {size}; want at least one of each")
     labelled = {}
     for name, trial in learners:
         data = datasets[trial]
@@ -240,7 +242,7 @@ def run_trials(
             labelled[name, trial] = have + chosen
         yield rows
 
-# %% ../nbs/10_active_learning.ipynb #c02ed5e7
+# %% ../nbs/10_active_learning.ipynb #e0a9e0fb
 def _acquire(method, model, data, have, batch_size, samples, key) -> tuple[CandidateBatch, list[int], dict[str, float]]:
     "The batch as the method returned it, its positions in the whole pool, and the seconds it took."
     start, free_P = time.perf_counter(), torch.ones(len(data.pool_labels), dtype=torch.bool)

@@ -6,6 +6,7 @@
 __all__ = ['compute_bald', 'compute_variation_ratios', 'compute_mean_std', 'CandidateBatch', 'get_top_k_batch', 'get_bald_batch']
 
 # %% ../nbs/01_bald.ipynb #8474fab1
+import operator
 from dataclasses import dataclass
 
 import torch
@@ -71,7 +72,12 @@ def _check_scores(scores_N) -> Tensor:
 
 def _check_given(given, N: int) -> list[int]:
     "Positions of points that are already out for labelling, as a list without repetitions."
-    given = list(dict.fromkeys(int(i) for i in given))
+    try:
+        if isinstance(given, str) or getattr(given, "dtype", None) in (torch.bool, bool):
+            raise TypeError
+        given = list(dict.fromkeys(operator.index(i) for i in given))
+    except TypeError:
+        raise ValueError("`given` wants positions in the pool, whole numbers such as [3, 17]; a mask becomes that by its `nonzero()`") from None
     if any(not 0 <= i < N for i in given):
         raise ValueError(f"`given` has positions outside the pool of {N} points: {[i for i in given if not 0 <= i < N][:5]}")
     return given

@@ -29,7 +29,7 @@ class ConsistentDropout(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:  # (n, *features)
         if self.mask is not None:
-            return x * self.mask
+            return x * self.mask.to(x.dtype)
         return self._drop(x) if self.training else x
 
     def _drop(self, x: Tensor) -> Tensor:
@@ -60,17 +60,23 @@ class ConsistentDropout2d(ConsistentDropout):
 # %% ../nbs/08_bayesian_models.ipynb #63f9b8d4
 def make_consistent(model: nn.Module) -> nn.Module:
     "A copy of `model` with every `nn.Dropout`, `nn.Dropout1d`, `2d`, `3d` replaced. Raises `ValueError` for alpha dropout, which has no mask to share."
-    model = copy.deepcopy(model)
+    model, made = copy.deepcopy(model), {}
 
     def consistent(module: nn.Module) -> nn.Module:
+        if module not in made:  # a layer that is used in two places stays one layer
+            made[module] = replacement(module)
+        return made[module]
+
+    def replacement(module: nn.Module) -> nn.Module:
         if isinstance(module, (nn.AlphaDropout, nn.FeatureAlphaDropout)):
             raise ValueError(f"`model` has {type(module).__name__}, which shifts what it keeps and cannot be made consistent; use nn.Dropout")
         if isinstance(module, nn.Dropout):
             return ConsistentDropout(module.p).train(module.training)
         if isinstance(module, (nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)):
             return ConsistentDropout2d(module.p).train(module.training)
-        for name, child in module.named_children():
-            setattr(module, name, consistent(child))
+        for name, child in list(module._modules.items()):
+            if child is not None:
+                setattr(module, name, consistent(child))
         return module
 
     return consistent(model)
@@ -97,17 +103,22 @@ def dropout_features(model: nn.Module, state: dict[str, Tensor], example: Tensor
     return {name: features[name] for name in layers if name in features}
 
 # %% ../nbs/08_bayesian_models.ipynb #f9bf79b6
-def _batches(loader) -> Iterable[Tensor]:
+def _batches(loader, num_samples: int) -> Iterable[Tensor]:
     "Inputs from a tensor, or from an iterable of inputs or of (inputs, ...) tuples such as a DataLoader."
     if isinstance(loader, Tensor):
-        yield from loader.split(512)
+        yield from loader.split(max(1, 8192 // num_samples))  # bounds inputs x samples, and so the memory
         return
     for batch in loader:
-        yield batch[0] if isinstance(batch, (tuple, list)) else batch
+        x = batch[0] if isinstance(batch, (tuple, list)) else batch
+        if not isinstance(x, Tensor):
+            raise ValueError(f"`loader` gives a {type(x).__name__}; want a tensor of inputs, batches of inputs, or (inputs, ...) tuples such as a DataLoader's")
+        yield x
 
 
 def _log_softmax(outputs: Tensor) -> Tensor:
     "Log-probabilities from logits or log-probabilities; probabilities are refused."
+    if outputs.shape[-1] == 1:
+        raise ValueError("`model` returns one output for each input; want one for each class, so for a sigmoid stack logsigmoid(-z) and logsigmoid(z)")
     if outputs.min() >= 0 and outputs.max() <= 1 and (outputs.sum(-1) - 1).abs().max() < 1e-3:
         raise ValueError("`model` returns probabilities; let it return logits or log-probabilities, from which small numbers can be recovered")
     if not outputs.isfinite().any(-1).all() or outputs.isnan().any():
@@ -138,7 +149,7 @@ def collect_log_probs(
     if device is not None:
         state = {name: tensor.to(device) for name, tensor in state.items()}  # the model itself stays where it is
     device = device or next(iter(state.values()), torch.empty(0)).device
-    training, masks, parts, batches = model.training, None, [], _batches(loader)
+    modes, masks, parts, batches = {m: m.training for m in model.modules()}, None, [], _batches(loader, num_samples)
     if progress:
         from tqdm.auto import tqdm
 
@@ -159,7 +170,8 @@ def collect_log_probs(
                 raise ValueError(f"`model` returns {outputs.ndim - 1} axes; want (inputs, C classes)")
             parts.append(_log_softmax(outputs.float()).transpose(0, 1).cpu())
     finally:
-        model.train(training)
+        for module, mode in modes.items():
+            module.training = mode
     if not parts:
         raise ValueError("`loader` has no inputs")
     return torch.cat(parts)

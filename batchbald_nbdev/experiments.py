@@ -16,6 +16,7 @@ import platform
 import shlex
 import sys
 import tempfile
+import warnings
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -80,14 +81,19 @@ def _fail(message: str):
     raise ValueError(message)
 
 
+_keys = ("dataset", "method", "trial", "seed", "round", "labels", "accuracy", "nll", "indices", "classes", "scores", "distinct", "seconds")
+
+
 def _read_records(path: Path, learners: int) -> tuple[list[dict], int]:
-    "Records of whole rounds, and the number of bytes that they take."
+    "Records of whole rounds, and the number of bytes that they take. Only the last line may be torn; anything else is refused and left alone."
     records, sizes = [], [0]
     for line in path.read_bytes().splitlines(keepends=True) if path.exists() else []:
-        try:
-            records.append(json.loads(line if line.endswith(b"\n") else b""))
-        except ValueError:
+        if not line.endswith(b"\n"):
             break
+        try:
+            records.append({key: json.loads(line)[key] for key in _keys})
+        except (ValueError, KeyError, TypeError):
+            _fail(f"`out`: line {len(sizes)} of {path} is not a record; mend it from a backup, use --overwrite, or choose another folder")
         sizes.append(sizes[-1] + len(line))
     whole = len(records) // learners * learners
     return records[:whole], sizes[whole]
@@ -118,9 +124,9 @@ def _open_folder(out: Path, options: dict, learners: int, resume: bool, overwrit
     records_path, run_path = out / "records.jsonl", out / "run.json"
     if resume and overwrite:
         _fail("`resume` and `overwrite` exclude each other; choose one")
-    old = records_path.exists() and records_path.stat().st_size > 0
+    old = [name for name in ("run.json", "records.jsonl", "summary.csv", "learning_curves.png") if (out / name).exists()]
     if old and not (resume or overwrite):
-        _fail(f"`out`: {out} already has records; add --resume to go on from them, --overwrite to replace them, or choose another folder")
+        _fail(f"`out`: {out} already has {', '.join(old)}; add --resume to go on from its records, --overwrite to replace them, or choose another folder")
     done, size = [], 0
     if old and resume:
         try:
@@ -169,16 +175,17 @@ presets["digits"] = presets["repeated_digits"] | {"repeats": 1}
 def _check_options(options: dict) -> dict:
     "Every option in its final form, or `ValueError` naming the first that is wrong."
     known = get_methods()
-    methods = [m.strip() for m in options["methods"].split(",") if m.strip()]
+    methods = options["methods"].split(",") if isinstance(options["methods"], str) else list(options["methods"])
+    methods = [m.strip() for m in methods if m.strip()]
     unknown = [m for m in methods if m not in known]
     if options["dataset"] != "digits":
         _fail(f"`dataset` is {options['dataset']!r}; want one of: digits")
     if unknown or not methods or len(set(methods)) != len(methods):
         _fail(f"`methods` is {options['methods']!r}; want different ones of: {', '.join(known)}")
     for name, least in (("trials", 1), ("size", 1), ("samples", 1), ("configs", 1), ("repeats", 1), ("seed", 0)):
-        if options[name] < least:
-            _fail(f"`{name}` is {options[name]}; want {least} or more")
-    if not 0 <= options["noise"] < math.inf:
+        if not isinstance(options[name], int) or options[name] < least:
+            _fail(f"`{name}` is {options[name]!r}; want a whole number of {least} or more")
+    if not isinstance(options["noise"], (int, float)) or not 0 <= options["noise"] < math.inf:
         _fail(f"`noise` is {options['noise']}; want a standard deviation of 0 or more")
     pool = 600 * options["repeats"]
     if not 20 <= options["budget"] <= pool:
@@ -186,14 +193,24 @@ def _check_options(options: dict) -> dict:
     return options | {"methods": methods}
 
 
-def _run(command: str, main: Callable, **kwargs) -> None:
-    "Console scripts say in one line on stderr what they cannot do, and end with status 2."
+def _run(command: str, main: Callable, stopped: str) -> None:
+    "Console scripts say in one line on stderr what they cannot do, and end with status 2; a warning is one line too, and said once."
+    said = set()
+
+    def show(message, *_, **__):
+        if str(message) not in said:
+            said.add(str(message))
+            _say(command, f"warning: {message}", 0)
+
     try:
-        main(**kwargs)
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", UserWarning)
+            warnings.showwarning = show
+            main()
     except (ValueError, OSError) as e:
         sys.exit(_say(command, e, 2))
     except KeyboardInterrupt:
-        sys.exit(_say(command, "stopped; finished rounds are recorded, go on with --resume", 130))
+        sys.exit(_say(command, stopped, 130))
 
 
 def _say(command: str, message, status: int) -> int:
@@ -217,10 +234,13 @@ def compare_methods(
     **options,  # dataset, methods, trials, size, samples, configs, budget, repeats, noise, seed
 ) -> list[dict]:  # the summary, one dictionary for each method
     "Compare acquisition methods by active learning. Raises `ValueError` where an option or the folder is not usable; nothing is written then."
-    from tqdm.auto import tqdm
+    from tqdm import tqdm
 
     if preset not in presets:
         _fail(f"`preset` is {preset!r}; want one of: {', '.join(presets)}")
+    unknown = set(options) - set(presets[preset])
+    if unknown:
+        _fail(f"`{min(unknown)}` is not an option; want some of: {', '.join(presets[preset])}")
     options = _check_options(presets[preset] | {k: v for k, v in options.items() if v is not None})
     methods = {name: get_methods(options["configs"])[name] for name in options["methods"]}
     out, learners = Path(out), len(methods) * options["trials"]
@@ -271,9 +291,9 @@ def batchbald_compare(
         print("\nlabels to 90% and 95%: quartiles over trials; distinct: different originals in a batch, mean; seconds: all trials together")
         print(f"records.jsonl, run.json, summary.csv and learning_curves.png are in {out}")
 
-    _run("batchbald_compare", main)
+    _run("batchbald_compare", main, "stopped; finished rounds are recorded, go on with --resume")
 
-# %% ../nbs/11_experiments.ipynb #2f3f0c84
+# %% ../nbs/11_experiments.ipynb #13a1f6f8
 def _read_array(path: Path):
     "The one array in a `.npy`, `.npz` or `.pt` file; never unpickles code."
     try:
@@ -291,7 +311,7 @@ def _read_array(path: Path):
         _fail(f"`predictions`: {path} cannot be read as {path.suffix} with numbers in it ({type(e).__name__})")
     except ValueError as e:
         raise e if "`predictions`" in str(e) else ValueError(f"`predictions`: {path} cannot be read as {path.suffix} with numbers in it ({type(e).__name__})")
-    _fail(f"`predictions`: {path} ends in {path.suffix or 'nothing'!r}; want .npy, .npz or .pt")
+    _fail(f"`predictions`: {path} has the ending {path.suffix!r}; want .npy, .npz or .pt")
 
 
 def _read_lines(path: str, name: str) -> list[str]:
@@ -310,7 +330,7 @@ def _positions(given: list[str], ids: list[str] | None, N: int) -> list[int]:
     wrong = [g for g in given if not g.isdecimal() or int(g) >= N]
     return _fail(f"`given` has {wrong[0]!r}; want positions from 0 to {N - 1}, one per line") if wrong else [int(g) for g in given]
 
-# %% ../nbs/11_experiments.ipynb #14c19e17
+# %% ../nbs/11_experiments.ipynb #4dcf144d
 def select_batch(
     predictions: str | Path,  # .npy, .npz or .pt file with an array (N, K, C)
     *,
@@ -353,10 +373,10 @@ def select_batch(
         _write_picks(Path(out), rows, {"predictions": str(predictions), "kind": kind, "method": method, "size": size, "configs": configs, "seed": seed, "ceiling": batch.ceiling})
     return rows
 
-# %% ../nbs/11_experiments.ipynb #13a1f6f8
+# %% ../nbs/11_experiments.ipynb #ad6a3d5e
 def _check_out(out: Path, overwrite: bool) -> None:
     if out.suffix not in (".json", ".csv"):
-        _fail(f"`out`: {out} ends in {out.suffix or 'nothing'!r}; want .json or .csv")
+        _fail(f"`out`: {out} has the ending {out.suffix!r}; want .json or .csv")
     if out.exists() and (not overwrite or out.is_dir()):
         _fail(f"`out`: {out} exists; add --overwrite to replace it, or choose another name")
     if not out.parent.is_dir() or not os.access(out.parent, os.W_OK):
@@ -377,7 +397,7 @@ def _write_picks(out: Path, rows: list[dict], settings: dict) -> None:
     except OSError as e:
         _fail(f"`out`: {out} cannot be written ({e.strerror})")
 
-# %% ../nbs/11_experiments.ipynb #4dcf144d
+# %% ../nbs/11_experiments.ipynb #d38f0142
 @call_parse
 def batchbald_select(
     predictions: str,  # .npy, .npz or .pt file with an array (N points, K parameter samples, C classes)
@@ -397,7 +417,7 @@ def batchbald_select(
         rows = select_batch(predictions, kind=kind, method=method, size=size, given=given, ids=ids, out=out, configs=configs, seed=seed, overwrite=overwrite)
         print(format_picks(rows))
 
-    _run("batchbald_select", main)
+    _run("batchbald_select", main, "stopped; nothing was written")
 
 
 def format_picks(rows: Sequence[dict]) -> str:

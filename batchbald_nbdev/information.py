@@ -109,6 +109,8 @@ def as_log_probs(
     if kind == "logits":
         if x.isnan().any() or (x == math.inf).any() or (x == -math.inf).all(-1).any():
             raise ValueError("`x` has logits that are NaN or +inf, or a row that is -inf throughout; no distribution belongs to them")
+        if x.shape[-1] > 1 and x.min() >= 0 and (x.to(_work_dtype(x)).sum(-1) - 1).abs().max() <= _slack[x.dtype]:
+            raise ValueError("`x` looks like probabilities (no entry below 0, every row sums to 1) and not like logits; is `kind` right?")
         return x.to(_work_dtype(x)).log_softmax(-1)
     if kind == "probs":
         probs_N_K_C = x.to(_work_dtype(x))
@@ -145,8 +147,8 @@ def _entropies(log_probs_N_K_C, dtype: torch.dtype | None = None, device=None) -
     N, K, C = _shape(x, "log_probs_N_K_C")
     marginal_N, conditional_N = torch.empty(2, N, dtype=torch.double, device=device or x.device)
     for block, probs_n_K_C in _iter_probs(x, _work_dtype(x, dtype), device):
-        marginal_N[block] = -_plogp(probs_n_K_C.mean(1, dtype=torch.double)).sum(-1)
-        conditional_N[block] = -_plogp(probs_n_K_C).sum((1, 2), dtype=torch.double) / K
+        marginal_N[block] = 0 - _plogp(probs_n_K_C.mean(1, dtype=torch.double)).sum(-1)
+        conditional_N[block] = 0 - _plogp(probs_n_K_C).sum((1, 2), dtype=torch.double) / K
     return marginal_N, conditional_N
 
 # %% ../nbs/00_information.ipynb #5a15b75a

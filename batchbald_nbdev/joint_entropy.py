@@ -75,6 +75,7 @@ class ExactJointEntropy(JointEntropy):
     "Enumerates all configurations (eq. 12 and 13). Cost and memory grow as C^N."
 
     def __init__(self, joint_probs_M_K: Tensor):  # p(configuration m | w_k)
+        joint_probs_M_K = joint_probs_M_K[joint_probs_M_K.sum(1) > 0]  # what cannot happen has no posterior
         self.weights_M = joint_probs_M_K.mean(1, dtype=torch.double)
         self.posteriors_M_K = joint_probs_M_K / joint_probs_M_K.sum(1, keepdim=True)
 
@@ -198,7 +199,7 @@ class DynamicJointEntropy(JointEntropy):
     def compute(self) -> Tensor:
         return self.inner.compute()
 
-# %% ../nbs/02_joint_entropy.ipynb #ee98881b
+# %% ../nbs/02_joint_entropy.ipynb #b1658911
 def _resample(weights_M: Tensor, num_samples: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     "Positions and new weights of at most `num_samples` survivors, in order (Fearnhead & Clifford 2003). Same sum of weights, same expectation."
     alive_M = (weights_M > 0).nonzero()[:, 0]
@@ -216,7 +217,7 @@ def _resample(weights_M: Tensor, num_samples: int, generator: torch.Generator) -
     survivors_M = survivors_M.nonzero()[:, 0]
     return survivors_M, torch.where(heavy_M, weights_M, threshold)[survivors_M]
 
-# %% ../nbs/02_joint_entropy.ipynb #5a18b1a4
+# %% ../nbs/02_joint_entropy.ipynb #6eb60919
 class WeightedJointEntropy(JointEntropy):
     "Carries at most `num_samples` weighted configurations: exact while all fit, then resampled (Fearnhead & Clifford 2003). Estimates information gains directly."
 
@@ -229,8 +230,8 @@ class WeightedJointEntropy(JointEntropy):
         device=None,  # where to compute
         generator: torch.Generator | None = None,  # for resampling; a fresh one seeded with 0 if None
     ):
-        if num_samples < 1:
-            raise ValueError(f"`num_samples` is {num_samples}; want at least 1 configuration")
+        if not hasattr(num_samples, "__index__") or num_samples < 1:
+            raise ValueError(f"`num_samples` is {num_samples!r}; want a whole number of configurations, 1 or more")
         self.num_samples, self.generator = num_samples, _generator(generator)
         self.weights_M = torch.ones(1, dtype=torch.double, device=device)
         self.posteriors_M_K = torch.full((1, K), 1 / K, dtype=_work_dtype(torch.empty(0), dtype), device=device)
@@ -267,7 +268,7 @@ class WeightedJointEntropy(JointEntropy):
         entropies_B = self.compute().to(noise_B) + self.compute_gains(log_probs_B_K_C) + noise_B
         return entropies_B if output_entropies_B is None else output_entropies_B.copy_(entropies_B)
 
-# %% ../nbs/02_joint_entropy.ipynb #93b5dba5
+# %% ../nbs/02_joint_entropy.ipynb #7230504c
 _repeats = 16
 
 

@@ -75,7 +75,7 @@ def get_softrank_batch(
 
     return _draw(scores_N, batch_size, temperature, generator, log_weights)
 
-# %% ../nbs/06_stochastic.ipynb #5381363f
+# %% ../nbs/06_stochastic.ipynb #a061e33b
 def get_softmaxbald_batch(log_probs_N_K_C, batch_size: int, *, temperature: float = 1 / 8, generator: torch.Generator | None = None) -> CandidateBatch:
     "`get_softmax_batch` of BALD scores (SoftmaxBALD, Kirsch et al. 2021); reported are the scores, not the noised ones."
     return get_softmax_batch(compute_bald(log_probs_N_K_C), batch_size, temperature=temperature, generator=generator)

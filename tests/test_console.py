@@ -76,6 +76,12 @@ def test_compare_writes_records_summary_and_picture_and_is_reproducible(tmp_path
     assert timeless(a / "records.jsonl") == timeless(b / "records.jsonl")
     assert json.loads((a / "run.json").read_text())["options"]["methods"] == ["random", "2bald"]
 
+    lines = (a / "records.jsonl").read_bytes().splitlines(keepends=True)
+    (b / "records.jsonl").write_bytes(b"".join(lines[:5]) + lines[5][:40])  # torn in the second of three rounds
+    call("batchbald_compare", *TOY, "--resume", "--out", b)
+    assert (b / "records.jsonl").read_bytes().startswith(b"".join(lines[:4]))
+    assert timeless(a / "records.jsonl") == timeless(b / "records.jsonl")
+
     before = {p.name: p.read_bytes() for p in a.iterdir()}
     refused("batchbald_compare", *TOY, "--out", a, message="--resume")
     refused("batchbald_compare", *TOY, "--seed", 1, "--resume", "--out", a, message="seed is 1 and was 0")
@@ -94,7 +100,11 @@ def test_compare_refuses_what_it_cannot_do(tmp_path, refused, monkeypatch):
         ([*TOY, "--out", tmp_path / "file" / "deeper"], "cannot be written"), ([*TOY, "--out", "/proc/none"], "cannot be written"),
     ):
         refused("batchbald_compare", *args, message=message)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["file"] and (tmp_path / "file").read_text() == ""
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "summary.csv").write_text("mine")
+    refused("batchbald_compare", *TOY, "--out", tmp_path / "mine", message="summary.csv")
+    assert (tmp_path / "mine" / "summary.csv").read_text() == "mine"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "mine"] and (tmp_path / "file").read_text() == ""
 
 
 @pytest.mark.parametrize("method", "random bald batchbald 2bald softmaxbald powerbald softrankbald entropy varratios meanstd".split())
@@ -104,6 +114,12 @@ def test_select_with_every_method(predictions, method, call):
     picks = json.loads(out.read_text())["picks"]
     assert [p["pick"] for p in picks] == [1, 2, 3, 4] and len({p["position"] for p in picks}) == 4
     assert all(str(p["position"]) in printed for p in picks)
+
+
+def test_a_warning_is_one_line(predictions):
+    result = run("batchbald_select", predictions, "--size", 40)  # more than 100 parameter samples can tell
+    lines = result.stderr.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("batchbald_select: warning: the first ") and "log K" in lines[0]
 
 
 def test_select_with_names_and_given_points_into_csv(predictions, tmp_path):

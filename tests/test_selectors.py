@@ -167,9 +167,33 @@ def test_given_points_are_not_returned_and_condition_the_rest(select):
     assert np.allclose(rest.scores, np.array(first.scores[3:]) - first.scores[2], atol=1e-5)
     assert len(select(x, 99, given=range(15)).indices) == 5
     assert select(x, 3, given=range(20)).indices == []
-    for wrong in ([20], [-1]):
+    for wrong in ([20], [-1], [1.5], "12", 3, None, np.arange(20) < 5, torch.arange(20) < 5, [True, "a"]):
         with pytest.raises(ValueError, match="given"):
             select(x, 3, given=wrong)
+
+
+@pytest.mark.parametrize("select", [get_batchbald_batch, get_softmaxbald_batch, get_powerbald_batch, get_softrankbald_batch])
+def test_no_generator_means_seed_0_and_not_the_global_state(select):
+    x = example_log_probs(20)[:100]
+    torch.manual_seed(7)
+    assert select(x, 8) == select(x, 8) == select(x, 8, generator=seeded(0))
+    assert select(x, 8) != select(x, 8, generator=seeded(1))
+
+
+def test_given_points_count_towards_the_ceiling():
+    x = torch.eye(2)[torch.tensor([[0, 0, 1, 1], [0, 1, 0, 1], [0, 1, 1, 0], [1, 0, 0, 1]])].clamp(0.01, 0.99).double().log()
+    with pytest.warns(UserWarning, match="what is given"):  # two labels all but settle which of four samples is right
+        batch = get_batchbald_batch(x, 2, given=[0, 1])
+    assert batch.scores[-1] < 0.1 * math.log(4)
+
+
+def test_standard_errors_with_given_points_are_those_of_what_is_beyond_them():
+    x = example_log_probs(20)
+    given = get_bald_batch(x, 40).indices[::5]
+    batches = [get_batchbald_batch(x, 2, 300, given=given, generator=seeded(seed)) for seed in range(40)]
+    spread = np.std([b.scores for b in batches], axis=0, ddof=1)
+    typical = np.median([b.standard_errors for b in batches], axis=0)
+    assert (typical > spread / 2).all() and (typical < 2 * spread).all()
 
 
 @pytest.mark.slow
