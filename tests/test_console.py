@@ -117,7 +117,8 @@ def test_select_with_every_method(predictions, method, call):
 
 
 def test_a_warning_is_one_line(predictions):
-    result = run("batchbald_select", predictions, "--size", 40)  # more than 100 parameter samples can tell
+    np.save(predictions, np.load(predictions)[:, :5])
+    result = run("batchbald_select", predictions, "--size", 20)  # more than five parameter samples can tell
     lines = result.stderr.splitlines()
     assert len(lines) == 1 and lines[0].startswith("batchbald_select: warning: the first ") and "log K" in lines[0]
 
