@@ -1,9 +1,11 @@
 "What must hold of every selector: sizes, ties, special values, number formats, bad input, reproducibility."
 import math
+import random
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings, strategies as st
 
 from batchbald_nbdev.all import *
 
@@ -105,6 +107,70 @@ def test_ties_go_to_the_lowest_position(name):
     assert picks[0] < 37
     silent = torch.full((9, 3, 2), 0.5).log()
     assert SELECTORS[name](silent, 4).indices == [0, 1, 2, 3]
+
+
+@st.composite
+def any_pools(draw):
+    "A legitimate pool, tensor or array, and for every point the first one that it is a copy of."
+    N, K, C = draw(st.integers(1, 12)), draw(st.integers(1, 6)), draw(st.integers(1, 4))
+    g = seeded(draw(st.integers(0, 2**31 - 1)))
+    probs = (draw(st.sampled_from([0.1, 2.0, 8.0])) * torch.randn(N, K, C, generator=g).double()).softmax(-1)
+    if draw(st.booleans()):  # hard zeros: all but the likeliest classes are impossible
+        probs = torch.where((probs < 0.3) & (probs < probs.amax(-1, keepdim=True)), 0.0, probs)
+        probs = probs / probs.sum(-1, keepdim=True)
+    copy_of = list(range(N))
+    for n in range(N):
+        if draw(st.booleans()): copy_of[n] = copy_of[draw(st.integers(0, n))]
+    x = probs[copy_of].log().to(draw(st.sampled_from([torch.float16, torch.bfloat16, torch.float32, torch.float64])))
+    return x.numpy() if x.dtype != torch.bfloat16 and draw(st.booleans()) else x, copy_of
+
+
+def random_states():
+    return torch.random.get_rng_state().tolist(), random.getstate(), np.random.get_state()[1].tolist(), np.random.get_state()[2:]
+
+
+steady = settings(max_examples=250, deadline=None, derandomize=True, database=None)
+
+
+@steady
+@given(any_pools(), st.integers(0, 15))
+def test_any_pool_any_selector(pool_and_copies, size):
+    x, copy_of = pool_and_copies
+    before, states = torch.as_tensor(x).clone(), random_states()
+    for name, select in SELECTORS.items():
+        batch = select(x, size)
+        assert len(batch.indices) == len(batch.scores) == min(size, len(x)), name
+        assert len(set(batch.indices)) == len(batch.indices) and set(batch.indices) <= set(range(len(x))), name
+        assert all(type(i) is int for i in batch.indices) and all(type(s) is float and math.isfinite(s) for s in batch.scores), name
+        assert select(x, size) == batch, name
+        if name in DETERMINISTIC:  # of equal points the first is picked first
+            for n, i in enumerate(batch.indices):
+                assert all(j in batch.indices[:n] for j in range(i) if copy_of[j] == copy_of[i]), (name, batch.indices)
+    assert torch.equal(torch.as_tensor(x), before) and random_states() == states
+
+
+@steady
+@given(any_pools(), st.integers(1, 60), st.integers(0, 15))
+def test_nothing_but_copies_comes_in_order(pool_and_copies, N, size):
+    copies = torch.as_tensor(pool_and_copies[0])[:1].repeat(N, 1, 1)
+    for name in DETERMINISTIC:
+        assert SELECTORS[name](copies, size).indices == list(range(min(size, N))), name
+
+
+@steady
+@given(any_pools(), st.sampled_from(["NaN", "+inf", "shifted", "logits", "probabilities", "axes"]), st.integers(0, 2**31 - 1))
+def test_one_bad_row_anywhere_is_named(pool_and_copies, kind, where):
+    x = torch.as_tensor(pool_and_copies[0]).clone()
+    n, k = where % x.shape[0], where // 100 % x.shape[1]
+    if kind == "NaN": x[n, k, 0] = math.nan
+    if kind == "+inf": x[n, k, 0] = math.inf
+    if kind == "shifted": x[n, k] -= 0.5
+    if kind == "logits": x[n, k] = 3 + torch.rand(x.shape[2], generator=seeded(where))
+    if kind == "probabilities": x = x.exp()
+    if kind == "axes": x = [x[0], x[:0], x[:, :0], x[..., :0], x[None]][where % 5]
+    for name, select in SELECTORS.items():
+        with pytest.raises(ValueError, match="log_probs_N_K_C"):
+            select(x, 2)
 
 
 BAD = {
