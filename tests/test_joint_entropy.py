@@ -1,0 +1,123 @@
+"The joint-entropy estimators against an independent enumeration, and against what their standard errors promise."
+import math
+import os
+
+import numpy as np
+import pytest
+import torch
+
+from batchbald_nbdev.all import *
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*log K")
+
+
+SEEDS = 200 if os.environ.get("SLOW") == "1" else 40
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def random_probs(rng, n, K, C):
+    "Predictions with hard zeros, certain samples and copies, as float64 probabilities."
+    probs = rng.dirichlet(np.full(C, rng.choice([0.2, 1.0, 5.0])), size=(n, K))
+    probs[rng.random(probs.shape) < 0.15] = 0
+    certain = rng.random((n, K)) < 0.2
+    probs[certain | (probs.sum(-1) == 0)] = np.eye(C)[rng.integers(C)]
+    probs /= probs.sum(-1, keepdims=True)
+    for i in range(1, n):
+        if rng.random() < 0.2:
+            probs[i] = probs[i - 1]
+    return probs
+
+
+def brute_force(probs):
+    "Joint entropy by an outer product over all labels, one axis each, in NumPy and in float64."
+    n, K, C = probs.shape
+    total = np.zeros((C,) * n)
+    for k in range(K):
+        joint = np.ones(())
+        for i in range(n):
+            joint = np.multiply.outer(joint, probs[i, k])
+        total += joint / K
+    positive = total[total > 0]
+    return -(positive * np.log(positive)).sum()
+
+
+SIZES = [(C, n) for C in range(2, 11) for n in (1, 2, 3, 4)] + [(2, 20), (3, 12), (4, 9), (5, 8), (7, 7), (10, 6)]  # up to 10^6 configurations
+
+
+@pytest.mark.parametrize("C, n", SIZES)
+def test_exact_against_brute_force(C, n):
+    rng = np.random.default_rng(1000 * C + n)
+    for K in (1, 2, 5) if C**n > 10_000 else (1, 2, 7, 20):
+        probs = random_probs(rng, n, K, C)
+        log_probs = torch.from_numpy(probs).log()
+        truth, noise = brute_force(probs), compute_conditional_entropy(log_probs).sum().item()
+        exact = ExactJointEntropy.empty(K, dtype=torch.double).add_variables(log_probs)
+        assert abs(exact.compute().item() - truth) < 1e-10
+        first = ExactJointEntropy.empty(K, dtype=torch.double).add_variables(log_probs[: n - 1]) if n > 1 else ExactJointEntropy.empty(K, dtype=torch.double)
+        assert abs(first.compute_batch(log_probs[n - 1 :]).item() - truth) < 1e-10
+        weighted = WeightedJointEntropy(C**n, K, dtype=torch.double).add_variables(log_probs)
+        assert weighted.exact and abs(weighted.compute().item() - truth) < 1e-10
+        assert abs(weighted.information - (truth - noise)) < 1e-10
+        assert abs(DynamicJointEntropy(C**n, n, K, C, dtype=torch.double).add_variables(log_probs).compute().item() - truth) < 1e-10
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_batch_scores_against_brute_force(seed):
+    rng = np.random.default_rng(seed)
+    C, K = int(rng.integers(2, 6)), int(rng.integers(1, 9))
+    log_probs = torch.from_numpy(random_probs(rng, 12, K, C)).log()
+    batch = get_batchbald_batch(log_probs, 4, C**4, torch.double)
+    for n in range(1, 5):
+        rows = log_probs[batch.indices[:n]]
+        truth = brute_force(rows.exp().numpy()) - compute_conditional_entropy(rows).sum().item()
+        assert abs(batch.scores[n - 1] - truth) < 1e-10
+
+
+def test_tiny_probabilities_do_not_become_nan():
+    x = torch.tensor([[[-1e-30, -95.0], [-95.0, -1e-30]]] * 12)  # float32: e^-95 is below the smallest normal number
+    for state in (WeightedJointEntropy(100, 2).add_variables(x), ExactJointEntropy.empty(2).add_variables(x[:6])):
+        assert state.compute().isfinite() and state.posteriors_M_K.isfinite().all()
+        assert abs(state.compute().item() - math.log(2)) < 1e-5
+
+
+def reference_information(log_probs_B_K_C, num_samples):
+    "Information after each point, from one run with many configurations."
+    state = WeightedJointEntropy(num_samples, log_probs_B_K_C.shape[1], generator=seeded(12345))
+    return np.array([state.add_variables(row[None]).information for row in log_probs_B_K_C])
+
+
+@pytest.mark.parametrize("labels, num_samples", [(20, 300), (100, 1000)])
+def test_scores_lie_within_four_standard_errors(labels, num_samples):
+    "At least 195 of 200 seeds (39 of 40 in the short run), over all picks of each batch, each against a reference of its own batch."
+    x, within, references = example_log_probs(labels)[:500], 0, {}
+    for seed in range(SEEDS):
+        batch = get_batchbald_batch(x, 9, num_samples, generator=seeded(seed))
+        key = tuple(batch.indices)
+        if key not in references:
+            references[key] = reference_information(x[batch.indices], 30 * num_samples)
+        errors = np.array(batch.standard_errors)
+        within += (np.abs(np.array(batch.scores) - references[key]) <= 4 * errors + 1e-6).all()
+    assert within >= 195 / 200 * SEEDS
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("labels", [20, 100])
+def test_less_noise_than_equation_36_and_no_bias(labels):
+    "M = 10,000, K = 100, C = 10, the default arithmetic: 6, 8 and 10 points."
+    x = example_log_probs(labels)
+    x = x[get_batchbald_batch(x, 10).indices].float().log_softmax(-1)
+    noise = compute_conditional_entropy(x).cumsum(0)
+    eq36, weighted = [], []
+    for seed in range(40):
+        eq36.append([(SampledJointEntropy.sample(x[:n].exp(), 10_000, generator=seeded(seed)).compute() - noise[n - 1]).item() for n in (6, 8, 10)])
+        state = WeightedJointEntropy(10_000, 100, generator=seeded(seed))
+        information = [state.add_variables(row[None]).information for row in x]
+        weighted.append([information[n - 1] for n in (6, 8, 10)])
+    eq36, weighted, reference = np.array(eq36), np.array(weighted), reference_information(x, 400_000)[[5, 7, 9]]
+    spread = weighted.std(0, ddof=1)
+    print(labels, "sd eq. 36", eq36.std(0, ddof=1), "weighted", spread, "off", (weighted.mean(0) - reference) / (spread / 40**0.5))
+    assert (eq36.std(0, ddof=1) >= 5 * spread).all()
+    assert (np.abs(weighted.mean(0) - reference) <= 3.5 * spread / 40**0.5).all()
