@@ -5,16 +5,16 @@
 # %% auto #0
 __all__ = ['compute_bald', 'compute_variation_ratios', 'compute_mean_std', 'CandidateBatch', 'get_top_k_batch', 'get_bald_batch']
 
-# %% ../nbs/01_bald.ipynb #967b357b
+# %% ../nbs/01_bald.ipynb #8474fab1
 import operator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from .information import _as_tensor, _entropies, _iter_probs, _work_dtype
+from .information import _as_tensor, _check_count, _entropies, _iter_probs, _work_dtype
 
-# %% ../nbs/01_bald.ipynb #dbcd245e
+# %% ../nbs/01_bald.ipynb #54d9567a
 def compute_bald(
     log_probs_N_K_C,  # log p(y_n = c | w_k)
     dtype: torch.dtype | None = None,  # arithmetic: torch.float32, torch.double; None follows the input
@@ -24,7 +24,7 @@ def compute_bald(
     marginal_N, conditional_N = _entropies(log_probs_N_K_C, dtype, device)
     return (marginal_N - conditional_N).clamp_min(0)
 
-# %% ../nbs/01_bald.ipynb #58061b0c
+# %% ../nbs/01_bald.ipynb #1791f6e7
 def compute_variation_ratios(
     log_probs_N_K_C,  # log p(y_n = c | w_k)
 ) -> Tensor:  # scores_N, float64, in [0, 1 - 1/C]
@@ -40,10 +40,10 @@ def compute_mean_std(
     x = _as_tensor(log_probs_N_K_C)
     return torch.cat([p.double().std(1, correction=0).mean(-1) for _, p in _iter_probs(x, _work_dtype(x))])
 
-# %% ../nbs/01_bald.ipynb #26d15d39
+# %% ../nbs/01_bald.ipynb #5a795375
 @dataclass
 class CandidateBatch:
-    "A batch in the order in which it was picked. What a score means is said by each selector."
+    "A batch in the order in which it was picked. What `scores` are differs: see the selector. Fields that a selector does not fill in are None."
 
     scores: list[float]  # one for each pick
     indices: list[int]  # positions in the pool
@@ -51,14 +51,10 @@ class CandidateBatch:
     standard_errors: list[float] | None = None  # of the scores, nats
     ceiling: float | None = None  # what no score can exceed, nats
 
-# %% ../nbs/01_bald.ipynb #07ab24da
+# %% ../nbs/01_bald.ipynb #b421a7a8
 def _check_batch_size(batch_size: int, N: int) -> int:
     "The number of points to pick: `batch_size`, or all `N` if there are no more."
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) and not hasattr(batch_size, "__index__"):
-        raise ValueError(f"`batch_size` is {batch_size!r}; want a whole number")
-    if batch_size < 0:
-        raise ValueError(f"`batch_size` is {batch_size}; want 0 or more")
-    return min(int(batch_size), N)
+    return min(_check_count(batch_size, "batch_size", 0), N)
 
 
 def _check_scores(scores_N) -> Tensor:
@@ -71,11 +67,14 @@ def _check_scores(scores_N) -> Tensor:
 
 
 def _check_given(given, N: int) -> list[int]:
-    "Positions of points that are already out for labelling, as a list without repetitions."
+    "Positions of points that are already out for labelling, sorted and without repetitions."
     try:
         if isinstance(given, str) or getattr(given, "dtype", None) in (torch.bool, bool):
             raise TypeError
-        given = list(dict.fromkeys(operator.index(i) for i in given))
+        given = list(given)
+        if any(isinstance(i, bool) or getattr(i, "dtype", None) in (torch.bool, bool) for i in given):
+            raise TypeError
+        given = sorted({operator.index(i) for i in given})  # sorted, so that their order cannot matter
     except TypeError:
         raise ValueError("`given` wants positions in the pool, whole numbers such as [3, 17]; a mask becomes that by its `nonzero()`") from None
     if any(not 0 <= i < N for i in given):
@@ -87,12 +86,12 @@ def _first_best(scores_N: Tensor, slack: float) -> int:
     "Lowest position whose score is within `slack` of the best."
     return int((scores_N >= scores_N.max() - slack).nonzero()[0])
 
-# %% ../nbs/01_bald.ipynb #e5eb82df
+# %% ../nbs/01_bald.ipynb #e470d371
 def get_top_k_batch(
     scores_N,  # one score for each pool point, any unit
     batch_size: int,  # points to pick, B
 ) -> CandidateBatch:  # scores: the given ones
-    "The `batch_size` best scores, best first; ties go to the lowest position. Raises `ValueError` on NaN or a negative size."
+    "The `batch_size` best scores (all, if there are fewer), best first; ties go to the lowest position. Raises `ValueError` on NaN or a negative size."
     scores_N = _check_scores(scores_N)
     order_N = scores_N.argsort(descending=True, stable=True)[: _check_batch_size(batch_size, len(scores_N))]
     return CandidateBatch(scores_N[order_N].tolist(), order_N.tolist())

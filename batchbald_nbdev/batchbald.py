@@ -17,7 +17,7 @@ from .bald import CandidateBatch, _check_batch_size, _check_given, _first_best, 
 from .information import _as_tensor, _shape, _work_dtype
 from .joint_entropy import WeightedJointEntropy, _averaged, _generator, _repeat_information
 
-# %% ../nbs/03_batchbald.ipynb #bf332624
+# %% ../nbs/03_batchbald.ipynb #a7ae5fb2
 _block = 32  # candidates evaluated at a time
 _ties = {torch.float32: 1e-6, torch.float64: 1e-12}  # gains closer than this are equal but for rounding
 
@@ -36,7 +36,7 @@ def _lazy_best(state: WeightedJointEntropy, log_probs_N_K_C: Tensor, bounds_N: T
         bounds_N[block] = gains_n
     return _first_best(bounds_N, slack)
 
-# %% ../nbs/03_batchbald.ipynb #ccade172
+# %% ../nbs/03_batchbald.ipynb #19eb8d98
 def get_batchbald_batch(
     log_probs_N_K_C,  # log p(y_n = c | w_k)
     batch_size: int,  # points to pick, B
@@ -71,7 +71,7 @@ def get_batchbald_batch(
         state.add_variables(x[indices[-1:]])
     return _report(x, given, indices, gains, exact, num_samples, dtype, device, generator)
 
-# %% ../nbs/03_batchbald.ipynb #19eb8d98
+# %% ../nbs/03_batchbald.ipynb #435a4a65
 def _steps(batch_size: int, progress: bool):
     if not progress:
         return range(batch_size)
@@ -79,19 +79,19 @@ def _steps(batch_size: int, progress: bool):
 
     return tqdm(range(batch_size), desc="BatchBALD", unit="pick")
 
-# %% ../nbs/03_batchbald.ipynb #60674181
+# %% ../nbs/03_batchbald.ipynb #eedeea3e
 class CeilingWarning(UserWarning):
     "The batch uses nearly all that K parameter samples can tell. To silence it: `warnings.simplefilter('ignore', CeilingWarning)`."
 
-# %% ../nbs/03_batchbald.ipynb #eedeea3e
+# %% ../nbs/03_batchbald.ipynb #4b89a4b0
 _warn_share = 0.95
 
 
 def _report(x, given, indices, gains, exact, num_samples, dtype, device, generator) -> CandidateBatch:
     "Scores, gains, standard errors and the ceiling for a finished batch."
     ceiling, used = math.log(x.shape[1]), 0.0
-    gains_B = torch.tensor(gains, dtype=torch.double)
-    scores_B, errors_B = gains_B.cumsum(0), torch.zeros_like(gains_B)
+    scores_B = torch.tensor(gains, dtype=torch.double).cumsum(0)
+    errors_B = torch.zeros_like(scores_B)
     if indices and (given or not all(exact)):
         information_R_B = _repeat_information(x[given + indices], num_samples, dtype=dtype, device=device, generator=generator)
         if given:
@@ -101,7 +101,6 @@ def _report(x, given, indices, gains, exact, num_samples, dtype, device, generat
         scores_B[sampled_B] = information_R_B[:_averaged].mean(0)[sampled_B]
         errors_B[sampled_B] = information_R_B.std(0)[sampled_B] / math.sqrt(_averaged)
         scores_B = scores_B.cummax(0).values  # sums of gains grow in every run; this is for the rounding where exact scores end
-        gains_B[sampled_B] = scores_B.diff(prepend=scores_B.new_zeros(1))[sampled_B]
     near = (used + scores_B > _warn_share * ceiling).tolist()
     if ceiling > 0 and any(near):
         warnings.warn(
@@ -111,4 +110,5 @@ def _report(x, given, indices, gains, exact, num_samples, dtype, device, generat
             stacklevel=3,
         )
     scores_B = scores_B.clamp_max(max(ceiling - used, 0.0))
+    gains_B = scores_B.diff(prepend=scores_B.new_zeros(1))
     return CandidateBatch(scores_B.tolist(), indices, gains_B.tolist(), errors_B.tolist(), ceiling)

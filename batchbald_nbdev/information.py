@@ -7,7 +7,7 @@ __all__ = ['check_log_probs', 'as_log_probs', 'compute_entropy', 'compute_condit
            'compute_axes_entropy', 'compute_mutual_information', 'compute_atoms', 'compute_interaction_information',
            'compute_total_correlation', 'make_binary_pair']
 
-# %% ../nbs/00_information.ipynb #221407c0
+# %% ../nbs/00_information.ipynb #d624501a
 import math
 import operator
 import warnings
@@ -17,7 +17,7 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
-# %% ../nbs/00_information.ipynb #9757d442
+# %% ../nbs/00_information.ipynb #97be708c
 _slack = {torch.float16: 2e-2, torch.bfloat16: 5e-2, torch.float32: 1e-4, torch.float64: 1e-8}
 _block_elements = 2**20  # elements converted at a time: 4 MB in float32, so that they stay in the processor's cache
 
@@ -56,7 +56,18 @@ def _likely_mistake(log_probs_n_K_C: Tensor) -> str:
         return "is nearly normalised; if it was stored with fewer digits than it has now, renormalise it with `x.log_softmax(-1)`"
     return 'is not normalised; if these are logits, convert them with `as_log_probs(x, kind="logits")`'
 
-# %% ../nbs/00_information.ipynb #a9124ef9
+# %% ../nbs/00_information.ipynb #ef9b08c4
+def _check_count(value, name: str, least: int = 1) -> int:
+    "A whole number of at least `least`, or an error that names the argument."
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, bool) or getattr(value, "dtype", None) in (bool, torch.bool) or number < least:
+        raise ValueError(f"`{name}` is {value!r}; want a whole number, {least} or more")
+    return number
+
+# %% ../nbs/00_information.ipynb #a59dd32f
 def _work_dtype(log_probs_N_K_C: Tensor, dtype: torch.dtype | None = None) -> torch.dtype:
     "The arithmetic to use: `dtype` if given, else float64 for float64 input and float32 for the rest."
     if dtype is None:
@@ -87,7 +98,7 @@ def _iter_probs(
         block = slice(start, min(start + step, N))
         yield block, _probs(log_probs_N_K_C[block].to(device or log_probs_N_K_C.device), dtype, name, atol)
 
-# %% ../nbs/00_information.ipynb #8f7a4cf1
+# %% ../nbs/00_information.ipynb #bbcb4356
 def check_log_probs(
     log_probs_N_K_C,  # natural-log class probabilities, tensor or array
     atol: float | None = None,  # slack on the sum of a row; None chooses it by dtype
@@ -99,7 +110,7 @@ def check_log_probs(
         pass
     return _shape(x, name)
 
-# %% ../nbs/00_information.ipynb #5769ce46
+# %% ../nbs/00_information.ipynb #81d9cf65
 def as_log_probs(
     x,  # predictions (N, K, C), tensor or array
     kind: str = "log_probs",  # what `x` holds: "probs", "logits" or "log_probs"
@@ -124,26 +135,26 @@ def as_log_probs(
     check_log_probs(x, name="x")
     return x
 
-# %% ../nbs/00_information.ipynb #0647b28d
+# %% ../nbs/00_information.ipynb #3075c110
 def _plogp(probs: Tensor) -> Tensor:
     "p log p with 0 log 0 = 0. (`torch.special.entr` says the same and is several times slower on a CPU.)"
     return probs * probs.clamp_min(torch.finfo(probs.dtype).tiny).log()
 
-# %% ../nbs/00_information.ipynb #e618015d
+# %% ../nbs/00_information.ipynb #5a15b75a
 def compute_entropy(
     log_probs_N_K_C,  # log p(y_n = c | w_k)
 ) -> Tensor:  # entropies_N, nats, float64, in [0, log C]
     "Entropy of the averaged prediction, $H(y_n)$: the first term of eq. 2 (Kirsch et al. 2019). Raises `ValueError` on bad input."
     return _entropies(log_probs_N_K_C)[0]
 
-# %% ../nbs/00_information.ipynb #174be25d
+# %% ../nbs/00_information.ipynb #3c7fb76e
 def compute_conditional_entropy(
     log_probs_N_K_C,  # log p(y_n = c | w_k)
 ) -> Tensor:  # entropies_N, nats, float64, in [0, log C]
     "Expected entropy given the parameters, $E[H(y_n | w)]$: the second term of eq. 2 (Kirsch et al. 2019). Raises `ValueError` on bad input."
     return _entropies(log_probs_N_K_C)[1]
 
-# %% ../nbs/00_information.ipynb #1c236c76
+# %% ../nbs/00_information.ipynb #cf5f07d0
 def _entropies(log_probs_N_K_C, dtype: torch.dtype | None = None, device=None) -> tuple[Tensor, Tensor]:
     "Entropy of the mean and mean of the entropies of every point, float64, where the input lies or on `device`."
     x = _as_tensor(log_probs_N_K_C)
@@ -154,7 +165,7 @@ def _entropies(log_probs_N_K_C, dtype: torch.dtype | None = None, device=None) -
         conditional_N[block] = 0 - _plogp(probs_n_K_C).sum((1, 2), dtype=torch.double) / K
     return marginal_N, conditional_N
 
-# %% ../nbs/00_information.ipynb #820700a8
+# %% ../nbs/00_information.ipynb #2baf765b
 _most_entries = 2**24  # of a joint distribution; 128 MB
 
 
@@ -165,7 +176,7 @@ def _label_products(probs_B_K_C: Tensor) -> Tensor:
         products_M_K = (products_M_K[:, None] * probs_K_C.T).flatten(0, 1)
     return products_M_K
 
-# %% ../nbs/00_information.ipynb #3429e6ff
+# %% ../nbs/00_information.ipynb #b6cbbac5
 def compute_joint_probs(
     log_probs_B_K_C,  # log p(y_i = c | w_k), the same samples for all B labels
     *,
@@ -183,19 +194,25 @@ def compute_joint_probs(
         return (_label_products(probs_B_K_C) / K).reshape([C] * B + [K])
     return (_label_products(probs_B_K_C[: B // 2]) @ _label_products(probs_B_K_C[B // 2 :]).T / K).reshape([C] * B)
 
-# %% ../nbs/00_information.ipynb #3ae07bd3
+# %% ../nbs/00_information.ipynb #214fd20c
 def _as_joint(joint_probs) -> Tensor:
     "Checked joint distribution in float64, summing to 1 to the last digit."
-    x = _as_tensor(joint_probs, "joint_probs").double()
-    if x.ndim == 0 or 0 in x.shape or not (x.min() >= 0 and (x.sum() - 1).abs() <= 1e-6):
-        raise ValueError("`joint_probs` is not a distribution; want one axis or more, entries of at least 0 and a sum of 1")
+    x = _as_tensor(joint_probs, "joint_probs")
+    slack, x = max(1e-6, _slack[x.dtype]), x.double()
+    if x.ndim == 0 or 0 in x.shape or not (x.min() >= 0 and (x.sum() - 1).abs() <= slack):
+        found = f"; found shape {tuple(x.shape)}, entries from {x.min():.3g} to {x.max():.3g} and a sum of {x.sum():.6g}" if x.numel() else ""
+        raise ValueError(f"`joint_probs` is not a distribution; want one axis or more, entries of at least 0 (not logarithms) and a sum of 1{found}")
     return x / x.sum()
 
 
 def _as_axes(axes: int | Iterable[int], ndim: int, name: str) -> frozenset[int]:
     "One axis number or several as a set, counted from the front."
     try:
-        numbers = {operator.index(axes)} if hasattr(axes, "__index__") else {operator.index(axis) for axis in axes}
+        axes = axes.tolist() if hasattr(axes, "tolist") else axes  # arrays
+        numbers = [axes] if hasattr(axes, "__index__") else list(axes)
+        if any(isinstance(axis, bool) for axis in numbers):
+            raise TypeError
+        numbers = {operator.index(axis) for axis in numbers}
     except TypeError:
         raise ValueError(f"`{name}` is {axes!r}; want an axis number or several") from None
     if any(not -ndim <= axis < ndim for axis in numbers):
@@ -208,7 +225,7 @@ def _axes_entropy(joint_probs: Tensor, axes: Iterable[int]) -> float:
     gone = [v for v in range(joint_probs.ndim) if v not in axes]
     return 0 - _plogp(joint_probs.sum(gone) if gone else joint_probs).sum().item()
 
-# %% ../nbs/00_information.ipynb #effe2d14
+# %% ../nbs/00_information.ipynb #d30f1812
 def compute_axes_entropy(
     joint_probs,  # joint distribution, one axis for each variable, summing to 1
     axes: int | Iterable[int],  # of the variables in question
@@ -219,7 +236,7 @@ def compute_axes_entropy(
     axes, given = _as_axes(axes, joint_probs.ndim, "axes"), _as_axes(given, joint_probs.ndim, "given")
     return max(0.0, _axes_entropy(joint_probs, axes | given) - _axes_entropy(joint_probs, given))
 
-# %% ../nbs/00_information.ipynb #c9dfb333
+# %% ../nbs/00_information.ipynb #fb2686a3
 def compute_mutual_information(
     joint_probs,  # joint distribution, one axis for each variable, summing to 1
     a: int | Iterable[int],  # axes on one side
@@ -232,7 +249,7 @@ def compute_mutual_information(
     with_a, with_b, with_both, rest = (_axes_entropy(joint_probs, axes) for axes in (a | given, b | given, a | b | given, given))
     return max(0.0, with_a + with_b - with_both - rest)
 
-# %% ../nbs/00_information.ipynb #e1e8a782
+# %% ../nbs/00_information.ipynb #449a3daf
 def compute_atoms(
     joint_probs: Tensor,  # joint distribution, one axis for each variable, summing to 1
 ) -> dict[tuple[int, ...], float]:  # nats, by the variables that the atom lies inside
@@ -248,7 +265,7 @@ def compute_atoms(
 
     return {S: measure(S) for S in sets if S}
 
-# %% ../nbs/00_information.ipynb #bfa2bebc
+# %% ../nbs/00_information.ipynb #ce84d3dc
 def compute_interaction_information(
     joint_probs,  # joint distribution, one axis for each variable, summing to 1
 ) -> float:  # nats, of either sign from three variables on
@@ -257,7 +274,7 @@ def compute_interaction_information(
     n = joint_probs.ndim
     return -sum((-1) ** r * _axes_entropy(joint_probs, T) for r in range(1, n + 1) for T in combinations(range(n), r))
 
-# %% ../nbs/00_information.ipynb #89ea5e39
+# %% ../nbs/00_information.ipynb #f67daf68
 def compute_total_correlation(
     joint_probs,  # joint distribution, one axis for each variable, summing to 1
 ) -> float:  # nats, at least 0
@@ -266,7 +283,7 @@ def compute_total_correlation(
     singles = sum(_axes_entropy(joint_probs, (v,)) for v in range(joint_probs.ndim))
     return max(0.0, singles - _axes_entropy(joint_probs, range(joint_probs.ndim)))
 
-# %% ../nbs/00_information.ipynb #93b33f3c
+# %% ../nbs/00_information.ipynb #5d5b0b17
 def make_binary_pair(
     correlation: float,  # of the samples' opinions on the two points, in [-1, 1]; rounded to a multiple of 4 / K
     confidence: float,  # of each sample in its opinion, in [0, 1]
@@ -274,9 +291,9 @@ def make_binary_pair(
 ) -> Tensor:  # log_probs_2_K_2, float64
     "Predictions for two binary labels whose samples agree as often, and are as sure, as asked for. Raises `ValueError` on bad input."
     for name, value, lowest in (("correlation", correlation, -1), ("confidence", confidence, 0)):
-        if not lowest <= value <= 1:
-            raise ValueError(f"`{name}` is {value}; want a number from {lowest} to 1")
-    if K < 4 or K % 4:
+        if not isinstance(value, (int, float)) or not lowest <= value <= 1:
+            raise ValueError(f"`{name}` is {value!r}; want a number from {lowest} to 1")
+    if _check_count(K, "K", 4) % 4:
         raise ValueError(f"`K` is {K}; want a multiple of 4")
     half = K // 2
     first_K = torch.ones(K, dtype=torch.double)

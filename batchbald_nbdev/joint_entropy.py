@@ -9,7 +9,7 @@ __all__ = ['JointEntropy', 'ExactJointEntropy', 'SampledJointEntropy', 'DynamicJ
 import torch
 from torch import Tensor
 
-from .information import _as_tensor, _iter_probs, _plogp, _shape, _work_dtype
+from .information import _as_tensor, _check_count, _iter_probs, _plogp, _shape, _work_dtype
 
 # %% ../nbs/02_joint_entropy.ipynb #937634ed
 _product_elements = 2**18  # size of one block of products: 1 MB in float32
@@ -60,7 +60,16 @@ class JointEntropy:
     ) -> Tensor:  # entropies_B, nats, float64
         "Joint entropy of the variables added so far with each candidate in turn (eq. 13)."
         entropies_B = self.compute() + torch.cat([_mean_entropies(self.weights_M, self.posteriors_M_K, p) for p in self._probs(log_probs_B_K_C)])
-        return entropies_B if output_entropies_B is None else output_entropies_B.copy_(entropies_B)
+        return self._output(entropies_B, output_entropies_B)
+
+    @staticmethod
+    def _output(entropies_B: Tensor, output_entropies_B: Tensor | None) -> Tensor:
+        "What was computed, in the caller's tensor if there is one."
+        if output_entropies_B is None:
+            return entropies_B
+        if not isinstance(output_entropies_B, Tensor) or output_entropies_B.shape != entropies_B.shape or not output_entropies_B.is_floating_point():
+            raise ValueError(f"`output_entropies_B` wants to be a floating tensor of shape {tuple(entropies_B.shape)}, one place for each candidate")
+        return output_entropies_B.copy_(entropies_B)
 
     def _probs(self, log_probs_N_K_C):
         "Blocks of checked probabilities with the right K."
@@ -70,10 +79,26 @@ class JointEntropy:
         return (p for _, p in _iter_probs(x, self.posteriors_M_K.dtype, self.posteriors_M_K.device))
 
 # %% ../nbs/02_joint_entropy.ipynb #6ab3c668
+def _check_joint_probs(joint_probs_M_K, name: str) -> Tensor:
+    "Probabilities of configurations under each parameter sample."
+    x = _as_tensor(joint_probs_M_K, name)
+    if x.ndim != 2 or 0 in x.shape or not (x.min() >= 0 and x.max() <= 1 + 1e-3):
+        raise ValueError(f"`{name}` wants probabilities (not logarithms) with the axes (M configurations, K parameter samples), none of them empty")
+    return x.to(_work_dtype(x))
+
+
+def _ones(K: int, device, dtype: torch.dtype | None) -> Tensor:
+    "One configuration, certain, under K parameter samples."
+    return torch.ones((1, _check_count(K, "K")), device=device, dtype=_work_dtype(torch.empty(0), dtype))
+
+# %% ../nbs/02_joint_entropy.ipynb #37807843
 class ExactJointEntropy(JointEntropy):
     "Enumerates all configurations (eq. 12 and 13). Cost and memory grow as C^N."
 
-    def __init__(self, joint_probs_M_K: Tensor):  # p(configuration m | w_k)
+    def __init__(self, joint_probs_M_K: Tensor):  # p(configuration m | w_k) of all configurations
+        joint_probs_M_K = _check_joint_probs(joint_probs_M_K, "joint_probs_M_K")
+        if not (joint_probs_M_K.sum(0) - 1).abs().max() <= 1e-3:
+            raise ValueError("`joint_probs_M_K` has columns that do not sum to 1; want all configurations, with p(configuration | w_k) in column k")
         joint_probs_M_K = joint_probs_M_K[joint_probs_M_K.sum(1) > 0]  # what cannot happen has no posterior
         self.weights_M = joint_probs_M_K.mean(1, dtype=torch.double)
         self.posteriors_M_K = joint_probs_M_K / joint_probs_M_K.sum(1, keepdim=True)
@@ -81,10 +106,10 @@ class ExactJointEntropy(JointEntropy):
     @staticmethod
     def empty(K: int, device=None, dtype: torch.dtype | None = None) -> "ExactJointEntropy":
         "No variables yet: one configuration, certain, under K parameter samples."
-        return ExactJointEntropy(torch.ones((1, K), device=device, dtype=dtype or torch.float32))
+        return ExactJointEntropy(_ones(K, device, dtype))
 
     def add_variables(self, log_probs_N_K_C) -> "ExactJointEntropy":
-        for probs_n_K_C in self._probs(log_probs_N_K_C):
+        for probs_n_K_C in list(self._probs(log_probs_N_K_C)):  # a list: all is checked before anything changes
             for probs_K_C in probs_n_K_C:
                 weights_M = _child_weights(self.weights_M, self.posteriors_M_K, probs_K_C)
                 children_M = (weights_M > 0).nonzero()[:, 0]
@@ -95,7 +120,7 @@ class ExactJointEntropy(JointEntropy):
     def compute(self) -> Tensor:
         return -_plogp(self.weights_M).sum()
 
-# %% ../nbs/02_joint_entropy.ipynb #5692afa7
+# %% ../nbs/02_joint_entropy.ipynb #241ed723
 def _generator(generator: torch.Generator | None) -> torch.Generator:
     "`generator`, or a fresh one seeded with 0: nothing here touches the global random state."
     if generator is None:
@@ -109,11 +134,14 @@ def _uniform(shape: tuple[int, ...], generator: torch.Generator, device) -> Tens
     "Random numbers in [0, 1), float64, the same on every device for the same CPU generator."
     return torch.rand(shape, generator=generator, dtype=torch.double, device=generator.device).to(device)
 
-# %% ../nbs/02_joint_entropy.ipynb #241ed723
+# %% ../nbs/02_joint_entropy.ipynb #5a18b1a4
 class SampledJointEntropy(JointEntropy):
     "Draws M configurations and weighs them equally (eq. 36). Unbiased; its noise falls as 1/sqrt(M)."
 
     def __init__(self, sampled_joint_probs_M_K: Tensor):  # p(sampled configuration m | w_k)
+        sampled_joint_probs_M_K = _check_joint_probs(sampled_joint_probs_M_K, "sampled_joint_probs_M_K")
+        if not sampled_joint_probs_M_K.sum(1).min() > 0:
+            raise ValueError("`sampled_joint_probs_M_K` has a row of zeros; what cannot happen is never sampled")
         self.posteriors_M_K = sampled_joint_probs_M_K / sampled_joint_probs_M_K.sum(1, keepdim=True)
         self._set_evidence(sampled_joint_probs_M_K.mean(1, dtype=torch.double).log())
 
@@ -124,19 +152,21 @@ class SampledJointEntropy(JointEntropy):
     @staticmethod
     def empty(K: int, device=None, dtype: torch.dtype | None = None) -> "SampledJointEntropy":
         "No variables yet: one configuration, certain, under K parameter samples."
-        return SampledJointEntropy(torch.ones((1, K), device=device, dtype=dtype or torch.float32))
+        return SampledJointEntropy(_ones(K, device, dtype))
 
     @staticmethod
     def sample(probs_N_K_C: Tensor, M: int, *, generator: torch.Generator | None = None) -> "SampledJointEntropy":
         "M configurations of N variables given by their probabilities (not logarithms)."
         x = _as_tensor(probs_N_K_C, "probs_N_K_C")
+        M = _check_count(M, "M")
+        if not x.min() >= 0:
+            raise ValueError("`probs_N_K_C` has entries below 0 or NaN; it wants probabilities, so pass the exponentials of log-probabilities")
         empty = SampledJointEntropy.empty(_shape(x, "probs_N_K_C")[1], x.device, _work_dtype(x))
         return empty.add_variables(x.log(), M, generator=generator)
 
     def add_variables(self, log_probs_N_K_C, M2: int, *, generator: torch.Generator | None = None) -> "SampledJointEntropy":
         "Extend every configuration by `M2` draws of the new labels given what it already implies; the number of configurations grows M2-fold."
-        if M2 < 1:
-            raise ValueError(f"`M2` is {M2}; want at least 1 draw")
+        M2 = _check_count(M2, "M2")
         generator, device = _generator(generator), self.posteriors_M_K.device
         # one systematic draw of parameter samples for each configuration: proportional, and no K is left out by chance
         points_M_M2 = (torch.arange(M2, device=device) + _uniform((len(self.weights_M), 1), generator, device)) / M2
@@ -159,7 +189,7 @@ class SampledJointEntropy(JointEntropy):
     def compute(self) -> Tensor:
         return -self.log_evidence_M.mean()
 
-# %% ../nbs/02_joint_entropy.ipynb #2eff4395
+# %% ../nbs/02_joint_entropy.ipynb #7230504c
 class DynamicJointEntropy(JointEntropy):
     "Exact while C^N <= M, then `SampledJointEntropy` with M configurations of all variables."
 
@@ -174,7 +204,7 @@ class DynamicJointEntropy(JointEntropy):
         *,
         generator: torch.Generator | None = None,  # for the sampled part; a fresh one seeded with 0 if None
     ):
-        self.M, self.max_N, self.C, self.N = M, max_N, C, 0
+        self.M, self.max_N, self.C, self.N = _check_count(M, "M"), _check_count(max_N, "max_N"), _check_count(C, "C"), 0
         self.generator = _generator(generator)
         self.inner: JointEntropy = ExactJointEntropy.empty(K, device, dtype)
         self.probs_max_N_K_C = self.inner.posteriors_M_K.new_empty((max_N, K, C))
@@ -198,7 +228,7 @@ class DynamicJointEntropy(JointEntropy):
     def compute(self) -> Tensor:
         return self.inner.compute()
 
-# %% ../nbs/02_joint_entropy.ipynb #a124b941
+# %% ../nbs/02_joint_entropy.ipynb #89ff5367
 def _resample(weights_M: Tensor, num_samples: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     "Positions and new weights of at most `num_samples` survivors, in order (Fearnhead & Clifford 2003). Same sum of weights, same expectation."
     alive_M = (weights_M > 0).nonzero()[:, 0]
@@ -216,7 +246,7 @@ def _resample(weights_M: Tensor, num_samples: int, generator: torch.Generator) -
     survivors_M = survivors_M.nonzero()[:, 0]
     return survivors_M, torch.where(heavy_M, weights_M, threshold)[survivors_M]
 
-# %% ../nbs/02_joint_entropy.ipynb #63a13be5
+# %% ../nbs/02_joint_entropy.ipynb #e69dd207
 class WeightedJointEntropy(JointEntropy):
     "Carries at most `num_samples` weighted configurations: exact while all fit, then resampled (Fearnhead & Clifford 2003). Estimates information gains directly."
 
@@ -229,9 +259,7 @@ class WeightedJointEntropy(JointEntropy):
         device=None,  # where to compute
         generator: torch.Generator | None = None,  # for resampling; a fresh one seeded with 0 if None
     ):
-        if not hasattr(num_samples, "__index__") or num_samples < 1:
-            raise ValueError(f"`num_samples` is {num_samples!r}; want a whole number of configurations, 1 or more")
-        self.num_samples, self.generator = num_samples, _generator(generator)
+        self.num_samples, self.generator, K = _check_count(num_samples, "num_samples"), _generator(generator), _check_count(K, "K")
         self.weights_M = torch.ones(1, dtype=torch.double, device=device)
         self.posteriors_M_K = torch.full((1, K), 1 / K, dtype=_work_dtype(torch.empty(0), dtype), device=device)
         self.information = 0.0  # sum of the gains of the added variables, nats
@@ -248,7 +276,7 @@ class WeightedJointEntropy(JointEntropy):
         return torch.cat([self._gains(p) for p in self._probs(log_probs_N_K_C)])
 
     def add_variables(self, log_probs_N_K_C) -> "WeightedJointEntropy":
-        for probs_n_K_C in self._probs(log_probs_N_K_C):
+        for probs_n_K_C in list(self._probs(log_probs_N_K_C)):  # a list: all is checked before anything changes
             for probs_K_C in probs_n_K_C:
                 self.information += self._gains(probs_K_C[None]).item()
                 self.noise += -_plogp(probs_K_C).sum(dtype=torch.double).item() / len(probs_K_C)
@@ -265,9 +293,9 @@ class WeightedJointEntropy(JointEntropy):
     def compute_batch(self, log_probs_B_K_C, output_entropies_B: Tensor | None = None) -> Tensor:
         noise_B = torch.cat([-_plogp(p).sum((1, 2), dtype=torch.double) / p.shape[1] for p in self._probs(log_probs_B_K_C)])
         entropies_B = self.compute().to(noise_B) + self.compute_gains(log_probs_B_K_C) + noise_B
-        return entropies_B if output_entropies_B is None else output_entropies_B.copy_(entropies_B)
+        return self._output(entropies_B, output_entropies_B)
 
-# %% ../nbs/02_joint_entropy.ipynb #50721029
+# %% ../nbs/02_joint_entropy.ipynb #be1dc585
 _repeats, _averaged = 16, 4  # runs whose spread is the standard error, and the first of them, whose mean is the score
 
 

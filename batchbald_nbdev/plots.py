@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['labels_of_methods', 'plot_i_diagram', 'explore_i_diagram', 'get_curves', 'plot_learning_curves']
 
-# %% ../nbs/90_plots.ipynb #437aa7b5
+# %% ../nbs/90_plots.ipynb #baf788cb
 import math
 from collections.abc import Sequence
 from io import BytesIO
@@ -14,7 +14,7 @@ import numpy as np
 
 from .information import compute_atoms, compute_joint_probs, compute_mutual_information, make_binary_pair
 
-# %% ../nbs/90_plots.ipynb #71ef3ed0
+# %% ../nbs/90_plots.ipynb #13b509d1
 _styles = {  # colour and line style of each method, the same in every figure
     "random": ("#777777", "--"),
     "bald": ("#d55e00", "-"),
@@ -33,7 +33,7 @@ labels_of_methods = {
     "2bald": "2-BALD", "batchbald": "BatchBALD", "entropy": "Entropy (top-k)", "varratios": "Variation ratios (top-k)", "meanstd": "Mean STD (top-k)",
 }  # fmt: skip
 
-# %% ../nbs/90_plots.ipynb #624ec06d
+# %% ../nbs/90_plots.ipynb #ef93fc75
 def _figure(**options):
     "A figure that belongs to nobody's pyplot state, and that a notebook shows all the same when it is the value of a cell."
     from matplotlib.figure import Figure
@@ -46,13 +46,13 @@ def _figure(**options):
 
     return Shown(facecolor="white", layout="constrained", **options)
 
-# %% ../nbs/90_plots.ipynb #2262b29b
+# %% ../nbs/90_plots.ipynb #3834da06
 def _depth(circles: list[tuple[float, float, float]], S: tuple[int, ...], x, y):
     "How far the points (x, y) lie inside the region that is in the circles `S` (x, y, radius) and in no other; negative outside."
     depths = [radius - np.hypot(x - centre_x, y - centre_y) for centre_x, centre_y, radius in circles]
     return np.min([depth if v in S else -depth for v, depth in enumerate(depths)], axis=0)
 
-# %% ../nbs/90_plots.ipynb #976e6381
+# %% ../nbs/90_plots.ipynb #48793a1c
 def _lens_area(r: float, s: float, d: float) -> float:
     "Area shared by circles of radii r and s whose centres are d apart."
     if d >= r + s:
@@ -71,7 +71,7 @@ def _distance(r: float, s: float, area: float) -> float:
         near, far = (middle, far) if _lens_area(r, s, middle) > area else (near, middle)
     return far
 
-# %% ../nbs/90_plots.ipynb #7eaf06e9
+# %% ../nbs/90_plots.ipynb #7ebf2834
 def _scaled_circles(atoms: dict[tuple[int, ...], float], n: int) -> list[tuple[float, float, float]] | None:
     "Circles (x, y, radius) whose areas are entropies and whose pairwise overlaps are mutual informations, or None where that cannot be."
     def area(*variables):
@@ -89,7 +89,7 @@ def _scaled_circles(atoms: dict[tuple[int, ...], float], n: int) -> list[tuple[f
     x = (d * d + to_first**2 - to_second**2) / (2 * d) if d > 1e-9 else 0.0
     return [(0.0, 0.0, radii[0]), (d, 0.0, radii[1]), (x, -math.sqrt(max(0.0, to_first**2 - x * x)), radii[2])]
 
-# %% ../nbs/90_plots.ipynb #0cc67fbd
+# %% ../nbs/90_plots.ipynb #88fe0831
 def _name_spots(circles: list[tuple[float, float, float]], gap: float) -> list[tuple[float, float]]:
     "Where to write the names: just outside each circle, in the first free direction, beginning with the one that leads away from the others."
     spots = []
@@ -109,7 +109,7 @@ def _name_spots(circles: list[tuple[float, float, float]], gap: float) -> list[t
         spots.append((free or candidates)[0])
     return spots
 
-# %% ../nbs/90_plots.ipynb #a25c5379
+# %% ../nbs/90_plots.ipynb #ddc1dcad
 def _deepest(circles: list[tuple[float, float, float]], S: tuple[int, ...], half_width: float = 0.0, half_height: float = 0.0) -> tuple[float, float] | None:
     "Centre of the box that lies deepest inside a region, or None where no box of that size does."
     xs, ys = _grid(circles)
@@ -129,7 +129,7 @@ def _grid(circles: list[tuple[float, float, float]]) -> tuple[np.ndarray, np.nda
     left, right, low, high = _bounds(circles)
     return np.meshgrid(np.linspace(left, right, 240), np.linspace(low, high, 240))
 
-# %% ../nbs/90_plots.ipynb #3de0a865
+# %% ../nbs/90_plots.ipynb #bb0036b9
 def plot_i_diagram(
     atoms: dict[tuple[int, ...], float],  # as `compute_atoms` returns them, nats
     names: Sequence[str],  # of the variables: two or three
@@ -146,6 +146,11 @@ def plot_i_diagram(
     n = len(names)
     if n not in (2, 3) or len(atoms) != 2**n - 1:
         raise ValueError(f"`names` has {n} variables and `atoms` {len(atoms)} regions; want 2 variables with 3 regions or 3 with 7")
+    if not all(math.isfinite(value) for value in atoms.values()):
+        raise ValueError(f"`atoms` has values that are not finite: {atoms}")
+    wrong = {S: count for S, count in dict(counts or {}).items() if S not in atoms or count not in (0, 1, 2, 3)}
+    if wrong:
+        raise ValueError(f"`counts` has {wrong}; want regions as `atoms` names them, {sorted(atoms)}, and counts from 0 to 3")
     equal = {2: [(-0.6, 0.0, 1.1), (0.6, 0.0, 1.1)], 3: [(-0.6, 0.35, 1.1), (0.6, 0.35, 1.1), (0.0, -0.7, 1.1)]}[n]
     scaled = _scaled_circles(atoms, n) if to_scale else None
     circles = scaled or equal
@@ -198,14 +203,14 @@ def plot_i_diagram(
     ax.set(xlim=(left - margin, right + right_margin * size), ylim=(low - margin, high + margin), aspect="equal")
     return ax.figure
 
-# %% ../nbs/90_plots.ipynb #f64a65fd
+# %% ../nbs/90_plots.ipynb #b5cf4f48
 def explore_i_diagram(
     K: int = 40,  # parameter samples of the two predictions
 ):  # an ipywidgets panel; its `figure` is what it shows now
     "Sliders for correlation and confidence of two predictions, and the diagram of $y_1$, $y_2$ and $w$ that follows them."
     from ipywidgets import FloatSlider, HTML, Image, VBox
 
-    correlation = FloatSlider(0.8, min=-1, max=1, step=4 / K, description="correlation", continuous_update=False)
+    correlation = FloatSlider(round(0.2 * K) * 4 / K, min=-1, max=1, step=4 / K, description="correlation", continuous_update=False)
     confidence = FloatSlider(0.9, min=0, max=1, step=0.05, description="confidence", continuous_update=False)
     scores, picture = HTML(), Image(format="png")
     panel = VBox([correlation, confidence, scores, picture])
@@ -224,7 +229,7 @@ def explore_i_diagram(
     draw()
     return panel
 
-# %% ../nbs/90_plots.ipynb #c943e783
+# %% ../nbs/90_plots.ipynb #fb2c151f
 def get_curves(
     records: Sequence[dict],  # as `run_trials` yields them
     method: str,
@@ -240,7 +245,7 @@ def get_curves(
         raise ValueError(f"`records` has no complete trials of method {method!r}")
     return np.array(labels[0]), np.array([[values[n] for n in labels[0]] for values in by_trial.values()])
 
-# %% ../nbs/90_plots.ipynb #fda4df15
+# %% ../nbs/90_plots.ipynb #f8099d2e
 def plot_learning_curves(
     records: Sequence[dict],  # as `run_trials` yields them
     title: str = "",  # what was run: data set, trials, settings
