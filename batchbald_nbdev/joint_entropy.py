@@ -36,7 +36,7 @@ def _child_posteriors(posteriors_M_K: Tensor, probs_K_C: Tensor, children_M: Ten
     "Posteriors over parameters of the named children."
     C = probs_K_C.shape[1]
     joint_M_K = posteriors_M_K[children_M // C] * probs_K_C.T[children_M % C]
-    return joint_M_K / joint_M_K.sum(1, keepdim=True).clamp_min(torch.finfo(joint_M_K.dtype).tiny)
+    return joint_M_K / joint_M_K.sum(1, keepdim=True)
 
 # %% ../nbs/02_joint_entropy.ipynb #308ca668
 class JointEntropy:

@@ -83,6 +83,28 @@ def test_tiny_probabilities_do_not_become_nan():
         assert abs(state.compute().item() - math.log(2)) < 1e-5
 
 
+def test_sums_over_many_configurations_keep_their_digits():
+    rng = torch.rand(100_000, generator=seeded()).double()
+    weights = rng**20 / (rng**20).sum()  # very uneven
+    posteriors = (3 * torch.randn(100_000, 20, generator=seeded(1))).softmax(1)
+    probs = torch.randn(5, 20, 10, generator=seeded(2)).softmax(-1)
+    products = torch.einsum("mk,nkc->nmc", posteriors.double(), probs.double())
+    exact = -(weights @ (products * products.log()).sum(-1).T)
+    state = WeightedJointEntropy(1, 20)
+    state.weights_M, state.posteriors_M_K = weights, posteriors
+    conditional = -(probs.double() * probs.double().log()).sum(-1) @ (weights @ posteriors.double())
+    assert (state.compute_gains(probs.log()) - (exact - conditional)).abs().max() < 2e-7
+
+
+def test_evidence_after_two_calls_is_that_of_each_configuration():
+    x = torch.randn(2, 4, 3, generator=seeded()).double().log_softmax(-1)
+    state = SampledJointEntropy.empty(4, dtype=torch.double).add_variables(x[:1], 3).add_variables(x[1:], 5)
+    joint = torch.einsum("kc,kd->cdk", x[0].exp(), x[1].exp()).reshape(9, 4)
+    listed = {tuple(np.round((row / row.sum()).numpy(), 9)): row.mean().log().item() for row in joint}
+    for posterior, evidence in zip(state.posteriors_M_K, state.log_evidence_M):
+        assert abs(listed[tuple(np.round(posterior.numpy(), 9))] - evidence.item()) < 1e-9
+
+
 def reference_information(log_probs_B_K_C, num_samples):
     "Information after each point, from one run with many configurations."
     state = WeightedJointEntropy(num_samples, log_probs_B_K_C.shape[1], generator=seeded(12345))

@@ -246,6 +246,34 @@ def test_no_generator_means_seed_0_and_not_the_global_state(select):
     assert select(x, 8) != select(x, 8, generator=seeded(1))
 
 
+def test_the_cap_leaves_room_only_for_what_given_points_have_not_told():
+    for seed in range(20):
+        x = pool(30, 5, 3, seed, scale=4.0)
+        given = get_batchbald_batch(x, 8, 1000).indices
+        known = WeightedJointEntropy(10_000, 5, dtype=torch.double).add_variables(x[given]).information
+        batch = get_batchbald_batch(x, 10, 20, given=given, generator=seeded(seed))
+        assert all(0 <= a <= b for a, b in zip(batch.scores, batch.scores[1:])) and np.allclose(np.cumsum(batch.gains), batch.scores)
+        assert batch.scores[-1] <= math.log(5) - known + 0.15  # what is given has an error at 20 configurations, too
+
+
+def test_a_batch_at_the_ceiling_has_gains_that_sum_to_its_score():
+    x = example_log_probs(20)[:100, 20:30]
+    for seed in range(10):
+        batch = get_batchbald_batch(x, 20, 100, generator=seeded(seed))
+        assert batch.scores[-1] <= batch.ceiling and np.allclose(np.cumsum(batch.gains), batch.scores)
+
+
+def test_the_warning_points_at_the_caller():
+    with pytest.warns(CeilingWarning) as caught:
+        get_batchbald_batch(pool(30, 3, 3), 10)
+    assert len(caught) == 1 and caught[0].filename == __file__
+
+
+def test_progress_changes_nothing(capsys):
+    assert get_batchbald_batch(pool(), 5, progress=True) == get_batchbald_batch(pool(), 5)
+    assert "5/5" in capsys.readouterr().err
+
+
 def test_given_points_count_towards_the_ceiling():
     x = torch.eye(2)[torch.tensor([[0, 0, 1, 1], [0, 1, 0, 1], [0, 1, 1, 0], [1, 0, 0, 1]])].clamp(0.01, 0.99).double().log()
     with pytest.warns(UserWarning, match="what is given"):  # two labels all but settle which of four samples is right
