@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['JointEntropy', 'ExactJointEntropy', 'SampledJointEntropy', 'DynamicJointEntropy', 'WeightedJointEntropy']
 
-# %% ../nbs/02_joint_entropy.ipynb #8ba851fb
+# %% ../nbs/02_joint_entropy.ipynb #9c51c5eb
 import torch
 from torch import Tensor
 
 from .information import _as_tensor, _check_count, _iter_probs, _plogp, _shape, _work_dtype
 
-# %% ../nbs/02_joint_entropy.ipynb #937634ed
+# %% ../nbs/02_joint_entropy.ipynb #01a9bbe3
 _product_elements = 2**18  # size of one block of products: 1 MB in float32
 
 
@@ -26,7 +26,7 @@ def _mean_entropies(weights_M: Tensor, posteriors_M_K: Tensor, probs_n_K_C: Tens
         sums_nC -= weights_M[start : start + step] @ _plogp(products_m_nC).double()
     return sums_nC.view(n, C).sum(1)
 
-# %% ../nbs/02_joint_entropy.ipynb #20191b34
+# %% ../nbs/02_joint_entropy.ipynb #9aecf1b7
 def _child_weights(weights_M: Tensor, posteriors_M_K: Tensor, probs_K_C: Tensor) -> Tensor:
     "Probabilities of the M C children, float64; child m C + c is configuration m followed by label c."
     return (weights_M[:, None] * (posteriors_M_K @ probs_K_C).double()).flatten()
@@ -38,7 +38,7 @@ def _child_posteriors(posteriors_M_K: Tensor, probs_K_C: Tensor, children_M: Ten
     joint_M_K = posteriors_M_K[children_M // C] * probs_K_C.T[children_M % C]
     return joint_M_K / joint_M_K.sum(1, keepdim=True)
 
-# %% ../nbs/02_joint_entropy.ipynb #308ca668
+# %% ../nbs/02_joint_entropy.ipynb #aac6a8f4
 class JointEntropy:
     "Joint entropy of the labels added so far. Subclasses hold configurations as weights $\\pi_m$ and posteriors $W_{mk}$."
 
@@ -78,7 +78,7 @@ class JointEntropy:
             raise ValueError(f"`log_probs_N_K_C` has {x.shape[1]} parameter samples, but {self.posteriors_M_K.shape[1]} were used so far")
         return (p for _, p in _iter_probs(x, self.posteriors_M_K.dtype, self.posteriors_M_K.device))
 
-# %% ../nbs/02_joint_entropy.ipynb #6ab3c668
+# %% ../nbs/02_joint_entropy.ipynb #99baa3fa
 def _check_joint_probs(joint_probs_M_K, name: str) -> Tensor:
     "Probabilities of configurations under each parameter sample."
     x = _as_tensor(joint_probs_M_K, name)
@@ -91,7 +91,7 @@ def _ones(K: int, device, dtype: torch.dtype | None) -> Tensor:
     "One configuration, certain, under K parameter samples."
     return torch.ones((1, _check_count(K, "K")), device=device, dtype=_work_dtype(torch.empty(0), dtype))
 
-# %% ../nbs/02_joint_entropy.ipynb #37807843
+# %% ../nbs/02_joint_entropy.ipynb #8e67dbf0
 class ExactJointEntropy(JointEntropy):
     "Enumerates all configurations (eq. 12 and 13). Cost and memory grow as C^N."
 
@@ -120,7 +120,7 @@ class ExactJointEntropy(JointEntropy):
     def compute(self) -> Tensor:
         return -_plogp(self.weights_M).sum()
 
-# %% ../nbs/02_joint_entropy.ipynb #241ed723
+# %% ../nbs/02_joint_entropy.ipynb #e2decf8f
 def _generator(generator: torch.Generator | None) -> torch.Generator:
     "`generator`, or a fresh one seeded with 0: nothing here touches the global random state."
     if generator is None:
@@ -134,7 +134,7 @@ def _uniform(shape: tuple[int, ...], generator: torch.Generator, device) -> Tens
     "Random numbers in [0, 1), float64, the same on every device for the same CPU generator."
     return torch.rand(shape, generator=generator, dtype=torch.double, device=generator.device).to(device)
 
-# %% ../nbs/02_joint_entropy.ipynb #5a18b1a4
+# %% ../nbs/02_joint_entropy.ipynb #80166a9e
 class SampledJointEntropy(JointEntropy):
     "Draws M configurations and weighs them equally (eq. 36). Unbiased; its noise falls as 1/sqrt(M)."
 
@@ -189,7 +189,7 @@ class SampledJointEntropy(JointEntropy):
     def compute(self) -> Tensor:
         return -self.log_evidence_M.mean()
 
-# %% ../nbs/02_joint_entropy.ipynb #7230504c
+# %% ../nbs/02_joint_entropy.ipynb #7268a9df
 class DynamicJointEntropy(JointEntropy):
     "Exact while C^N <= M, then `SampledJointEntropy` with M configurations of all variables."
 
@@ -228,17 +228,16 @@ class DynamicJointEntropy(JointEntropy):
     def compute(self) -> Tensor:
         return self.inner.compute()
 
-# %% ../nbs/02_joint_entropy.ipynb #89ff5367
+# %% ../nbs/02_joint_entropy.ipynb #4c3b9618
 def _resample(weights_M: Tensor, num_samples: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     "Positions and new weights of at most `num_samples` survivors, in order (Fearnhead & Clifford 2003). Same sum of weights, same expectation."
     alive_M = (weights_M > 0).nonzero()[:, 0]
     if len(alive_M) <= num_samples:
         return alive_M, weights_M[alive_M]
-    sorted_M = weights_M.sort(descending=True).values
-    tail_M = sorted_M.flip(0).cumsum(0).flip(0)[:num_samples]  # weight of all but the heaviest 0, 1, 2, ...
-    thresholds_M = tail_M / torch.arange(num_samples, 0, -1, device=weights_M.device)
-    threshold = thresholds_M[(sorted_M[:num_samples] <= thresholds_M).int().argmax()]
-    heavy_M = weights_M > threshold
+    threshold, heavy_M = weights_M.sum() / num_samples, torch.zeros_like(weights_M, dtype=torch.bool)
+    while (now_M := weights_M > threshold).sum() > heavy_M.sum():  # what is heavy leaves less for the rest, so that more may be heavy
+        heavy_M = now_M
+        threshold = weights_M.masked_fill(heavy_M, 0).sum() / (num_samples - heavy_M.sum())
     line_M = torch.where(heavy_M, 0, weights_M).cumsum(0)
     places = num_samples - heavy_M.sum()
     teeth_M = (line_M / line_M[-1] * places + _uniform((), generator, weights_M.device)).floor()
@@ -246,7 +245,7 @@ def _resample(weights_M: Tensor, num_samples: int, generator: torch.Generator) -
     survivors_M = survivors_M.nonzero()[:, 0]
     return survivors_M, torch.where(heavy_M, weights_M, threshold)[survivors_M]
 
-# %% ../nbs/02_joint_entropy.ipynb #e69dd207
+# %% ../nbs/02_joint_entropy.ipynb #9a52c3c3
 class WeightedJointEntropy(JointEntropy):
     "Carries at most `num_samples` weighted configurations: exact while all fit, then resampled (Fearnhead & Clifford 2003). Estimates information gains directly."
 
@@ -295,13 +294,13 @@ class WeightedJointEntropy(JointEntropy):
         entropies_B = self.compute().to(noise_B) + self.compute_gains(log_probs_B_K_C) + noise_B
         return self._output(entropies_B, output_entropies_B)
 
-# %% ../nbs/02_joint_entropy.ipynb #be1dc585
-_repeats, _averaged = 16, 4  # runs whose spread is the standard error, and the first of them, whose mean is the score
+# %% ../nbs/02_joint_entropy.ipynb #fdd0fd65
+_repeats = 16
 
 
 def _repeat_information(
     log_probs_B_K_C,  # points in the order in which they were picked
-    num_samples: int,
+    num_samples: int,  # configurations while all are enumerated; each run has a quarter of them afterwards
     *,
     dtype: torch.dtype | None = None,
     device=None,
@@ -309,10 +308,19 @@ def _repeat_information(
 ) -> Tensor:  # information_R_B, nats: after each point, in each of R independent runs
     "Estimate the information of a batch `_repeats` times over."
     x, generator = _as_tensor(log_probs_B_K_C), _generator(generator)
-    K = _shape(x, "log_probs_B_K_C")[1]
-    information_R_B = torch.zeros(_repeats, len(x), dtype=torch.double)
-    for run in information_R_B:
-        state = WeightedJointEntropy(num_samples, K, dtype=dtype, device=device or x.device, generator=generator)
-        for b in range(len(x)):
-            run[b] = state.add_variables(x[b : b + 1]).information
+    B, K, _ = _shape(x, "log_probs_B_K_C")
+    enumerated = WeightedJointEntropy(num_samples, K, dtype=dtype, device=device or x.device, generator=generator)
+    information_R_B = torch.zeros(_repeats, B, dtype=torch.double)
+    for b in range(B):
+        before = enumerated.weights_M, enumerated.posteriors_M_K, enumerated.information
+        enumerated.add_variables(x[b : b + 1])
+        if not enumerated.exact:
+            break
+        information_R_B[:, b] = enumerated.information
+    if not enumerated.exact:
+        for run in information_R_B:
+            state = WeightedJointEntropy(max(1, num_samples // 4), K, dtype=dtype, device=device or x.device, generator=generator)
+            state.weights_M, state.posteriors_M_K, state.information = before
+            for i in range(b, B):
+                run[i] = state.add_variables(x[i : i + 1]).information
     return information_R_B

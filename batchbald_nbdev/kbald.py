@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .bald import CandidateBatch, _check_batch_size, _check_given, _first_best
-from .batchbald import _ties
+from .plain_batchbald import _ties
 from .information import _as_tensor, _entropies, _iter_probs, _plogp, _probs, _shape, _work_dtype
 
 # %% ../nbs/05_kbald.ipynb #6e209273
