@@ -8,6 +8,8 @@ WORKERS ?= 2
 # Notebooks that `make outputs` re-runs, and the flags (say `slow`) of further cells that it includes
 NBS ?=
 FLAGS ?=
+# What `make bench` runs
+BENCHMARKS ?= peers limit growth quality memory
 
 # uv where it works, else a private copy that pip puts into .uv (allowed even where the system's Python is locked)
 SYSTEM_UV := $(shell uv --version >/dev/null 2>&1 && command -v uv)
@@ -17,10 +19,11 @@ INSTALL := $(UV) pip install --python $(BIN)/python
 # An empty file per kind of installation: newer than what it was made from means nothing to do
 RUN_INSTALLED := $(BIN)/.installed
 DEV_INSTALLED := $(BIN)/.installed-dev
+BENCH_INSTALLED := .venv-bench/.installed
 METADATA := settings.ini setup.py pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install dev test test-slow check export outputs docs
+.PHONY: help demo install dev test test-slow check export outputs docs bench bench-full
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -57,6 +60,12 @@ docs: $(DEV_INSTALLED) ## build the site in _docs (needs Quarto)
 	$(BIN)/python tools/readme.py
 	$(BIN)/nbdev_docs
 
+bench: $(BENCH_INSTALLED) ## time BatchBALD against other libraries and by itself, into benchmarks/records (some 5 minutes)
+	@set -e; for o in $(BENCHMARKS); do echo "== $$o"; .venv-bench/bin/python benchmarks/$$o.py; done
+
+bench-full: $(BENCH_INSTALLED) ## the same at every size (hours; for a release, on an idle machine)
+	@set -e; for o in $(BENCHMARKS); do echo "== $$o"; .venv-bench/bin/python benchmarks/$$o.py --full; done
+
 .uv/bin/uv:
 	$(PYTHON) -m pip install --quiet --target .uv uv
 
@@ -71,4 +80,10 @@ $(RUN_INSTALLED): $(METADATA) | $(BIN)/python
 
 $(DEV_INSTALLED): $(METADATA) | $(BIN)/python
 	$(INSTALL) --quiet --editable '.[dev]'
+	@touch $@
+
+# Apart from .venv, so that what other libraries want does not decide what development uses
+$(BENCH_INSTALLED): $(METADATA) | $(if $(SYSTEM_UV),,.uv/bin/uv)
+	$(UV) venv --quiet --allow-existing --python $(PYTHON) .venv-bench
+	$(UV) pip install --python .venv-bench/bin/python --quiet --editable '.[bench]'
 	@touch $@

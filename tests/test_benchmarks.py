@@ -1,0 +1,124 @@
+"Every benchmark runs in its tiny form, without the libraries it compares with, and its record has what it promises."
+import importlib, json, math, sys, time
+from pathlib import Path
+
+import pytest
+import torch
+
+from batchbald_nbdev.all import ExactJointEntropy, compute_conditional_entropy, example_log_probs
+
+BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
+sys.path.insert(0, str(BENCHMARKS))
+import common, peers, quality
+
+PROMISED = {
+    "peers": {"method", "labels", "N", "K", "C", "B", "M", "dtype", "seconds", "peak_bytes", "scaled", "indices", "information", "information_error", "times_ours"},
+    "limit": {"method", "labels", "N", "M", "threads", "seconds", "peak_bytes", "times_bald", "times_read", "times_one_thread"},
+    "growth": {"axis", "N", "K", "C", "M", "B", "seconds", "bald_seconds", "times_bald", "finite", "smallest_gain", "ceiling_warning"},
+    "quality": {"question", "labels", "N", "K", "M"},
+    "memory": {"method", "N", "M", "input", "seconds", "peak_bytes", "input_bytes"},
+}
+
+
+@pytest.mark.parametrize("name", PROMISED)
+def test_tiny_form_writes_its_record(name, tmp_path, capsys):
+    path = tmp_path / "record.json"
+    importlib.import_module(name).main(["--tiny", "--seed", "3", "--out", str(path)])
+    record = json.loads(path.read_text())
+    assert {"benchmark", "form", "command", "revision", "date", "seed", "threads", "machine", "versions", "rows"} <= record.keys()
+    assert [record["benchmark"], record["form"], record["seed"]] == [name, "tiny", 3]
+    assert record["command"] == f"python benchmarks/{name}.py --tiny --seed 3"  # where the record went is of no interest to others
+    assert str(tmp_path) not in path.read_text() and str(BENCHMARKS) not in path.read_text()
+    assert record["rows"] and all(PROMISED[name] <= row.keys() for row in record["rows"])
+    assert "| --- |" in capsys.readouterr().out  # the table for the chapter
+    check = globals().get(f"check_{name}")
+    if check: check(record)
+
+
+def check_peers(record):
+    assert {"ours", "ours, default M", "BALD"} <= {row["method"] for row in record["rows"]}
+    assert next(row for row in record["rows"] if row["method"] == "ours")["times_ours"] == 1
+
+
+def check_limit(record):
+    assert {row["threads"] for row in record["rows"]} == set(record["threads_tried"])
+
+
+def check_growth(record):
+    assert record["sound"] and set(record["exponents"]) == set("NKCMB")
+    assert record["rows"][-1]["B"] == 30 and record["rows"][-1]["ceiling_warning"]  # more picks than 20 samples can bear
+
+
+def check_quality(record):
+    assert {row["question"] for row in record["rows"]} == {"batches", "noise"}
+    assert {"smallest_M", "smallest_M_for_all", "default_M", "ours_20", "default_100"} <= record["summary"].keys()
+
+
+def check_memory(record):
+    assert {row["input"] for row in record["rows"]} == {"float32 tensor", "float16 memory map"}
+
+
+@pytest.mark.skipif(not peers.missing_peers(), reason="the other libraries are here")
+def test_without_the_other_libraries_it_says_what_to_do(tmp_path):
+    with pytest.raises(SystemExit, match="make bench"):
+        peers.main(["--out", str(tmp_path / "record.json")])
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_slow_peer_gets_fewer_points_and_its_time_is_scaled(monkeypatch):
+    def slow(x, B, M, seed):
+        def call():
+            time.sleep(0.05 + 0.002 * len(x))
+            return list(range(B))
+
+        return call
+
+    monkeypatch.setattr(peers, "PEERS", {"redux-like": (slow, "time", "sleeps")})
+    args = common.parse("peers", "", ["--tiny"], dict.fromkeys(("tiny", "quick", "full"), 0.5))
+    rows = peers.compare(common.make_predictions(1_000, 5), ["redux-like"], args, B=2, M=50, labels=20, rounds=1)
+    peer, = [row for row in rows if row["method"] == "redux-like"]
+    assert peer["scaled"] and "of them" in peer["scaled_how"] and not any(row["scaled"] for row in rows if row is not peer)
+    assert 0.2 < peer["all_seconds"][0] < 1 and 1.5 < peer["seconds"] < 3  # what ran, and 0.05 + 0.002 * 1000
+    assert peer["times_ours"] == pytest.approx(peer["seconds"] / rows[0]["seconds"])
+
+
+def exact_information(log_probs_B_K_C):
+    joint = ExactJointEntropy.empty(log_probs_B_K_C.shape[1], dtype=torch.double).add_variables(log_probs_B_K_C)
+    return (joint.compute() - compute_conditional_entropy(log_probs_B_K_C).sum()).item()
+
+
+def test_the_judge_agrees_with_enumeration():
+    x = example_log_probs(20).double().log_softmax(-1)
+    batch = [757, 157, 183]
+    value, error = common.joint_information(x, batch, 40_000, seed=0)
+    assert 0 < error < 0.01 and abs(value - exact_information(x[batch])) < 4 * error
+    assert common.joint_information(x, batch[::-1], 40_000, seed=0) == (value, error)  # a batch has no order
+    # What two batches share is drawn alike, so their difference is known better than either
+    others = [[757, 157, i] for i in (29, 180)]
+    pairs = [[common.joint_information(x, o, 4_000, seed)[0] for o in others] for seed in range(12)]
+    difference_12 = torch.tensor([a - b for a, b in pairs], dtype=torch.double)
+    assert difference_12.std() < torch.tensor(pairs).std(0).norm()
+    assert abs(difference_12.mean() - (exact_information(x[others[0]]) - exact_information(x[others[1]]))) < 4 * difference_12.std() / math.sqrt(12)
+
+
+def test_eq_36_agrees_with_enumeration():
+    x = example_log_probs(20).double().log_softmax(-1)
+    batch, candidates = x[[757, 157, 183]], x[[726, 417]]
+    scores = torch.stack([quality.sampled_scores(batch, candidates, 10_000, torch.Generator().manual_seed(seed)) for seed in range(8)])
+    true_2 = torch.tensor([exact_information(x[[757, 157, 183, i]]) - exact_information(batch) for i in (726, 417)])
+    assert ((scores.mean(0) - true_2).abs() < 5 * scores.std(0) / math.sqrt(8)).all()
+
+
+def test_other_numbers_of_classes_are_predictions_too():
+    x = example_log_probs(20)[:7].float().log_softmax(-1)
+    for C in (2, 5, 10, 20, 50, 100):
+        y = common.change_classes(x, C)
+        assert y.shape == (7, 100, C)
+        torch.testing.assert_close(y.logsumexp(-1), torch.zeros(7, 100), atol=1e-5, rtol=0)
+
+
+def test_pools_of_any_size_begin_alike_and_are_reproducible():
+    small, large = (common.make_predictions(N, 3, seed=1) for N in (10, 6_000))
+    assert small.shape == (10, 3, 10)
+    torch.testing.assert_close(small, large[:10])
+    assert len(large.unique(dim=0)) == 6_000  # noise makes copies differ
