@@ -20,13 +20,14 @@ SELECTORS = {
     "bald": lambda x, size: get_bald_batch(x, size),
     "batchbald": lambda x, size: get_batchbald_batch(x, size, 50, generator=seeded()),
     "batchbald double": lambda x, size: get_batchbald_batch(x, size, 50, torch.double, generator=seeded()),
+    "plain batchbald": lambda x, size: get_plain_batchbald_batch(x, size, 50, generator=seeded()),
     "1bald": lambda x, size: get_kbald_batch(x, size, 1),
     "2bald": lambda x, size: get_kbald_batch(x, size),
     "softmaxbald": lambda x, size: get_softmaxbald_batch(x, size, generator=seeded()),
     "powerbald": lambda x, size: get_powerbald_batch(x, size, generator=seeded()),
     "softrankbald": lambda x, size: get_softrankbald_batch(x, size, generator=seeded()),
 }
-DETERMINISTIC = ["bald", "batchbald", "batchbald double", "1bald", "2bald"]
+DETERMINISTIC = ["bald", "batchbald", "batchbald double", "plain batchbald", "1bald", "2bald"]
 each = pytest.mark.parametrize("select", SELECTORS.values(), ids=SELECTORS.keys())
 
 

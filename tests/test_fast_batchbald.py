@@ -1,0 +1,117 @@
+"The fast BatchBALD against the plain loop, within its budget of memory, and interrupted."
+import math
+import os
+
+import numpy as np
+import pytest
+import torch
+
+from batchbald_nbdev import batchbald
+from batchbald_nbdev.all import *
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*log K")
+SLOW = os.environ.get("SLOW") == "1"
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def pool(N=300, K=30, C=4, seed=0):
+    g = seeded(seed)
+    return (2 * torch.randn(N, 1, C, generator=g) + 1.5 * torch.randn(N, K, C, generator=g)).log_softmax(-1)
+
+
+def copies(seed=0):
+    return pool(40, 30, 4, seed).repeat(6, 1, 1)
+
+
+@pytest.mark.parametrize("make", [pool, copies])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.double])
+def test_with_everything_off_it_is_the_plain_evaluation(make, dtype):
+    for seed in range(3):
+        x = make(seed=seed)
+        plain = get_plain_batchbald_batch(x, 8, 700, dtype, generator=seeded(seed))
+        fast = get_batchbald_batch(x, 8, 700, dtype, generator=seeded(seed), lazy=False, race_error=0)
+        assert fast.indices == plain.indices and np.allclose(fast.scores, plain.scores, atol=1e-6)
+
+
+@pytest.mark.parametrize("make", [pool, copies])
+def test_lazy_and_racing_pick_the_same_while_enumerated(make):
+    for seed in range(5):
+        x = make(seed=seed)
+        plain = get_plain_batchbald_batch(x, 6, 4**6, generator=seeded(seed))
+        for options in ({"race_error": 0}, {"lazy": False}, {}):
+            assert get_batchbald_batch(x, 6, 4**6, generator=seeded(seed), **options).indices == plain.indices
+
+
+def test_the_choice_is_the_full_evaluations():
+    "Step by step on the same state: 1,000 steps (200 in the short run); a difference may be no larger than the tie that rounding makes."
+    differ = 0
+    for seed in range(100 if SLOW else 20):
+        x = pool(seed=seed)
+        rows, bounds, g = batchbald._Rows(x, torch.float32, torch.device("cpu"), 2**25), compute_bald(x), seeded(seed)
+        state = WeightedJointEntropy(1600, 30, generator=g)
+        for _ in range(10):
+            gains = state.compute_gains(x).masked_fill(bounds == -math.inf, -math.inf)
+            i = batchbald._best_candidate(state, rows, bounds, generator=g)
+            differ += bool(gains[i] < gains.max() - 3e-6)
+            bounds[i] = -math.inf
+            state.add_variables(x[i : i + 1])
+    assert differ <= (1 if SLOW else 0)
+
+
+def test_no_worse_than_plain_in_what_it_picks():
+    for seed in range(4):
+        x = pool(500, seed=seed)
+        worth = []
+        for batch in (get_plain_batchbald_batch(x, 8, 400), get_batchbald_batch(x, 8, 400)):
+            worth.append(WeightedJointEntropy(20_000, 30).add_variables(x[batch.indices]).information)
+        assert worth[1] >= 0.999 * worth[0] - 0.002
+
+
+@pytest.mark.parametrize("max_bytes", [1, 10_000, 2**20, 2**30])
+def test_any_budget_of_memory_gives_the_same_batch(max_bytes):
+    x = pool(600)
+    assert get_batchbald_batch(x, 8, 1000, max_bytes=max_bytes).indices == get_batchbald_batch(x, 8, 1000).indices
+
+
+def test_memory_maps_and_float16(tmp_path):
+    x = pool(800).half()
+    np.save(tmp_path / "x.npy", x.numpy())
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
+    assert get_batchbald_batch(mapped, 8) == get_batchbald_batch(x, 8)
+
+
+def test_an_interruption_leaves_nothing_behind(monkeypatch):
+    x, calls = pool(), []
+    before = x.clone()
+    original = batchbald._best_candidate
+
+    def interrupted(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return original(*args, **kwargs)
+
+    whole = get_batchbald_batch(x, 6)
+    monkeypatch.setattr(batchbald, "_best_candidate", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        get_batchbald_batch(x, 6, progress=True)
+    monkeypatch.undo()
+    assert torch.equal(x, before) and get_batchbald_batch(x, 6) == whole
+
+
+@pytest.mark.parametrize("wrong", [-0.1, 0.5, 1, float("nan"), "no", None])
+def test_bad_race_error(wrong):
+    with pytest.raises(ValueError, match="race_error"):
+        get_batchbald_batch(pool(), 2, race_error=wrong)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA")
+def test_on_cuda_it_agrees_with_the_cpu():
+    x = pool(2000)
+    cpu, gpu = get_batchbald_batch(x, 10), get_batchbald_batch(x.cuda(), 10)
+    assert cpu.indices[:5] == gpu.indices[:5]
+    assert all(abs(a - b) <= 5 * (e + f) + 1e-4 for a, b, e, f in zip(cpu.scores, gpu.scores, cpu.standard_errors, gpu.standard_errors))
+    assert get_batchbald_batch(x, 10, device="cuda").indices == gpu.indices
