@@ -13,10 +13,10 @@ from statistics import NormalDist
 import torch
 from torch import Tensor
 
-from .bald import CandidateBatch, _check_batch_size, _check_given, _first_best, compute_bald
-from .information import _as_tensor, _check_count, _plogp, _probs, _shape, _work_dtype
-from .joint_entropy import WeightedJointEntropy, _generator, _resample
-from .plain_batchbald import CeilingWarning, _report, _steps, _ties
+from .bald import CandidateBatch, _first_best, compute_bald
+from .information import _check_count, _plogp, _probs
+from .joint_entropy import WeightedJointEntropy, _resample
+from .plain_batchbald import CeilingWarning, _greedy_batch, _ties
 
 # %% ../nbs/04_fast_batchbald.ipynb #ba6f9093
 class _Rows:
@@ -207,32 +207,27 @@ def get_batchbald_batch(
     """Greedy BatchBALD (algorithm 1, Kirsch et al. 2019) over weighted configurations, lazily and with races.
 
     Raises `ValueError` on bad input. Warns (`CeilingWarning`) where the batch has used up what K parameter samples can tell, log K."""
-    x, generator = _as_tensor(log_probs_N_K_C), _generator(generator)
-    N, K, C = _shape(x, "log_probs_N_K_C")
-    given = _check_given(given, N)
-    batch_size = _check_batch_size(batch_size, N - len(given))
-    num_samples, max_bytes = _check_count(num_samples, "num_samples"), _check_count(max_bytes, "max_bytes")
+    max_bytes = _check_count(max_bytes, "max_bytes")
     if not isinstance(race_error, (int, float)) or not 0 <= race_error < 0.5:
         raise ValueError(f"`race_error` is {race_error!r}; want a probability below 0.5, such as 1e-4, or 0 for no racing")
-    dtype, device = _work_dtype(torch.empty(0), dtype), torch.device(device or x.device)
-    bounds_N = compute_bald(x, dtype, device)
-    bounds_N[given] = -math.inf
 
-    state = WeightedJointEntropy(num_samples, K, dtype=dtype, device=device, generator=generator)
-    if given:
-        state.add_variables(x[given])
-    rows = _Rows(x, dtype, device, max_bytes // 2)
-    elements = min(2**18 if device.type == "cpu" else 2**24, max_bytes // 32)
-    race_generator = torch.Generator().manual_seed(0)
-    indices, gains, exact = [], [], []
-    for _ in _steps(batch_size, progress):
+    def make_chooser(x, state, given):
+        dtype, device = state.posteriors_M_K.dtype, state.posteriors_M_K.device
+        bounds_N = compute_bald(x, dtype, device)
+        bounds_N[given] = -math.inf
+        rows = _Rows(x, dtype, device, max_bytes // 2)
+        elements = min(2**18 if device.type == "cpu" else 2**24, max_bytes // 32)
+        race_generator = torch.Generator().manual_seed(0)
+
         def step(elements):
             return _best_candidate(state, rows, bounds_N, lazy=lazy, race_error=race_error, elements=elements, generator=race_generator)
 
-        best, elements = _halving(step, elements)
-        indices.append(best)
-        gains.append(bounds_N[best].item())
-        exact.append(state.exact)
-        bounds_N[best] = -math.inf
-        state.add_variables(x[best : best + 1])
-    return _report(x, given, indices, gains, exact, num_samples, dtype, device, generator)
+        def choose(indices):
+            nonlocal elements
+            best, elements = _halving(step, elements)
+            gain, bounds_N[best] = bounds_N[best].item(), -math.inf
+            return best, gain
+
+        return choose
+
+    return _greedy_batch(make_chooser, log_probs_N_K_C, batch_size, num_samples, dtype, device, given, generator, progress)

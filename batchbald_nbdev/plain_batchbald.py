@@ -54,11 +54,32 @@ def _report(x, given, indices, gains, exact, num_samples, dtype, device, generat
             f"the first {near.index(True) + 1} of {len(near)} picks{' and what is given' if given else ''} use more than {_warn_share:.0%} of log K = {ceiling:.3f} nats, "
             f"all that K = {x.shape[1]} parameter samples can tell; picks after them say little. Use more parameter samples or a smaller batch.",
             CeilingWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
     scores_B = scores_B.clamp_max(max(ceiling - used, 0.0))
     gains_B = scores_B.diff(prepend=scores_B.new_zeros(1))
     return CandidateBatch(scores_B.tolist(), indices, gains_B.tolist(), errors_B.tolist(), ceiling)
+
+
+def _greedy_batch(make_chooser, log_probs_N_K_C, batch_size, num_samples, dtype, device, given, generator, progress) -> CandidateBatch:
+    "What the plain and the fast search share. `make_chooser(x, state, given)` gives a function from the picks so far to the next one and its gain."
+    x, generator = _as_tensor(log_probs_N_K_C), _generator(generator)
+    N, K, _ = _shape(x, "log_probs_N_K_C")
+    given = _check_given(given, N)
+    batch_size = _check_batch_size(batch_size, N - len(given))
+    dtype, device = _work_dtype(torch.empty(0), dtype), torch.device(device or x.device)
+    state = WeightedJointEntropy(num_samples, K, dtype=dtype, device=device, generator=generator)
+    choose = make_chooser(x, state, given)
+    if given:
+        state.add_variables(x[given])
+    indices, gains, exact = [], [], []
+    for _ in _steps(batch_size, progress):
+        best, gain = choose(indices)
+        indices.append(best)
+        gains.append(gain)
+        exact.append(state.exact)
+        state.add_variables(x[best : best + 1])
+    return _report(x, given, indices, gains, exact, num_samples, dtype, device, generator)
 
 # %% ../nbs/03_batchbald.ipynb #0e9fe01d
 def get_plain_batchbald_batch(
@@ -75,21 +96,16 @@ def get_plain_batchbald_batch(
     """Greedy BatchBALD (algorithm 1, Kirsch et al. 2019), every candidate evaluated at every step: the referee of `get_batchbald_batch`, which gives the same sooner.
 
     Raises `ValueError` on bad input. Warns (`CeilingWarning`) where the batch has used up what K parameter samples can tell, log K."""
-    x, generator = _as_tensor(log_probs_N_K_C), _generator(generator)
-    N, K, _ = _shape(x, "log_probs_N_K_C")
-    given = _check_given(given, N)
-    batch_size = _check_batch_size(batch_size, N - len(given))
-    dtype = _work_dtype(torch.empty(0), dtype)
-    state = WeightedJointEntropy(num_samples, K, dtype=dtype, device=device or x.device, generator=generator)
-    check_log_probs(x)
-    if given:
-        state.add_variables(x[given])
-    indices, gains, exact = [], [], []
-    for _ in _steps(batch_size, progress):
-        gains_N = state.compute_gains(x)
-        gains_N[given + indices] = -math.inf
-        indices.append(_first_best(gains_N, _ties[dtype]))
-        gains.append(gains_N[indices[-1]].item())
-        exact.append(state.exact)
-        state.add_variables(x[indices[-1:]])
-    return _report(x, given, indices, gains, exact, num_samples, dtype, device, generator)
+
+    def make_chooser(x, state, given):
+        check_log_probs(x)
+
+        def choose(indices):
+            gains_N = state.compute_gains(x)
+            gains_N[given + indices] = -math.inf
+            best = _first_best(gains_N, _ties[state.posteriors_M_K.dtype])
+            return best, gains_N[best].item()
+
+        return choose
+
+    return _greedy_batch(make_chooser, log_probs_N_K_C, batch_size, num_samples, dtype, device, given, generator, progress)

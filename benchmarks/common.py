@@ -190,18 +190,6 @@ def default_num_samples() -> int:
 # Judging batches
 
 
-def plain_batch(log_probs_N_K_C: Tensor, B: int, M: int, seed: int) -> list[int]:
-    "Algorithm 1 as it stands: every candidate, at every step, on all configurations."
-    state = WeightedJointEntropy(M, log_probs_N_K_C.shape[1], generator=derive_generator(seed, "plain"))
-    indices = []
-    for _ in range(B):
-        gains_N = state.compute_gains(log_probs_N_K_C)
-        gains_N[indices] = -math.inf
-        indices.append(int(gains_N.argmax()))
-        state.add_variables(log_probs_N_K_C[indices[-1:]])
-    return indices
-
-
 def joint_information(log_probs_N_K_C: Tensor, indices: list[int], draws: int, seed: int) -> tuple[float, float]:
     """Joint information of a batch and its standard error, in nats, by a way that no compared method uses: labels drawn independently
     given each parameter sample, as many for each, and the mean of log p(y | w_k) - log p(y) over them.

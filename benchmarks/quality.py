@@ -18,7 +18,7 @@ import common
 import torch
 from torch import Tensor
 
-from batchbald_nbdev.all import WeightedJointEntropy, compute_conditional_entropy, derive_generator, get_batchbald_batch
+from batchbald_nbdev.all import WeightedJointEntropy, compute_conditional_entropy, derive_generator, get_batchbald_batch, get_plain_batchbald_batch
 
 POOLS = {
     "tiny": dict(pools=2, N=60, K=20, M=200, B=5, draws=2_000),
@@ -47,7 +47,7 @@ def compare_batches(args, *, pools: int, N: int, K: int, M: int, B: int, draws: 
             batches = {
                 "ours": lambda: get_batchbald_batch(x, B, M, generator=generator).indices,
                 "default": lambda: get_batchbald_batch(x, B, generator=generator).indices,
-                "plain": lambda: common.plain_batch(x, B, M, seed),
+                "plain": lambda: get_plain_batchbald_batch(x, B, M, generator=derive_generator(seed, "plain")).indices,
             }
             row = {"question": "batches", "labels": labels, "seed": seed, "N": N, "K": K, "C": 10, "B": B, "M": M}
             for name, call in batches.items():

@@ -61,6 +61,21 @@ def test_the_choice_is_the_full_evaluations():
     assert differ <= (1 if SLOW else 0)
 
 
+def test_who_is_dropped_just_below_the_leader_does_not_win_by_a_tie(monkeypatch):
+    class JustBelow:  # a race in which everybody seems to be worth half a rounding error less than the leader
+        def __init__(self, num, weights, posteriors, gains, means, generator):
+            self.best, self.root_m, self.freedom = means.max(), torch.ones(num), 100
+
+        def __call__(self, probs, entropies):
+            return (self.best - 1e-5 - 5e-7).expand(len(probs)), torch.zeros(len(probs)).double()
+
+    monkeypatch.setattr(batchbald, "_Level", JustBelow)
+    for seed in range(5):
+        x = pool(seed=seed)
+        plain = get_plain_batchbald_batch(x, 7, 1600, generator=seeded(seed))
+        assert get_batchbald_batch(x, 7, 1600, generator=seeded(seed), lazy=False).indices == plain.indices
+
+
 def test_no_worse_than_plain_in_what_it_picks():
     for seed in range(4):
         x = pool(500, seed=seed)
