@@ -19,6 +19,9 @@ from .joint_entropy import WeightedJointEntropy, _resample
 from .plain_batchbald import CeilingWarning, _greedy_batch, _ties
 
 # %% ../nbs/04_fast_batchbald.ipynb #ba6f9093
+_read_elements = 2**17  # elements converted at a time
+
+
 class _Rows:
     "Candidates as probs_n_C_K and entropies_n_K, ready for a matrix product, and kept once read, up to `max_bytes`."
 
@@ -31,24 +34,28 @@ class _Rows:
         self.entropies_r_K = torch.empty(room, K, dtype=dtype, device=device)
         self.used = 0
 
-    def _read(self, block_n: Tensor) -> tuple[Tensor, Tensor]:
-        probs_n_K_C = _probs(self.x[block_n.to(self.x.device)].to(self.device), self.dtype)
-        return probs_n_K_C.transpose(1, 2).contiguous(), -_plogp(probs_n_K_C).sum(-1)
+    def _read(self, block_n: Tensor, probs_n_C_K: Tensor, entropies_n_K: Tensor) -> tuple[Tensor, Tensor]:
+        "Rows of the pool, written where they belong, in parts that stay in the processor's cache."
+        step = max(1, _read_elements // probs_n_C_K[:1].numel())
+        for part_n, probs, entropies in zip(*(x.split(step) for x in (block_n, probs_n_C_K, entropies_n_K))):
+            probs.copy_(_probs(self.x.index_select(0, part_n.to(self.x.device)).to(self.device), self.dtype).transpose(1, 2))
+            entropies.copy_(-_plogp(probs).sum(1))
+        return probs_n_C_K, entropies_n_K
 
     def __call__(self, block_n: Tensor) -> tuple[Tensor, Tensor]:
         place_n = self.place_N[block_n].long()
         new_n = block_n[place_n < 0]
         if self.used + len(new_n) > len(self.probs_r_C_K):
-            return self._read(block_n)
+            return self._read(block_n, *(x.new_empty(len(block_n), *x.shape[1:]) for x in (self.probs_r_C_K, self.entropies_r_K)))
         if len(new_n):
             places = slice(self.used, self.used + len(new_n))
-            self.probs_r_C_K[places], self.entropies_r_K[places] = self._read(new_n)
+            read = self._read(new_n, self.probs_r_C_K[places], self.entropies_r_K[places])
             self.place_N[new_n] = torch.arange(places.start, places.stop, dtype=torch.int32, device=self.device)
             self.used = places.stop
             if len(new_n) == len(block_n):
-                return self.probs_r_C_K[places], self.entropies_r_K[places]
+                return read
             place_n = self.place_N[block_n].long()
-        return self.probs_r_C_K[place_n], self.entropies_r_K[place_n]
+        return self.probs_r_C_K.index_select(0, place_n), self.entropies_r_K.index_select(0, place_n)
 
 # %% ../nbs/04_fast_batchbald.ipynb #c23afc4d
 def _plogp_(probs: Tensor) -> Tensor:
@@ -103,9 +110,9 @@ class _Level:
         return gains_n_m.double() @ self.estimate_m, (rest_n_m * self.error_m).norm(dim=1).double()
 
 # %% ../nbs/04_fast_batchbald.ipynb #26221100
-def _quantile(error: float, comparisons: int, freedom: int) -> float:
-    "Standard errors that are exceeded with probability `error` in any of so many comparisons, by Student's distribution."
-    z = -NormalDist().inv_cdf(error / max(comparisons, 1))
+def _quantile(error: float, freedom: int) -> float:
+    "Standard errors that are exceeded with probability `error`, by Student's distribution."
+    z = -NormalDist().inv_cdf(error)
     return z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
 
 # %% ../nbs/04_fast_batchbald.ipynb #167d54c0
@@ -134,11 +141,13 @@ def _best_candidate(
     bounds_N: Tensor,  # upper bounds on gains, brought up to date; -inf for points that cannot be picked
     *,
     lazy: bool = True,
-    race_error: float = 1e-4,
+    race_error: float = 1e-5,  # chance that the races of this step lower the bound of a given candidate too far
     elements: int = 2**18,
     generator: torch.Generator | None = None,
-) -> int:
-    "Position of the largest gain."
+    floor: float = -math.inf,  # a gain found elsewhere: what cannot reach it need not be looked at
+    rise: float = 0.0,  # by how much gains were seen above their bounds elsewhere
+) -> tuple[int, float]:
+    "Position of the largest gain, and by how much gains were seen above their bounds."
     weights_M, posteriors_K_M = state.weights_M, state.posteriors_M_K.T.contiguous()
     known_K, slack = weights_M @ state.posteriors_M_K.double(), _ties[posteriors_K_M.dtype]
     sizes = [m for m in _levels if 3 * m <= len(weights_M)] if race_error else []
@@ -152,14 +161,14 @@ def _best_candidate(
         gains_n = torch.stack([row_M.double() @ weights_M for row_M in gains_r_M])
     else:
         gains_n = _mean_gains(weights_M, posteriors_K_M, known_K, *rows_n, elements)
-    best, rise = gains_n.max().item(), max(0.0, (gains_n - bounds_N[first_n]).max().item())
+    best, rise = max(floor, gains_n.max().item()), max(rise, (gains_n - bounds_N[first_n]).max().item())
 
     rest_n = bounds_N > -math.inf
     rest_n[first_n] = False
     rest_n = (rest_n & (bounds_N >= best - 2 * rise - slack) if lazy else rest_n).nonzero()[:, 0]
     rest_n = rest_n[bounds_N[rest_n].argsort(descending=True, stable=True)]
     levels = [_Level(m, weights_M, posteriors_K_M, gains_r_M, gains_n, generator) for m in sizes] if len(rest_n) else []
-    levels = [(level, _quantile(race_error, len(rest_n) * len(levels), level.freedom)) for level in levels]
+    levels = [(level, _quantile(race_error / len(levels), level.freedom)) for level in levels]
     bounds_N[first_n] = gains_n.clamp_min(0)
 
     for block_n in rest_n.split(_block):
@@ -172,7 +181,7 @@ def _best_candidate(
             gains_n = _mean_gains(weights_M, posteriors_K_M, known_K, *rows_n, elements)
             best, rise = max(best, gains_n.max().item()), max(rise, (gains_n - bounds_N[block_n]).max().item())
             bounds_N[block_n] = gains_n
-    return _first_best(bounds_N, slack)
+    return _first_best(bounds_N, slack), rise
 
 # %% ../nbs/04_fast_batchbald.ipynb #72a17133
 def _is_out_of_memory(error: BaseException) -> bool:
@@ -215,18 +224,18 @@ def get_batchbald_batch(
         dtype, device = state.posteriors_M_K.dtype, state.posteriors_M_K.device
         bounds_N = compute_bald(x, dtype, device)
         bounds_N[given] = -math.inf
-        rows = _Rows(x, dtype, device, max_bytes // 2)
+        rows = _Rows(x, dtype, device, max_bytes // 4 * 3)
         elements = min(2**18 if device.type == "cpu" else 2**24, max_bytes // 32)
         race_generator = torch.Generator().manual_seed(0)
 
         def step(elements):
-            return _best_candidate(state, rows, bounds_N, lazy=lazy, race_error=race_error, elements=elements, generator=race_generator)
+            return _best_candidate(state, rows, bounds_N, lazy=lazy, race_error=race_error / batch_size, elements=elements, generator=race_generator)[0]
 
         def choose(indices):
             nonlocal elements
             best, elements = _halving(step, elements)
             gain, bounds_N[best] = bounds_N[best].item(), -math.inf
-            return best, gain
+            return best, gain, x[best : best + 1]
 
         return choose
 

@@ -34,16 +34,17 @@ _warn_share = 0.95
 _ties = {torch.float32: 1e-6, torch.float64: 1e-12}  # gains closer than this are equal but for rounding
 
 
-def _report(x, given, indices, gains, exact, num_samples, dtype, device, generator) -> CandidateBatch:
-    "Scores, gains, standard errors and the ceiling for a finished batch."
-    ceiling, used = math.log(x.shape[1]), 0.0
+def _report(log_probs_B_K_C, given, indices, gains, exact, state, generator) -> CandidateBatch:
+    "Scores, gains, standard errors and the ceiling for a finished batch; the first `given` points were given."
+    K, used = log_probs_B_K_C.shape[1], 0.0
+    ceiling = math.log(K)
     scores_B = torch.tensor(gains, dtype=torch.double).cumsum(0)
     errors_B = torch.zeros_like(scores_B)
     if indices and (given or not all(exact)):
-        information_R_B = _repeat_information(x[given + indices], num_samples, dtype=dtype, device=device, generator=generator)
+        information_R_B = _repeat_information(log_probs_B_K_C, state.num_samples, dtype=state.posteriors_M_K.dtype, device=state.weights_M.device, generator=generator)
         if given:
-            used = information_R_B[:, len(given) - 1].mean().item()
-            information_R_B = information_R_B[:, len(given) :] - information_R_B[:, len(given) - 1 : len(given)]
+            used = information_R_B[:, given - 1].mean().item()
+            information_R_B = information_R_B[:, given:] - information_R_B[:, given - 1 : given]
         sampled_B = ~torch.tensor(exact)
         scores_B[sampled_B] = information_R_B.mean(0)[sampled_B]
         errors_B[sampled_B] = information_R_B.std(0)[sampled_B] / math.sqrt(len(information_R_B))
@@ -52,34 +53,39 @@ def _report(x, given, indices, gains, exact, num_samples, dtype, device, generat
     if ceiling > 0 and any(near):
         warnings.warn(
             f"the first {near.index(True) + 1} of {len(near)} picks{' and what is given' if given else ''} use more than {_warn_share:.0%} of log K = {ceiling:.3f} nats, "
-            f"all that K = {x.shape[1]} parameter samples can tell; picks after them say little. Use more parameter samples or a smaller batch.",
+            f"all that K = {K} parameter samples can tell; picks after them say little. Use more parameter samples or a smaller batch.",
             CeilingWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
     scores_B = scores_B.clamp_max(max(ceiling - used, 0.0))
     gains_B = scores_B.diff(prepend=scores_B.new_zeros(1))
     return CandidateBatch(scores_B.tolist(), indices, gains_B.tolist(), errors_B.tolist(), ceiling)
 
 
+def _greedy(choose, state, log_probs_g_K_C, batch_size, generator, progress) -> CandidateBatch:
+    "Pick after pick. `choose(indices)` says what to pick after these: its position, its gain, and its log_probs_1_K_C."
+    if len(log_probs_g_K_C):
+        state.add_variables(log_probs_g_K_C)
+    indices, gains, exact, log_probs = [], [], [], [log_probs_g_K_C]
+    for _ in _steps(batch_size, progress):
+        best, gain, log_probs_1_K_C = choose(indices)
+        indices.append(best)
+        gains.append(gain)
+        exact.append(state.exact)
+        log_probs.append(log_probs_1_K_C)
+        state.add_variables(log_probs_1_K_C)
+    return _report(torch.cat(log_probs), len(log_probs_g_K_C), indices, gains, exact, state, generator)
+
+
 def _greedy_batch(make_chooser, log_probs_N_K_C, batch_size, num_samples, dtype, device, given, generator, progress) -> CandidateBatch:
-    "What the plain and the fast search share. `make_chooser(x, state, given)` gives a function from the picks so far to the next one and its gain."
+    "What the plain and the fast search share. `make_chooser(x, state, given)` gives what `_greedy` asks."
     x, generator = _as_tensor(log_probs_N_K_C), _generator(generator)
     N, K, _ = _shape(x, "log_probs_N_K_C")
     given = _check_given(given, N)
     batch_size = _check_batch_size(batch_size, N - len(given))
     dtype, device = _work_dtype(torch.empty(0), dtype), torch.device(device or x.device)
     state = WeightedJointEntropy(num_samples, K, dtype=dtype, device=device, generator=generator)
-    choose = make_chooser(x, state, given)
-    if given:
-        state.add_variables(x[given])
-    indices, gains, exact = [], [], []
-    for _ in _steps(batch_size, progress):
-        best, gain = choose(indices)
-        indices.append(best)
-        gains.append(gain)
-        exact.append(state.exact)
-        state.add_variables(x[best : best + 1])
-    return _report(x, given, indices, gains, exact, num_samples, dtype, device, generator)
+    return _greedy(make_chooser(x, state, given), state, x[given], batch_size, generator, progress)
 
 # %% ../nbs/03_batchbald.ipynb #0e9fe01d
 def get_plain_batchbald_batch(
@@ -104,7 +110,7 @@ def get_plain_batchbald_batch(
             gains_N = state.compute_gains(x)
             gains_N[given + indices] = -math.inf
             best = _first_best(gains_N, _ties[state.posteriors_M_K.dtype])
-            return best, gains_N[best].item()
+            return best, gains_N[best].item(), x[best : best + 1]
 
         return choose
 
