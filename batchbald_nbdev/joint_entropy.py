@@ -282,17 +282,21 @@ class WeightedJointEntropy(JointEntropy):
     def add_variables(self, log_probs_N_K_C) -> "WeightedJointEntropy":
         for probs_n_K_C in list(self._probs(log_probs_N_K_C)):  # a list: all is checked before anything changes
             for probs_K_C in probs_n_K_C:
-                entropies_K, known_K = -_plogp(probs_K_C).sum(-1).double(), self.weights_M @ self.posteriors_M_K.double()
-                probs_C_M = _label_probs(self.posteriors_M_K, probs_K_C)
-                gain = -_plogp(probs_C_M).sum(0, dtype=torch.double) @ self.weights_M - entropies_K @ known_K  # as in `_gains`
-                self.information += max(gain.item(), 0.0)
-                self.noise += entropies_K.mean().item()
-                weights_MC = _child_weights(self.weights_M, probs_C_M)
-                children_M, weights_M = _resample(weights_MC, self.num_samples, self.generator)
-                self.exact = self.exact and len(children_M) == int((weights_MC > 0).sum())
-                self.posteriors_M_K = _child_posteriors(self.posteriors_M_K, probs_K_C, children_M)
-                self.weights_M = weights_M / weights_M.sum()
+                self._add(probs_K_C)
         return self
+
+    def _add(self, probs_K_C: Tensor):
+        "Add one checked variable."
+        entropies_K, known_K = -_plogp(probs_K_C).sum(-1).double(), self.weights_M @ self.posteriors_M_K.double()
+        probs_C_M = _label_probs(self.posteriors_M_K, probs_K_C)
+        gain = -_plogp(probs_C_M).sum(0, dtype=torch.double) @ self.weights_M - entropies_K @ known_K  # as in `_gains`
+        self.information += max(gain.item(), 0.0)
+        self.noise += entropies_K.mean().item()
+        weights_MC = _child_weights(self.weights_M, probs_C_M)
+        children_M, weights_M = _resample(weights_MC, self.num_samples, self.generator)
+        self.exact = self.exact and len(children_M) == int((weights_MC > 0).sum())
+        self.posteriors_M_K = _child_posteriors(self.posteriors_M_K, probs_K_C, children_M)
+        self.weights_M = weights_M / weights_M.sum()
 
     def compute(self) -> Tensor:
         return torch.tensor(self.information + self.noise, dtype=torch.double)
@@ -318,10 +322,11 @@ def _repeat_information(
     x, generator = _as_tensor(log_probs_B_K_C), _generator(generator)
     B, K, _ = _shape(x, "log_probs_B_K_C")
     enumerated = WeightedJointEntropy(num_samples, K, dtype=dtype, device=device or x.device, generator=generator)
+    probs_B_K_C = torch.cat(list(enumerated._probs(x)))
     information_R_B = torch.zeros(_repeats, B, dtype=torch.double)
     for b in range(B):
         before = enumerated.weights_M, enumerated.posteriors_M_K, enumerated.information
-        enumerated.add_variables(x[b : b + 1])
+        enumerated._add(probs_B_K_C[b])
         if not enumerated.exact:
             break
         information_R_B[:, b] = enumerated.information
@@ -330,5 +335,6 @@ def _repeat_information(
             state = WeightedJointEntropy(max(1, num_samples // 4), K, dtype=dtype, device=device or x.device, generator=generator)
             state.weights_M, state.posteriors_M_K, state.information = before
             for i in range(b, B):
-                run[i] = state.add_variables(x[i : i + 1]).information
+                state._add(probs_B_K_C[i])
+                run[i] = state.information
     return information_R_B
