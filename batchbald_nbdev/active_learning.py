@@ -47,7 +47,7 @@ def make_seeded(make_model: Callable[[], nn.Module], generator: torch.Generator)
 # %% ../nbs/10_active_learning.ipynb #e7db6700
 def train_models(
     models: Sequence[nn.Module],  # T models of one architecture; trained in place
-    inputs: Sequence[Tensor],  # for each model its training inputs (n, *features), the same n for all
+    inputs: Sequence[Tensor],  # for each model its training inputs (n, *features); n may differ
     labels: Sequence[Tensor],  # and their labels (n,)
     keys: Sequence[tuple],  # for each model what its minibatches and masks derive from; equal keys draw the same
     *,
@@ -62,23 +62,23 @@ def train_models(
     layers, features = dropout_layers(model), dropout_features(copy.deepcopy(model).eval(), {}, inputs[0][:1].to(device))
     parameters, buffers = stack_module_state([m.to(device) for m in models])
     optimizer = torch.optim.Adam(parameters.values(), lr=learning_rate, fused=True)
-    inputs_T_n, labels_T_n = torch.stack([x.to(device) for x in inputs]), torch.stack([y.to(device) for y in labels])
+    inputs_T_n, labels_T_n = (nn.utils.rnn.pad_sequence([x.to(device) for x in xs], batch_first=True) for xs in (inputs, labels))
     rows_T_1 = torch.arange(len(models), device=device)[:, None]
-    keys = [tuple(key) for key in keys]
+    keys = [(len(x), tuple(key)) for x, key in zip(inputs, keys)]  # of those with equal keys only equally many inputs draw the same
     distinct = list(dict.fromkeys(keys))
     draws_of_T = torch.tensor([distinct.index(key) for key in keys], device=device)
-    generators = [derive_generator(*key, "train") for key in distinct]
+    generators = [derive_generator(*key, "train") for _, key in distinct]
 
     def forward(parameters, buffers, masks, x):
         return functional_call(model, {**parameters, **buffers, **masks}, (x,))
 
     def draw(fn):
         "Whatever `fn` draws, once for each distinct key, handed to every model that has that key."
-        return torch.stack([fn(g) for g in generators]).to(device)[draws_of_T]
+        return torch.stack([fn(g, n) for g, (n, _) in zip(generators, distinct)]).to(device)[draws_of_T]
 
     for _ in range(steps):
-        rows_T_b = draw(lambda g: torch.randint(inputs_T_n.shape[1], (batch_size,), generator=g))
-        masks = {f"{name}.mask": draw(lambda g: layers[name].draw_masks(batch_size, shape, g)) for name, shape in features.items()}
+        rows_T_b = draw(lambda g, n: torch.randint(n, (batch_size,), generator=g))
+        masks = {f"{name}.mask": draw(lambda g, _: layers[name].draw_masks(batch_size, shape, g)) for name, shape in features.items()}
         logits_T_b_C = vmap(forward)(parameters, buffers, masks, inputs_T_n[rows_T_1, rows_T_b])
         loss = nn.functional.cross_entropy(logits_T_b_C.flatten(0, 1), labels_T_n[rows_T_1, rows_T_b].flatten(), reduction="sum") / batch_size
         optimizer.zero_grad()
@@ -100,6 +100,7 @@ class Round:
     pool_inputs: Tensor | None = None  # (N, *features)
     generator: torch.Generator | None = None  # for methods that draw
     given: Sequence[int] = ()  # positions already out for labelling: never to be returned
+    evaluation_inputs: Tensor | None = None  # (E, *features): unlabelled inputs like those that the model is for
     collect_seconds: float = field(default=0.0, init=False)
 
     @cached_property
@@ -206,10 +207,10 @@ def run_trials(
         initial = len(labelled[name, trial])
         if not initial <= budget <= len(data.pool_labels):
             raise ValueError(f"`budget` is {budget}; want from {initial} (the initial labels) to {len(data.pool_labels)} (the pool)")
-    first, tell = _replay(done, learners, labelled), progress or (lambda text: None)
-    rounds = 1 + math.ceil((budget - initial) / size)
+    round, learners = _replay(done, learners, labelled)
+    tell = progress or (lambda text: None)
 
-    for round in range(first, rounds):
+    while learners:
         tell(f"training {len(learners)} networks")
         start = time.perf_counter()
         models = [make_seeded(make_model, derive_generator(seed, trial, round, "weights")) for _, trial in learners]
@@ -230,7 +231,7 @@ def run_trials(
                 collect_log_probs(model, data.test_inputs, test_samples, generator=derive_generator(seed, trial, round, "test")), data.test_labels
             )
             batch, chosen, seconds = CandidateBatch([], []), [], {"train": train_seconds, "collect": 0.0, "select": 0.0}
-            if round < rounds - 1:
+            if len(have) < budget:
                 batch, chosen, times = _acquire(methods[name], model, data, have, min(size, budget - len(have)), samples, (seed, trial, round))
                 seconds |= times
             rows.append({
@@ -241,6 +242,7 @@ def run_trials(
             })  # fmt: skip
             labelled[name, trial] = have + chosen
         yield rows
+        round, learners = round + 1, [(row["method"], row["trial"]) for row in rows if row["indices"]]
 
 # %% ../nbs/10_active_learning.ipynb #e0a9e0fb
 def _acquire(method, model, data, have, batch_size, samples, key) -> tuple[CandidateBatch, list[int], dict[str, float]]:
@@ -252,7 +254,8 @@ def _acquire(method, model, data, have, batch_size, samples, key) -> tuple[Candi
     def predict(inputs: Tensor) -> Tensor:
         return collect_log_probs(model, inputs, samples, generator=derive_generator(*key, "masks"))
 
-    round = Round(batch_size, len(positions), predict, data.pool_inputs[positions], derive_generator(*key, "select"))
+    evaluation_inputs = data.validation_inputs if len(data.validation_inputs) else None
+    round = Round(batch_size, len(positions), predict, data.pool_inputs[positions], derive_generator(*key, "select"), evaluation_inputs=evaluation_inputs)
     batch = method(round)
     _check_batch(batch, batch_size, len(positions))
     seconds = time.perf_counter() - start
@@ -262,16 +265,18 @@ def _acquire(method, model, data, have, batch_size, samples, key) -> tuple[Candi
 def _check_batch(batch: CandidateBatch, batch_size: int, N: int) -> None:
     "A method of one's own may go wrong; say so here rather than train on nonsense."
     indices = list(batch.indices)
-    if len(indices) != batch_size or len(set(indices)) != batch_size or not all(0 <= i < N for i in indices):
-        raise ValueError(f"the method returned positions {indices}; want {batch_size} different ones from 0 to {N - 1}")
+    if not 1 <= len(indices) <= batch_size or len(set(indices)) != len(indices) or not all(0 <= i < N for i in indices):
+        raise ValueError(f"the method returned positions {indices}; want different ones from 0 to {N - 1}, at least 1 and at most {batch_size}")
 
 
-def _replay(done: Sequence[dict], learners: list[tuple[str, int]], labelled: dict) -> int:
-    "Add what earlier rounds bought to `labelled`; the number of rounds that are done."
-    rounds = len(done) // len(learners)
-    expected = [(name, trial, round) for round in range(rounds) for name, trial in learners]
-    if [(row["method"], row["trial"], row["round"]) for row in done] != expected:
-        raise ValueError("`done` has records that are not those of whole rounds with these methods and trials")
-    for row in done:
-        labelled[row["method"], row["trial"]] = labelled[row["method"], row["trial"]] + row["indices"]
-    return rounds
+def _replay(done: Sequence[dict], learners: list[tuple[str, int]], labelled: dict) -> tuple[int, list[tuple[str, int]]]:
+    "Add what earlier rounds bought to `labelled`; the next round, and the learners that it has."
+    round, at = 0, 0
+    while at < len(done):
+        rows = done[at : at + len(learners)]
+        if not learners or [(row["method"], row["trial"], row["round"]) for row in rows] != [(*learner, round) for learner in learners]:
+            raise ValueError("`done` has records that are not those of whole rounds with these methods and trials")
+        for learner, row in zip(learners, rows):
+            labelled[learner] = labelled[learner] + row["indices"]
+        round, at, learners = round + 1, at + len(rows), [learner for learner, row in zip(learners, rows) if row["indices"]]
+    return round, learners

@@ -46,9 +46,11 @@ def summarize(
     records: Sequence[dict],  # as `run_trials` yields them
 ) -> list[dict]:  # one flat dictionary for each method
     "The numbers that compare methods: medians over trials unless the name says otherwise."
-    rows = []
-    for method in dict.fromkeys(row["method"] for row in records):
-        labels_R, accuracy_T_R = get_curves(records, method)
+    rows, methods = [], list(dict.fromkeys(row["method"] for row in records))
+    labels_R = min((get_curves(records, method)[0] for method in methods), key=len)  # batches of changing sizes are measured at the others' labels
+    for method in methods:
+        own_R, accuracy_T_R = get_curves(records, method)
+        accuracy_T_R = np.array([np.interp(labels_R, own_R, accuracy_R) for accuracy_R in accuracy_T_R])
         mine = [row for row in records if row["method"] == method]
         row = {"method": method, "trials": len(accuracy_T_R), "mean_accuracy": accuracy_T_R.mean()}
         for n in [n for n in labels_R if n % 50 == 0] or [labels_R[-1]]:
@@ -95,7 +97,9 @@ def _read_records(path: Path, learners: int) -> tuple[list[dict], int]:
         except (ValueError, KeyError, TypeError):
             _fail(f"`out`: line {len(sizes)} of {path} is not a record; mend it from a backup, use --overwrite, or choose another folder")
         sizes.append(sizes[-1] + len(line))
-    whole = len(records) // learners * learners
+    whole = 0
+    while learners and len(records) >= whole + learners:  # a learner that bought nothing has done its last round
+        whole, learners = whole + learners, sum(bool(row["indices"]) for row in records[whole : whole + learners])
     return records[:whole], sizes[whole]
 
 
@@ -250,12 +254,13 @@ def compare_methods(
         get_repeated_digits(options["repeats"], options["noise"], generator=derive_generator(options["seed"], trial, "data"))
         for trial in range(options["trials"])
     ]
-    rounds, finished = 1 + math.ceil((options["budget"] - 20) / options["size"]), len(records) // learners
+    rounds, finished = 1 + math.ceil((options["budget"] - 20) / options["size"]), 1 + max((row["round"] for row in records), default=-1)
     with tqdm(total=rounds, initial=finished, desc=f"{len(methods)} methods x {options['trials']} trials", unit="round") as bar:
         settings = {k: options[k] for k in ("seed", "size", "samples", "budget")}
         for rows in run_trials(datasets, methods, done=records, progress=bar.set_postfix_str, **settings):
             _append(out / "records.jsonl", rows)
             records += rows
+            bar.total = max(bar.total, bar.n + 1)
             bar.update()
         bar.set_postfix_str("")
     summary = summarize(records)

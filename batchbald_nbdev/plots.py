@@ -235,15 +235,16 @@ def get_curves(
     method: str,
     quantity: str = "accuracy",  # a key of the records
 ) -> tuple[np.ndarray, np.ndarray]:  # labels_R, values_T_R: one row for each trial
-    "One quantity of one method over rounds. Raises `ValueError` where trials have different rounds."
+    "One quantity of one method over labels; straight lines between measurements where trials were measured at different ones. Raises `ValueError` where trials end at different ones."
     by_trial = {}
     for row in records:
         if row["method"] == method:
             by_trial.setdefault((row["seed"], row["trial"]), {})[row["labels"]] = row[quantity]
-    labels = [sorted(values) for values in by_trial.values()]
-    if not labels or any(x != labels[0] for x in labels):
+    ends = {(min(values), max(values)) for values in by_trial.values()}
+    if len(ends) != 1:
         raise ValueError(f"`records` has no complete trials of method {method!r}")
-    return np.array(labels[0]), np.array([[values[n] for n in labels[0]] for values in by_trial.values()])
+    labels_R = sorted(set().union(*by_trial.values()))
+    return np.array(labels_R), np.array([np.interp(labels_R, sorted(values), [values[n] for n in sorted(values)]) for values in by_trial.values()])
 
 # %% ../nbs/90_plots.ipynb #f8099d2e
 def plot_learning_curves(
