@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['get_batchbald_batch']
 
-# %% ../nbs/04_fast_batchbald.ipynb #469b5fc0
+# %% ../nbs/04_fast_batchbald.ipynb #14ee086e
 import math
 from collections.abc import Iterable
 from statistics import NormalDist
@@ -18,7 +18,7 @@ from .information import _check_count, _plogp, _probs
 from .joint_entropy import WeightedJointEntropy, _resample
 from .plain_batchbald import CeilingWarning, _greedy_batch, _ties
 
-# %% ../nbs/04_fast_batchbald.ipynb #ba6f9093
+# %% ../nbs/04_fast_batchbald.ipynb #f9645347
 _read_elements = 2**17  # elements converted at a time
 
 
@@ -57,7 +57,7 @@ class _Rows:
             place_n = self.place_N[block_n].long()
         return self.probs_r_C_K.index_select(0, place_n), self.entropies_r_K.index_select(0, place_n)
 
-# %% ../nbs/04_fast_batchbald.ipynb #c23afc4d
+# %% ../nbs/04_fast_batchbald.ipynb #b72e6be6
 def _plogp_(probs: Tensor) -> Tensor:
     "p log p, using up the memory of an intermediate result."
     return probs.clamp_min(torch.finfo(probs.dtype).tiny).log_().mul_(probs)
@@ -77,7 +77,7 @@ def _mean_gains(weights_M: Tensor, posteriors_K_M: Tensor, known_K: Tensor, prob
     sums_nC = torch.cat([_plogp_(part @ posteriors_K_M).double() @ weights_M for part in parts])
     return (-sums_nC.view(n, C).sum(1) - entropies_n_K.double() @ known_K).clamp_min(0)
 
-# %% ../nbs/04_fast_batchbald.ipynb #7f20c234
+# %% ../nbs/04_fast_batchbald.ipynb #fb21052c
 class _Level:
     "A few configurations that stand for all, with the references that calibrate them. Called with rows, it gives estimates of their gains and standard errors."
 
@@ -109,13 +109,13 @@ class _Level:
         rest_n_m = rooted_n_m - (rooted_n_m @ self.basis_m_p) @ self.basis_m_p.T
         return gains_n_m.double() @ self.estimate_m, (rest_n_m * self.error_m).norm(dim=1).double()
 
-# %% ../nbs/04_fast_batchbald.ipynb #26221100
+# %% ../nbs/04_fast_batchbald.ipynb #ec10db91
 def _quantile(error: float, freedom: int) -> float:
     "Standard errors that are exceeded with probability `error`, by Student's distribution."
     z = -NormalDist().inv_cdf(error)
     return z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
 
-# %% ../nbs/04_fast_batchbald.ipynb #167d54c0
+# %% ../nbs/04_fast_batchbald.ipynb #72d8d416
 _levels, _first, _block = (128, 512, 2048), 32, 512
 
 
@@ -183,7 +183,7 @@ def _best_candidate(
             bounds_N[block_n] = gains_n
     return _first_best(bounds_N, slack), rise
 
-# %% ../nbs/04_fast_batchbald.ipynb #72a17133
+# %% ../nbs/04_fast_batchbald.ipynb #13d1433c
 def _is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "not enough memory" in str(error) or "t allocate memory" in str(error)
 
@@ -198,11 +198,11 @@ def _halving(step, elements: int):
                 raise
         elements //= 2  # outside of the handler, so that what failed is freed first
 
-# %% ../nbs/04_fast_batchbald.ipynb #c1c007d3
+# %% ../nbs/04_fast_batchbald.ipynb #d45a61d1
 def get_batchbald_batch(
     log_probs_N_K_C,  # log p(y_n = c | w_k)
     batch_size: int,  # points to pick, B
-    num_samples: int = 3_000,  # label configurations to carry, M; exact while they suffice
+    num_samples: int = 4_000,  # label configurations to carry, M; exact while they suffice
     dtype: torch.dtype | None = None,  # of the products: torch.float32 (None) or torch.double; sums are float64
     device=None,  # where to compute; None means where the input lies
     *,

@@ -91,7 +91,7 @@ def _greedy_batch(make_chooser, log_probs_N_K_C, batch_size, num_samples, dtype,
 def get_plain_batchbald_batch(
     log_probs_N_K_C,  # log p(y_n = c | w_k)
     batch_size: int,  # points to pick, B
-    num_samples: int = 3_000,  # label configurations to carry, M; exact while they suffice
+    num_samples: int = 4_000,  # label configurations to carry, M; exact while they suffice
     dtype: torch.dtype | None = None,  # of the products: torch.float32 (None) or torch.double; sums are float64
     device=None,  # where to compute; None means where the input lies
     *,
