@@ -8,8 +8,9 @@ WORKERS ?= 2
 # Notebooks that `make outputs` re-runs, and the flags (say `slow`) of further cells that it includes
 NBS ?=
 FLAGS ?=
-# What `make bench` runs
+# What `make bench` runs; `make bench-full` runs the slower ones too
 BENCHMARKS ?= peers limit growth quality memory
+ALL_BENCHMARKS ?= $(BENCHMARKS) many_machines kbald temperature
 
 # uv where it works, else a private copy that pip puts into .uv (allowed even where the system's Python is locked)
 SYSTEM_UV := $(shell uv --version >/dev/null 2>&1 && command -v uv)
@@ -64,7 +65,7 @@ bench: $(BENCH_INSTALLED) ## time BatchBALD against other libraries and by itsel
 	@set -e; for o in $(BENCHMARKS); do echo "== $$o"; .venv-bench/bin/python benchmarks/$$o.py; done
 
 bench-full: $(BENCH_INSTALLED) ## the same at every size (hours; for a release, on an idle machine)
-	@set -e; for o in $(BENCHMARKS); do echo "== $$o"; .venv-bench/bin/python benchmarks/$$o.py --full; done
+	@set -e; for o in $(ALL_BENCHMARKS); do echo "== $$o"; .venv-bench/bin/python benchmarks/$$o.py --full; done
 
 .uv/bin/uv:
 	$(PYTHON) -m pip install --quiet --target .uv uv

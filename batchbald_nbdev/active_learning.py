@@ -22,8 +22,16 @@ from .bald import CandidateBatch, compute_bald, compute_mean_std, compute_variat
 from .batchbald import get_batchbald_batch
 from .bayesian_models import ConsistentDropout, collect_log_probs, dropout_features, dropout_layers, make_consistent
 from .datasets import ActiveLearningData, get_balanced_indices
+from .epig import compute_epig, get_batchepig_batch, get_softmaxepig_batch
 from .information import compute_entropy
-from .kbald import get_kbald_batch
+from batchbald_nbdev.kbald import (
+    get_budgetbald_batch,
+    get_conservativebald_batch,
+    get_dynamic_batchbald_batch,
+    get_dynamic_kbald_batch,
+    get_kbald_batch,
+    get_largebatchbald_batch,
+)
 from .stochastic import get_power_batch, get_random_batch, get_softmax_batch, get_softrank_batch
 
 # %% ../nbs/10_active_learning.ipynb #dd581dfd
@@ -125,8 +133,20 @@ def _by_score(score: Callable, select: Callable, round: Round) -> CandidateBatch
     rest = _rest(round)
     if not rest:
         return CandidateBatch([], [])
-    scores_N = score(round.log_probs_N_K_C)
-    return _at(rest, select(scores_N[rest], round))
+    return _at(rest, select(score(round)[rest], round))
+
+
+def _of_pool(score: Callable) -> Callable:
+    return lambda round: score(round.log_probs_N_K_C)
+
+
+def _evaluation(round: Round) -> Tensor:
+    "Predictions for the evaluation inputs; the pool's own where there are none."
+    return round.log_probs_N_K_C if round.evaluation_inputs is None else round.predict(round.evaluation_inputs)
+
+
+def _epig(round: Round) -> Tensor:
+    return compute_epig(round.log_probs_N_K_C, _evaluation(round))
 
 
 def _top(scores_N: Tensor, round: Round) -> CandidateBatch:
@@ -142,29 +162,54 @@ def _random(round: Round) -> CandidateBatch:
     return _at(rest, get_random_batch(len(rest), round.batch_size, generator=round.generator)) if rest else CandidateBatch([], [])
 
 
-def _batchbald(configs: int, round: Round) -> CandidateBatch:
-    return get_batchbald_batch(round.log_probs_N_K_C, round.batch_size, configs, given=round.given, generator=round.generator)
+def _selected(select: Callable, *args, round: Round, **options) -> CandidateBatch:
+    return select(round.log_probs_N_K_C, round.batch_size, *args, given=round.given, **options)
 
 
-def _2bald(round: Round) -> CandidateBatch:
-    return get_kbald_batch(round.log_probs_N_K_C, round.batch_size, 2, given=round.given)
+def _sampled(select: Callable, configs: int, round: Round) -> CandidateBatch:
+    return _selected(select, configs, round=round, generator=round.generator)
+
+
+def _exact(select: Callable, *args) -> Callable:
+    return lambda round: _selected(select, *args, round=round)
+
+
+def _batchepig(configs: int, round: Round) -> CandidateBatch:
+    num_samples = max(1, configs // 4)  # each costs as much as an evaluation input, for every candidate
+    return get_batchepig_batch(round.log_probs_N_K_C, _evaluation(round), round.batch_size, num_samples, given=round.given, generator=round.generator)
+
+
+def _softmaxepig(round: Round) -> CandidateBatch:
+    rest = _rest(round)
+    if not rest:
+        return CandidateBatch([], [])
+    return _at(rest, get_softmaxepig_batch(round.log_probs_N_K_C[rest], _evaluation(round), round.batch_size, generator=round.generator))
 
 # %% ../nbs/10_active_learning.ipynb #9005e3cd
 def get_methods(
-    configs: int = 1_000,  # label configurations that BatchBALD carries, M
+    configs: int = 1_000,  # label configurations that BatchBALD and BatchEPIG carry, M
 ) -> dict[str, Callable[[Round], CandidateBatch]]:
     "The methods that have a name."
     return {
         "random": _random,
-        "bald": partial(_by_score, compute_bald, _top),
-        "batchbald": partial(_batchbald, configs),
-        "2bald": _2bald,
-        "softmaxbald": partial(_by_score, compute_bald, partial(_drawn, get_softmax_batch)),
-        "powerbald": partial(_by_score, compute_bald, partial(_drawn, get_power_batch)),
-        "softrankbald": partial(_by_score, compute_bald, partial(_drawn, get_softrank_batch)),
-        "entropy": partial(_by_score, compute_entropy, _top),
-        "varratios": partial(_by_score, compute_variation_ratios, _top),
-        "meanstd": partial(_by_score, compute_mean_std, _top),
+        "bald": partial(_by_score, _of_pool(compute_bald), _top),
+        "batchbald": partial(_sampled, get_batchbald_batch, configs),
+        "dynamicbatchbald": partial(_sampled, get_dynamic_batchbald_batch, configs),
+        "2bald": _exact(get_kbald_batch, 2),
+        "3bald": _exact(get_kbald_batch, 3),
+        "dynamic2bald": _exact(get_dynamic_kbald_batch),
+        "largebatchbald": _exact(get_largebatchbald_batch),
+        "conservativebald": _exact(get_conservativebald_batch),
+        "budgetbald": partial(_sampled, get_budgetbald_batch, configs),
+        "softmaxbald": partial(_by_score, _of_pool(compute_bald), partial(_drawn, get_softmax_batch)),
+        "powerbald": partial(_by_score, _of_pool(compute_bald), partial(_drawn, get_power_batch)),
+        "softrankbald": partial(_by_score, _of_pool(compute_bald), partial(_drawn, get_softrank_batch)),
+        "epig": partial(_by_score, _epig, _top),
+        "batchepig": partial(_batchepig, configs),
+        "softmaxepig": _softmaxepig,
+        "entropy": partial(_by_score, _of_pool(compute_entropy), _top),
+        "varratios": partial(_by_score, _of_pool(compute_variation_ratios), _top),
+        "meanstd": partial(_by_score, _of_pool(compute_mean_std), _top),
     }
 
 # %% ../nbs/10_active_learning.ipynb #9590a715

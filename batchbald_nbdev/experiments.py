@@ -299,24 +299,41 @@ def batchbald_compare(
     _run("batchbald_compare", main, "stopped; finished rounds are recorded, go on with --resume")
 
 # %% ../nbs/11_experiments.ipynb #13a1f6f8
-def _read_array(path: Path):
+def _read_array(path: Path, name: str = "predictions"):
     "The one array in a `.npy`, `.npz` or `.pt` file; never unpickles code."
     try:
         if path.suffix == ".npy":
             return np.load(path, mmap_mode="r", allow_pickle=False)
         if path.suffix == ".npz":
             with np.load(path, allow_pickle=False) as f:
-                return f[f.files[0]] if len(f.files) == 1 else _fail(f"`predictions`: {path} holds {len(f.files)} arrays ({', '.join(f.files)}); want one")
+                return f[f.files[0]] if len(f.files) == 1 else _fail(f"`{name}`: {path} holds {len(f.files)} arrays ({', '.join(f.files)}); want one")
         if path.suffix == ".pt":
             x = torch.load(path, map_location="cpu", weights_only=True)
-            return x if isinstance(x, torch.Tensor) else _fail(f"`predictions`: {path} holds a {type(x).__name__}; want a single tensor")
+            return x if isinstance(x, torch.Tensor) else _fail(f"`{name}`: {path} holds a {type(x).__name__}; want a single tensor")
     except FileNotFoundError:
-        _fail(f"`predictions`: {path} does not exist")
+        _fail(f"`{name}`: {path} does not exist")
     except (OSError, EOFError, pickle.UnpicklingError, RuntimeError, zipfile.BadZipFile, KeyError) as e:
-        _fail(f"`predictions`: {path} cannot be read as {path.suffix} with numbers in it ({type(e).__name__})")
+        _fail(f"`{name}`: {path} cannot be read as {path.suffix} with numbers in it ({type(e).__name__})")
     except ValueError as e:
-        raise e if "`predictions`" in str(e) else ValueError(f"`predictions`: {path} cannot be read as {path.suffix} with numbers in it ({type(e).__name__})")
-    _fail(f"`predictions`: {path} has the ending {path.suffix!r}; want .npy, .npz or .pt")
+        raise e if f"`{name}`" in str(e) else ValueError(f"`{name}`: {path} cannot be read as {path.suffix} with numbers in it ({type(e).__name__})")
+    _fail(f"`{name}`: {path} has the ending {path.suffix!r}; want .npy, .npz or .pt")
+
+
+def _read_log_probs(path: str, kind: str, name: str) -> torch.Tensor:
+    try:
+        return as_log_probs(_read_array(Path(path), name), kind)
+    except ValueError as e:
+        _fail(f"`{name}`: {path} {str(e).removeprefix('`x` ')}" if str(e).startswith("`x` ") else str(e))
+
+
+def _read_evaluation(path: str | None, kind: str, log_probs_N_K_C: torch.Tensor) -> torch.Tensor | None:
+    "Predictions that EPIG asks about, under the same parameter samples as those of the pool."
+    if path is None:
+        return None
+    log_probs_E_K_C = _read_log_probs(path, kind, "evaluation")
+    if log_probs_E_K_C.shape[1] != log_probs_N_K_C.shape[1]:
+        _fail(f"`evaluation`: {path} has {log_probs_E_K_C.shape[1]} parameter samples and `predictions` has {log_probs_N_K_C.shape[1]}; want the same ones")
+    return log_probs_E_K_C
 
 
 def _read_lines(path: str, name: str) -> list[str]:
@@ -344,8 +361,9 @@ def select_batch(
     size: int = 10,  # points to pick
     given: str | None = None,  # file of points already out for labelling, one per line: ids if there are `ids`, else positions
     ids: str | None = None,  # file with the names of the points, one per line
+    evaluation: str | None = None,  # for the EPIG methods: a file like `predictions` for inputs like those that the model is for, (E, K, C'); else the pool
     out: str | None = None,  # .json or .csv file to write
-    configs: int = 1_000,  # label configurations that BatchBALD carries, M
+    configs: int = 1_000,  # label configurations that BatchBALD and BatchEPIG carry, M
     seed: int = 0,  # seed of what is drawn
     overwrite: bool = False,  # replace `out` if it exists
 ) -> list[dict]:  # one dictionary for each pick, in order
@@ -358,24 +376,22 @@ def select_batch(
             _fail(f"`{name}` is {value}; want {least} or more")
     if out is not None:
         _check_out(Path(out), overwrite)
-    x = _read_array(Path(predictions))
-    try:
-        log_probs_N_K_C = as_log_probs(x, kind)
-    except ValueError as e:
-        _fail(f"`predictions`: {predictions} {str(e).removeprefix('`x` ')}")
+    log_probs_N_K_C = _read_log_probs(predictions, kind, "predictions")
     N = len(log_probs_N_K_C)
     names = _read_lines(ids, "ids") if ids else None
     if names is not None and (len(names) != N or len(set(names)) != N):
         _fail(f"`ids` names {len(set(names))} different points in {len(names)} lines, but `predictions` has {N}")
     positions = _positions(_read_lines(given, "given"), names, N) if given else []
-    round = Round(size, N, lambda _: log_probs_N_K_C, generator=derive_generator(seed, "select"), given=positions)
+    def predict(inputs): return log_probs_N_K_C if inputs is None else inputs
+
+    round = Round(size, N, predict, generator=derive_generator(seed, "select"), given=positions, evaluation_inputs=_read_evaluation(evaluation, kind, log_probs_N_K_C))
     batch = methods[method](round)
     rows = [{"pick": i + 1, "id": names[at] if names else at, "position": at, "score": score} for i, (at, score) in enumerate(zip(batch.indices, batch.scores))]
     for key, values in (("gain", batch.gains), ("standard_error", batch.standard_errors)):
         for row, value in zip(rows, values or []):
             row[key] = value
     if out is not None:
-        _write_picks(Path(out), rows, {"predictions": str(predictions), "kind": kind, "method": method, "size": size, "configs": configs, "seed": seed, "ceiling": batch.ceiling})
+        _write_picks(Path(out), rows, {"predictions": str(predictions), "kind": kind, "method": method, "size": size, "configs": configs, "seed": seed, "evaluation": evaluation and str(evaluation), "ceiling": batch.ceiling})
     return rows
 
 # %% ../nbs/11_experiments.ipynb #ad6a3d5e
@@ -407,10 +423,11 @@ def _write_picks(out: Path, rows: list[dict], settings: dict) -> None:
 def batchbald_select(
     predictions: str,  # .npy, .npz or .pt file with an array (N points, K parameter samples, C classes)
     kind: str = "log_probs",  # what it holds: log_probs, probs or logits
-    method: str = "batchbald",  # random, bald, batchbald, 2bald, softmaxbald, powerbald, softrankbald, entropy, varratios or meanstd
+    method: str = "batchbald",  # random bald batchbald 2bald 3bald softmaxbald powerbald softrankbald entropy varratios meanstd epig batchepig softmaxepig dynamicbatchbald dynamic2bald conservativebald budgetbald largebatchbald
     size: int = 10,  # points to pick
     given: str = None,  # file of points already out for labelling, one per line: ids if there are ids, else positions from 0
     ids: str = None,  # file with the names of the points, one per line
+    evaluation: str = None,  # EPIG methods: a file like predictions, for inputs like those that the model is for (default: the pool)
     out: str = None,  # .json or .csv file to write
     configs: int = 1000,  # label configurations that BatchBALD carries, M
     seed: int = 0,  # seed of what is drawn
@@ -419,7 +436,7 @@ def batchbald_select(
     "Pick a batch to label from predictions in a file."
 
     def main():
-        rows = select_batch(predictions, kind=kind, method=method, size=size, given=given, ids=ids, out=out, configs=configs, seed=seed, overwrite=overwrite)
+        rows = select_batch(predictions, kind=kind, method=method, size=size, given=given, ids=ids, out=out, configs=configs, seed=seed, overwrite=overwrite, evaluation=evaluation)
         print(format_picks(rows))
 
     _run("batchbald_select", main, "stopped; nothing was written")

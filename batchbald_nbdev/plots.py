@@ -23,6 +23,15 @@ _styles = {  # colour and line style of each method, the same in every figure
     "softrankbald": ("#cc79a7", "-."),
     "2bald": ("#e69f00", "-"),
     "batchbald": ("#0072b2", "-"),
+    "dynamicbatchbald": ("#0072b2", "--"),
+    "3bald": ("#f0e442", "-"),
+    "dynamic2bald": ("#e69f00", "--"),
+    "largebatchbald": ("#e69f00", ":"),
+    "conservativebald": ("#d55e00", "--"),
+    "budgetbald": ("#d55e00", ":"),
+    "epig": ("#cc79a7", "-"),
+    "batchepig": ("#882255", "-"),
+    "softmaxepig": ("#882255", "-."),
     "entropy": ("#000000", ":"),
     "varratios": ("#777777", ":"),
     "meanstd": ("#cc79a7", ":"),
@@ -30,7 +39,9 @@ _styles = {  # colour and line style of each method, the same in every figure
 _greys = ("#ffffff", "#d0d0d0", "#858585", "#505050")  # counted never, once, twice, more often
 labels_of_methods = {
     "random": "Random", "bald": "BALD (top-k)", "softmaxbald": "SoftmaxBALD", "powerbald": "PowerBALD", "softrankbald": "SoftrankBALD",
-    "2bald": "2-BALD", "batchbald": "BatchBALD", "entropy": "Entropy (top-k)", "varratios": "Variation ratios (top-k)", "meanstd": "Mean STD (top-k)",
+    "2bald": "2-BALD", "3bald": "3-BALD", "dynamic2bald": "2-BALD, dynamic size", "largebatchbald": "Large BatchBALD", "conservativebald": "Conservative BALD",
+    "budgetbald": "BALD within a budget", "batchbald": "BatchBALD", "dynamicbatchbald": "BatchBALD, dynamic size",
+    "epig": "EPIG (top-k)", "batchepig": "BatchEPIG", "softmaxepig": "SoftmaxEPIG", "entropy": "Entropy (top-k)", "varratios": "Variation ratios (top-k)", "meanstd": "Mean STD (top-k)",
 }  # fmt: skip
 
 # %% ../nbs/90_plots.ipynb #ef93fc75

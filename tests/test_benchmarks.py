@@ -5,18 +5,30 @@ from pathlib import Path
 import pytest
 import torch
 
-from batchbald_nbdev.all import ExactJointEntropy, compute_conditional_entropy, example_log_probs
+from batchbald_nbdev.all import (
+    ExactJointEntropy,
+    Round,
+    compute_conditional_entropy,
+    example_log_probs,
+    get_bald_batch,
+    get_powerbald_batch,
+    get_random_batch,
+    get_softmaxbald_batch,
+    get_softrankbald_batch,
+)
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
-import common, peers, quality
+import common, peers, quality, temperature
 
 PROMISED = {
     "peers": {"method", "labels", "N", "K", "C", "B", "M", "dtype", "seconds", "peak_bytes", "scaled", "indices", "information", "information_error", "times_ours"},
     "limit": {"method", "labels", "N", "M", "threads", "seconds", "peak_bytes", "times_bald", "times_read", "times_one_thread"},
     "growth": {"axis", "N", "K", "C", "M", "B", "seconds", "bald_seconds", "times_bald", "finite", "smallest_gain", "ceiling_warning"},
     "quality": {"question", "labels", "N", "K", "M"},
+    "temperature": {"method", "temperature", "B", "trials", "mean_accuracies", "mean_accuracy", "gain", "gain_error", "labels_to_90", "distinct_share", "labels", "accuracy_quartiles"},
     "memory": {"method", "N", "M", "input", "seconds", "peak_bytes", "input_bytes"},
+    "kbald": {"question", "method", "labels", "N", "K", "C", "B", "M", "seconds", "peak_bytes", "times_bald", "indices", "score", "information", "information_error"},
 }
 
 
@@ -56,6 +68,36 @@ def check_quality(record):
 
 def check_memory(record):
     assert {row["input"] for row in record["rows"]} == {"float32 tensor", "float16 memory map"}
+
+
+def check_kbald(record):
+    table = [row for row in record["rows"] if row["question"] == "table 1"]
+    assert {row["method"] for row in table} == {"BALD", "2-BALD", "3-BALD", "BatchBALD", "BatchBALD, plain loop"}
+    assert all(len(row["indices"]) == row["B"] for row in record["rows"]) and {row["B"] for row in table} == {3, 5}
+def check_temperature(record):
+    rows = {(row["method"], row["temperature"]): row for row in record["rows"]}
+    assert {("random", None), ("bald", 0.0), ("batchbald", None)} < rows.keys() and {name for name, _ in rows} >= set(temperature.DRAWS)
+    random = rows["random", None]
+    assert random["gain"] == 0 and random["labels"] == [20, 25, 30]
+    for row in rows.values():  # all start alike, and a gain is that over random in the same trial
+        assert [q[0] for q in row["accuracy_quartiles"]] == [q[0] for q in random["accuracy_quartiles"]]
+        assert len(row["mean_accuracies"]) == row["trials"] == 2
+        gains = [a - b for a, b in zip(row["mean_accuracies"], random["mean_accuracies"])]
+        assert row["gain"] == pytest.approx(sum(gains) / 2, abs=1e-5) and row["gain_error"] == pytest.approx(abs(gains[0] - gains[1]) / 2, abs=1e-5)
+        assert row["labels_to_90"] == [None] * 3 and 0 < row["distinct_share"] <= 1  # 30 labels and 20 steps are too few
+
+
+def test_temperatures_reach_the_draws():
+    x = example_log_probs(20)[:50]
+
+    def choose(method):
+        return method(Round(5, 50, lambda _: x, generator=torch.Generator().manual_seed(2)))
+
+    methods = temperature.make_methods({"softmaxbald": [1e-9, 0.125], "powerbald": [2.0], "softrankbald": [0.5]})
+    assert choose(methods["bald", 0.0]) == choose(methods["softmaxbald", 1e-9]) == get_bald_batch(x, 5)
+    assert choose(methods["random", None]) == get_random_batch(50, 5, generator=torch.Generator().manual_seed(2))
+    for name, short, T in (("softmaxbald", get_softmaxbald_batch, 0.125), ("powerbald", get_powerbald_batch, 2.0), ("softrankbald", get_softrankbald_batch, 0.5)):
+        assert choose(methods[name, T]) == short(x, 5, temperature=T, generator=torch.Generator().manual_seed(2))
 
 
 @pytest.mark.skipif(not peers.missing_peers(), reason="the other libraries are here")

@@ -1,6 +1,7 @@
 "What must hold of every selector: sizes, ties, special values, number formats, bad input, reproducibility."
 import math
 import random
+from functools import partial
 
 import numpy as np
 import pytest
@@ -16,6 +17,11 @@ def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
+def evaluation(x):
+    "A few evaluation points with as many parameter samples as the pool, and classes of their own."
+    return pool(5, max(1, x.shape[1]) if x.ndim == 3 else 8, 3, seed=9)
+
+
 SELECTORS = {
     "bald": lambda x, size: get_bald_batch(x, size),
     "batchbald": lambda x, size: get_batchbald_batch(x, size, 50, generator=seeded()),
@@ -23,11 +29,22 @@ SELECTORS = {
     "plain batchbald": lambda x, size: get_plain_batchbald_batch(x, size, 50, generator=seeded()),
     "1bald": lambda x, size: get_kbald_batch(x, size, 1),
     "2bald": lambda x, size: get_kbald_batch(x, size),
+    "3bald": lambda x, size: get_kbald_batch(x, size, 3),
+    "largebatchbald": lambda x, size: get_largebatchbald_batch(x, size),
+    # with limits that never stop them; tests/test_kbald.py has the others
+    "dynamic 2bald": lambda x, size: get_dynamic_kbald_batch(x, size, tolerance=math.inf),
+    "dynamic batchbald": lambda x, size: get_dynamic_batchbald_batch(x, size, 50, gain_share=0, ceiling_share=1, generator=seeded()),
+    "conservativebald": lambda x, size: get_conservativebald_batch(x, size, threshold=math.inf),
+    "budgetbald": lambda x, size: get_budgetbald_batch(x, size, 50, budget=math.inf, generator=seeded()),
     "softmaxbald": lambda x, size: get_softmaxbald_batch(x, size, generator=seeded()),
     "powerbald": lambda x, size: get_powerbald_batch(x, size, generator=seeded()),
     "softrankbald": lambda x, size: get_softrankbald_batch(x, size, generator=seeded()),
+    "epig": lambda x, size: get_epig_batch(x, evaluation(x), size),
+    "batchepig": lambda x, size: get_batchepig_batch(x, evaluation(x), size, 50, generator=seeded()),
+    "batchepigbald": lambda x, size: get_batchepigbald_batch(x, evaluation(x)[:2], size, 50, generator=seeded()),
+    "softmaxepig": lambda x, size: get_softmaxepig_batch(x, evaluation(x), size, generator=seeded()),
 }
-DETERMINISTIC = ["bald", "batchbald", "batchbald double", "plain batchbald", "1bald", "2bald"]
+DETERMINISTIC = [name for name in SELECTORS if name not in ("softmaxbald", "powerbald", "softrankbald", "softmaxepig")]
 each = pytest.mark.parametrize("select", SELECTORS.values(), ids=SELECTORS.keys())
 
 
@@ -225,7 +242,18 @@ def test_batchbald_first_picks_against_enumeration():
         assert abs(joint.item() - batch.scores[n - 1]) < 1e-10
 
 
-@pytest.mark.parametrize("select", [get_batchbald_batch, get_kbald_batch])
+CONDITIONED = [
+    get_batchbald_batch,
+    get_kbald_batch,
+    partial(get_kbald_batch, k=3),
+    get_largebatchbald_batch,
+    partial(get_dynamic_kbald_batch, tolerance=math.inf),
+    partial(get_dynamic_batchbald_batch, gain_share=0, ceiling_share=1),
+    partial(get_budgetbald_batch, budget=math.inf),
+]
+
+
+@pytest.mark.parametrize("select", CONDITIONED)
 def test_given_points_are_not_returned_and_condition_the_rest(select):
     x = pool(20, 50, 3, 7)
     first = select(x, 6)
