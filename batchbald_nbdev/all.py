@@ -5,6 +5,7 @@ from batchbald_nbdev.bald import *
 from batchbald_nbdev.batchbald import *
 from batchbald_nbdev.bayesian_models import *
 from batchbald_nbdev.datasets import *
+from batchbald_nbdev.distributed import *
 from batchbald_nbdev.epig import *
 from batchbald_nbdev.experiments import *
 from batchbald_nbdev.information import *

@@ -199,6 +199,12 @@ def _halving(step, elements: int):
         elements //= 2  # outside of the handler, so that what failed is freed first
 
 # %% ../nbs/04_fast_batchbald.ipynb #d45a61d1
+def _check_race_error(race_error: float) -> float:
+    if not isinstance(race_error, (int, float)) or not 0 <= race_error < 0.5:
+        raise ValueError(f"`race_error` is {race_error!r}; want a probability below 0.5, such as 1e-4, or 0 for no racing")
+    return race_error
+
+
 def get_batchbald_batch(
     log_probs_N_K_C,  # log p(y_n = c | w_k)
     batch_size: int,  # points to pick, B
@@ -216,9 +222,7 @@ def get_batchbald_batch(
     """Greedy BatchBALD (algorithm 1, Kirsch et al. 2019) over weighted configurations, lazily and with races.
 
     Raises `ValueError` on bad input. Warns (`CeilingWarning`) where the batch has used up what K parameter samples can tell, log K."""
-    max_bytes = _check_count(max_bytes, "max_bytes")
-    if not isinstance(race_error, (int, float)) or not 0 <= race_error < 0.5:
-        raise ValueError(f"`race_error` is {race_error!r}; want a probability below 0.5, such as 1e-4, or 0 for no racing")
+    max_bytes, race_error = _check_count(max_bytes, "max_bytes"), _check_race_error(race_error)
 
     def make_chooser(x, state, given):
         dtype, device = state.posteriors_M_K.dtype, state.posteriors_M_K.device

@@ -25,6 +25,8 @@ _block_elements = 2**20  # elements converted at a time: 4 MB in float32, so tha
 def _as_tensor(x, name: str = "log_probs_N_K_C") -> Tensor:
     "`x` as a floating tensor without gradient, sharing memory where that is possible."
     if not isinstance(x, Tensor):
+        if hasattr(x, "__dask_graph__"):  # reading it would load all of it
+            raise ValueError(f"`{name}` is a Dask collection; `get_distributed_batchbald_batch` picks from it, and `compute()` loads what fits in memory")
         try:
             with warnings.catch_warnings():  # nothing is ever written to the input, so read-only arrays are fine
                 warnings.filterwarnings("ignore", message="The given NumPy array is not writable")

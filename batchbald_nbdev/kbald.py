@@ -281,7 +281,7 @@ def get_dynamic_kbald_batch(
 def get_dynamic_batchbald_batch(
     log_probs_N_K_C,  # log p(y_n = c | w_k)
     max_batch_size: int,  # most points to pick
-    num_samples: int = 3_000,  # label configurations to carry, M; exact while they suffice
+    num_samples: int = 4_000,  # label configurations to carry, M; exact while they suffice
     dtype: torch.dtype | None = None,  # of the products: torch.float32 (None) or torch.double; sums are float64
     device=None,  # where to compute; None means where the input lies
     *,
@@ -356,7 +356,7 @@ def get_conservativebald_batch(
 def get_budgetbald_batch(
     log_probs_N_K_C,  # log p(y_n = c | w_k)
     max_batch_size: int,  # most points to pick
-    num_samples: int = 3_000,  # label configurations to carry, M; exact while they suffice
+    num_samples: int = 4_000,  # label configurations to carry, M; exact while they suffice
     dtype: torch.dtype | None = None,  # of the products: torch.float32 (None) or torch.double; sums are float64
     device=None,  # where to compute; None means where the input lies
     *,

@@ -29,11 +29,13 @@ PROMISED = {
     "temperature": {"method", "temperature", "B", "trials", "mean_accuracies", "mean_accuracy", "gain", "gain_error", "labels_to_90", "distinct_share", "labels", "accuracy_quartiles"},
     "memory": {"method", "N", "M", "input", "seconds", "peak_bytes", "input_bytes"},
     "kbald": {"question", "method", "labels", "N", "K", "C", "B", "M", "seconds", "peak_bytes", "times_bald", "indices", "score", "information", "information_error"},
+    "many_machines": {"run", "N", "K", "C", "B", "M", "max_bytes", "chunks", "seconds", "peak_bytes", "computed_again", "same_batch", "indices"},
 }
 
 
 @pytest.mark.parametrize("name", PROMISED)
 def test_tiny_form_writes_its_record(name, tmp_path, capsys):
+    if name == "many_machines": pytest.importorskip("dask.distributed", reason="needs dask: pip install 'batchbald_nbdev[dask]'")
     path = tmp_path / "record.json"
     importlib.import_module(name).main(["--tiny", "--seed", "3", "--out", str(path)])
     record = json.loads(path.read_text())
@@ -98,6 +100,9 @@ def test_temperatures_reach_the_draws():
     assert choose(methods["random", None]) == get_random_batch(50, 5, generator=torch.Generator().manual_seed(2))
     for name, short, T in (("softmaxbald", get_softmaxbald_batch, 0.125), ("powerbald", get_powerbald_batch, 2.0), ("softrankbald", get_softrankbald_batch, 0.5)):
         assert choose(methods[name, T]) == short(x, 5, temperature=T, generator=torch.Generator().manual_seed(2))
+def check_many_machines(record):
+    assert ["killed" in row["run"] for row in record["rows"]] == [False, False, True]
+    assert all(row["same_batch"] for row in record["rows"]) and record["rows"][0]["computed_again"] > 0
 
 
 @pytest.mark.skipif(not peers.missing_peers(), reason="the other libraries are here")

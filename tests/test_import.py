@@ -6,7 +6,7 @@ import sys
 def test_import_is_quiet_and_light():
     code = (
         "import sys; from batchbald_nbdev.all import *\n"
-        "print(sorted(m for m in ('matplotlib', 'sklearn', 'torchvision', 'ipywidgets', 'IPython', 'scipy') if m in sys.modules))\n"
+        "print(sorted(m for m in ('matplotlib', 'sklearn', 'torchvision', 'ipywidgets', 'IPython', 'scipy', 'dask', 'distributed') if m in sys.modules))\n"
         "print(get_batchbald_batch.__module__, make_consistent.__name__, batchbald_compare.__name__)"
     )
     result = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True)
