@@ -174,16 +174,9 @@ def compute_kbald(
     return sum(compute_kbald_gains(x[i : i + 1], x[:i], k, dtype, device).item() for i in range(B))
 
 # %% ../nbs/05_kbald.ipynb #5f5898e4
-def _slack(search: _Expansion) -> float:
-    "Gains closer than this are equal but for rounding."
-    m = len(search.picks)
-    terms = sum(abs(weight) * math.comb(m, r) for r, weight in enumerate(_weights(m, search.k), 1))
-    return _ties[search.dtype] * max(1.0, search.pair_weight * terms / 100)
-
-
 def _best_gain(search: _Expansion, lazy: bool = True) -> int:
     "Position of the largest gain; every candidate that might have it is brought up to date."
-    slack, m = _slack(search), len(search.picks)
+    slack, m = _ties[search.dtype], len(search.picks)
     open_n = (search.gains_N > -math.inf).nonzero()[:, 0]
     if search.k > 1 and lazy and (search.k == 2 or search.exact):
         current_n = search.done_N[open_n] == m
@@ -335,6 +328,7 @@ def get_conservativebald_batch(
     "Highest BALD scores first, without points that share more than `threshold` with an earlier pick (section 4, Kirsch 2023). Raises `ValueError` on bad input."
     threshold = _check_limit(threshold, "threshold")
     x, given, max_batch_size, bald_N, order_n = _ranked(log_probs_N_K_C, max_batch_size, dtype, device, given)
+    threshold += _ties[_work_dtype(x, dtype)]
     picks, places_n = [], order_n.to(x.device)
     for block_n in places_n.split(_block):
         if len(picks) >= max_batch_size:
