@@ -148,7 +148,7 @@ def _pairs(weights_M: Tensor, E: int, num_pairs: int, generator: torch.Generator
     "Pairs of evaluation point and configuration with weights that sum to 1: all, if they are few enough, else a sample with equally many (at least one) of each point."
     M, device = len(weights_M), weights_M.device
     points_E = torch.arange(E, device=device)
-    if M * E <= max(num_pairs, E):
+    if M * E <= num_pairs:
         return points_E.repeat_interleave(M), torch.arange(M, device=device).repeat(E), weights_M.repeat(E) / E
     R = max(1, num_pairs // E)
     shift_E = (_uniform((E,), generator, device).argsort() + _uniform((), generator, device)) / E
