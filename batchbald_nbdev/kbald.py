@@ -16,7 +16,7 @@ from itertools import combinations, islice
 import torch
 from torch import Tensor
 
-from .bald import CandidateBatch, _check_batch_size, _check_given, _first_best, compute_bald
+from .bald import CandidateBatch, _check_given, _first_best, compute_bald
 from .batchbald import _halving, _mean_gains, _Rows, get_batchbald_batch
 from .information import _as_tensor, _check_count, _iter_probs, _plogp, _probs, _shape, _work_dtype
 from .joint_entropy import WeightedJointEntropy, _generator
@@ -237,14 +237,14 @@ def get_kbald_batch(
     search, batch_size, _ = _expand(log_probs_N_K_C, batch_size, "batch_size", k, dtype, device, given, max_bytes)
     return _greedy(search, batch_size, lazy)
 
-# %% ../nbs/05_kbald.ipynb #3106dfaf
+# %% ../nbs/05_kbald.ipynb #e2fe2412
 def _check_limit(value, name: str, highest: float = math.inf) -> float:
     "A number from 0 to `highest`."
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= highest:
         raise ValueError(f"`{name}` is {value!r}; want a number from 0 to {highest:g}")
     return float(value)
 
-# %% ../nbs/05_kbald.ipynb #e2fe2412
+# %% ../nbs/05_kbald.ipynb #550a4541
 def get_dynamic_kbald_batch(
     log_probs_N_K_C,  # log p(y_n = c | w_k)
     max_batch_size: int,  # most points to pick
@@ -270,7 +270,7 @@ def get_dynamic_kbald_batch(
         _take(search, pick)
     return CandidateBatch(torch.tensor(gains, dtype=torch.double).cumsum(0).tolist(), indices, gains)
 
-# %% ../nbs/05_kbald.ipynb #cd53e292
+# %% ../nbs/05_kbald.ipynb #a72c84ff
 def get_dynamic_batchbald_batch(
     log_probs_N_K_C,  # log p(y_n = c | w_k)
     max_batch_size: int,  # most points to pick
@@ -305,7 +305,7 @@ def get_dynamic_batchbald_batch(
             end = fits.index(False) if not all(fits) else len(fits)
             return CandidateBatch(batch.scores[:end], batch.indices[:end], batch.gains[:end], batch.standard_errors[:end], batch.ceiling)
 
-# %% ../nbs/05_kbald.ipynb #185b44a1
+# %% ../nbs/05_kbald.ipynb #5afb66d4
 def _ranked(log_probs_N_K_C, max_batch_size, dtype, device, given):
     "Checked arguments, BALD scores, and the positions that can be picked, best first."
     x = _as_tensor(log_probs_N_K_C)
@@ -315,7 +315,7 @@ def _ranked(log_probs_N_K_C, max_batch_size, dtype, device, given):
     order_n = bald_N.argsort(descending=True, stable=True)
     return x, given, max_batch_size, bald_N, order_n[~torch.isin(order_n, order_n.new_tensor(given))]
 
-# %% ../nbs/05_kbald.ipynb #5afb66d4
+# %% ../nbs/05_kbald.ipynb #0f754698
 def get_conservativebald_batch(
     log_probs_N_K_C,  # log p(y_n = c | w_k)
     max_batch_size: int,  # most points to pick
@@ -346,7 +346,7 @@ def get_conservativebald_batch(
                 dropped_n |= near_n_n[place]
     return CandidateBatch(bald_N[picks].tolist(), picks)
 
-# %% ../nbs/05_kbald.ipynb #28d45187
+# %% ../nbs/05_kbald.ipynb #09e9d2d3
 def get_budgetbald_batch(
     log_probs_N_K_C,  # log p(y_n = c | w_k)
     max_batch_size: int,  # most points to pick
@@ -380,7 +380,7 @@ def get_budgetbald_batch(
             break
     return CandidateBatch(scores, picks, torch.tensor(scores, dtype=torch.double).diff(prepend=torch.zeros(1, dtype=torch.double)).tolist(), ceiling=math.log(x.shape[1]))
 
-# %% ../nbs/05_kbald.ipynb #40585ec1
+# %% ../nbs/05_kbald.ipynb #0c044c6c
 def get_largebatchbald_batch(
     log_probs_N_K_C,  # log p(y_n = c | w_k)
     batch_size: int,  # points to pick, B
