@@ -8,6 +8,7 @@ __all__ = ['get_batchbald_batch']
 # %% ../nbs/04_fast_batchbald.ipynb #14ee086e
 import math
 from collections.abc import Iterable
+from numbers import Real
 from statistics import NormalDist
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from .bald import CandidateBatch, _first_best, compute_bald
 from .information import _check_count, _plogp, _probs
-from .joint_entropy import WeightedJointEntropy, _resample
+from .joint_entropy import WeightedJointEntropy, _resample, _uniform
 from .plain_batchbald import CeilingWarning, _greedy_batch, _ties
 
 # %% ../nbs/04_fast_batchbald.ipynb #f9645347
@@ -90,7 +91,9 @@ class _Level:
         means_r: Tensor,  # their means, float64
         generator: torch.Generator,
     ):
-        kept_m, weights_m = _resample(weights_M, num, generator)
+        shuffled_M = _uniform((len(weights_M),), generator, weights_M.device).argsort()  # else every kept one may have the same last label
+        kept_m, weights_m = _resample(weights_M[shuffled_M], num, generator)
+        kept_m = shuffled_M[kept_m]
         self.posteriors_K_m, root_m = posteriors_K_M[:, kept_m], weights_m.sqrt()
         r = min(len(gains_r_M), num // 4)
         references_1r_m = torch.cat([torch.ones_like(weights_m)[None], gains_r_M[:r, kept_m].double()])
@@ -168,7 +171,7 @@ def _best_candidate(
     rest_n = (rest_n & (bounds_N >= best - 2 * rise - slack) if lazy else rest_n).nonzero()[:, 0]
     rest_n = rest_n[bounds_N[rest_n].argsort(descending=True, stable=True)]
     levels = [_Level(m, weights_M, posteriors_K_M, gains_r_M, gains_n, generator) for m in sizes] if len(rest_n) else []
-    levels = [(level, _quantile(race_error / len(levels), level.freedom)) for level in levels]
+    levels = [(level, _quantile(race_error / len(levels), level.freedom)) for level in levels if level.freedom >= 20]  # fewer say little about their errors
     bounds_N[first_n] = gains_n.clamp_min(0)
 
     for block_n in rest_n.split(_block):
@@ -200,7 +203,7 @@ def _halving(step, elements: int):
 
 # %% ../nbs/04_fast_batchbald.ipynb #d45a61d1
 def _check_race_error(race_error: float) -> float:
-    if not isinstance(race_error, (int, float)) or not 0 <= race_error < 0.5:
+    if isinstance(race_error, bool) or not isinstance(race_error, Real) or not 0 <= race_error < 0.5:
         raise ValueError(f"`race_error` is {race_error!r}; want a probability below 0.5, such as 1e-4, or 0 for no racing")
     return race_error
 

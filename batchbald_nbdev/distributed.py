@@ -6,10 +6,12 @@
 __all__ = ['get_distributed_batchbald_batch']
 
 # %% ../nbs/04a_many_machines.ipynb #0beb8ca5
+import ctypes
 import math
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, count
 from types import SimpleNamespace
 
 import torch
@@ -71,8 +73,19 @@ def _make_part(bounds_n: Tensor, seen_n: Tensor, at_r: Tensor, log_probs_r_K_C: 
     return _Part(bounds_n, at_r, log_probs_r_K_C, _Answer(shape, best, _tops(bounds_n, at_r), _tops(unseen_n, at_r), rise))
 
 
+_chunks_read = count()
+
+
+def _release():
+    "Every now and then, have malloc give back what it holds between small arrays that outlived large ones. (Linux; Dask's workers see to it themselves.)"
+    if next(_chunks_read) % 16 == 0:
+        with suppress(OSError, AttributeError, TypeError):  # other systems
+            ctypes.CDLL(None).malloc_trim(0)
+
+
 def _start(log_probs_n_K_C, dtype: torch.dtype, room: int, slack: float) -> _Part:
     "A part whose bounds are BALD scores. Checks its data."
+    _release()
     x = _as_tensor(log_probs_n_K_C)
     bounds_n = compute_bald(x, dtype) if len(x) else torch.empty(0, dtype=torch.double)
     return _make_part(bounds_n, torch.zeros(len(x), dtype=torch.bool), torch.arange(len(x)), x, 0.0, room, slack)
@@ -83,6 +96,7 @@ def _look(part: _Part, log_probs_n_K_C, state, taken: list[int], floor: float, r
     bounds_n, at_r, x = part.bounds_n.clone(), part.kept_r, part.log_probs_r_K_C
     bounds_n[torch.tensor(taken, dtype=torch.long)] = -math.inf
     if log_probs_n_K_C is not None:
+        _release()
         at_r, x = torch.arange(len(bounds_n)), _as_tensor(log_probs_n_K_C)
         if x.shape != part.answer.shape or (x[part.kept_r].exp() - part.log_probs_r_K_C.exp()).abs().max() > _slack[x.dtype]:
             raise ValueError("a chunk of `log_probs_N_K_C` came out different when it was computed again; seed what is random in it, dropout masks for example")
@@ -206,6 +220,8 @@ def _distributed_batch(log_probs_N_K_C, batch_size, num_samples, dtype, given, g
     state = WeightedJointEntropy(num_samples, K, dtype=dtype, generator=generator)
     leader = _Leader(x, state.posteriors_M_K.dtype, race_error / max(1, batch_size), max_bytes)
     N = leader.starts[-1]
+    if not N:
+        raise ValueError("`log_probs_N_K_C` has no points: all of its chunks are empty")
     given = _check_given(given, N)
     batch_size = _check_batch_size(batch_size, N - len(given))
     return _greedy(lambda indices: leader.choose(state, given + indices), state, leader.rows(given), batch_size, generator, progress)

@@ -27,6 +27,8 @@ def _as_tensor(x, name: str = "log_probs_N_K_C") -> Tensor:
     if not isinstance(x, Tensor):
         if hasattr(x, "__dask_graph__"):  # reading it would load all of it
             raise ValueError(f"`{name}` is a Dask collection; `get_distributed_batchbald_batch` picks from it, and `compute()` loads what fits in memory")
+        if hasattr(x, "mask"):  # a masked array would lose its mask
+            raise ValueError(f"`{name}` is a masked array; leave the masked points out with an index, and add that to the positions that come back")
         try:
             with warnings.catch_warnings():  # nothing is ever written to the input, so read-only arrays are fine
                 warnings.filterwarnings("ignore", message="The given NumPy array is not writable")

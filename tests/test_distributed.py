@@ -3,7 +3,9 @@ import gc
 import math
 import os
 import pickle
+import platform
 import signal
+import subprocess
 import sys
 import warnings
 
@@ -275,6 +277,36 @@ def test_all_parts_together_keep_what_max_bytes_allows():
         assert allowed * 0.9 < sum(o.log_probs_r_K_C.nbytes for o in dask.compute(*leader.parts.values())) <= allowed
 
 
+MEMORY = r"""
+import re
+import dask.array as da, numpy as np, torch
+from batchbald_nbdev.distributed import _Leader
+
+def make(block_info):
+    (start, stop), *_ = block_info[None]["array-location"]
+    return torch.randn(stop - start, 20, 10, generator=torch.Generator().manual_seed(start)).log_softmax(-1).half().numpy()
+
+def start(parts):
+    x = da.map_blocks(make, chunks=((2_000,) * parts, (20,), (10,)), dtype=np.float16, meta=np.empty((0, 0, 0), np.float16))
+    return _Leader(x, torch.float32, 0, parts * 2**15)
+
+def megabytes():
+    with open("/proc/self/status") as status: return int(re.search(r"VmRSS:\s+(\d+)", status.read())[1]) / 2**10
+
+start(8)  # what a first call loads belongs to the libraries
+before = megabytes()
+leader = start(150)
+print(megabytes() - before)
+"""
+
+
+@pytest.mark.skipif(not (sys.platform == "linux" and platform.libc_ver()[0] == "glibc"), reason="needs Linux with glibc")
+def test_memory_is_that_of_what_is_kept_and_not_of_the_chunks():
+    "120 MB of chunks pass through and 7 MB of bounds and kept rows stay; what malloc held between them was another 100 MB and more."
+    done = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 60
+
+
 def test_dask_is_told_how_large_a_part_is():
     from dask.sizeof import sizeof
 
@@ -415,3 +447,9 @@ def test_a_cluster_with_a_worker_killed_half_way_picks_the_same(monkeypatch):
         assert_same(batch, whole)
         with pytest.raises(ValueError, match="looks like probabilities"):
             get_distributed_batchbald_batch(da.from_array(x.exp().numpy(), chunks=(200, -1, -1)), 2)
+
+
+def test_chunks_that_turn_out_empty_are_refused():
+    x = cut(pool(), 100)
+    with pytest.raises(ValueError, match="no points"):
+        get_distributed_batchbald_batch(x[x.sum((1, 2)) > 1e9], 3)

@@ -130,3 +130,18 @@ def test_on_cuda_it_agrees_with_the_cpu():
     assert cpu.indices[:5] == gpu.indices[:5]
     assert all(abs(a - b) <= 5 * (e + f) + 1e-4 for a, b, e, f in zip(cpu.scores, gpu.scores, cpu.standard_errors, gpu.standard_errors))
     assert get_batchbald_batch(x, 10, device="cuda").indices == gpu.indices
+
+
+def test_labels_in_step_with_the_comb_hide_no_winner():
+    "Configurations come in the order of their labels, so that every eighth has the same last label; a level must not be made of such."
+    sample_K = torch.arange(4**6)
+    digits = [sample_K // 4**j % 4 for j in range(6)]
+    values_N_K = torch.stack([*digits[:5], *[digits[4]] * 40, digits[5] * (digits[4] != 0), *(digits[5] * (digits[4] == v) for v in range(4))])
+    x = (0.99 * torch.nn.functional.one_hot(values_N_K, 4) + 0.01 / 4).log()
+    state = WeightedJointEntropy(4_000, 4**6).add_variables(x[:5])
+    gains, bounds = state.compute_gains(x), compute_bald(x)
+    gains[:5] = bounds[:5] = -math.inf
+    rows = batchbald._Rows(x, torch.float32, torch.device("cpu"), 2**27)
+    for seed in range(20):
+        i, _ = batchbald._best_candidate(state, rows, bounds.clone(), generator=seeded(seed))
+        assert i == gains.argmax() == 45

@@ -328,3 +328,8 @@ def test_standard_errors_agree_with_the_spread_over_50_seeds():
         typical = np.median([b.standard_errors for b in batches], axis=0)
         assert (spread[:4] < 1e-6).all() and (typical[:4] == 0).all()
         assert (typical[5:] > spread[5:] / 2).all() and (typical[5:] < spread[5:] * 2).all()
+
+
+def test_a_masked_array_is_refused():
+    with pytest.raises(ValueError, match="masked"):
+        get_batchbald_batch(np.ma.masked_array(pool().numpy(), mask=False), 2)
