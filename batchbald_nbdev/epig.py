@@ -9,7 +9,6 @@ __all__ = ['compute_epig', 'get_epig_batch', 'compute_epig_bald', 'get_batchepig
 # %% ../nbs/07_epig.ipynb #0cd79396
 import copy
 import math
-import warnings
 from collections.abc import Iterable
 
 import torch
@@ -19,7 +18,7 @@ from .bald import CandidateBatch, _check_batch_size, _check_given, _first_best, 
 from .batchbald import _halving, _plogp_
 from .information import _as_tensor, _check_count, _iter_probs, _plogp, _probs, _shape, _work_dtype, check_log_probs
 from .joint_entropy import WeightedJointEntropy, _generator, _repeat_information, _repeats, _uniform
-from .plain_batchbald import CeilingWarning, _ties, _warn_share
+from .plain_batchbald import _ties, _warn_near_ceiling
 from .stochastic import get_softmax_batch
 
 # %% ../nbs/07_epig.ipynb #a07d75c2
@@ -191,18 +190,6 @@ def _batch(indices: list[int], values_R_B: Tensor, ceiling: float, bounded: bool
     gains_B = scores_B.diff(prepend=scores_B.new_zeros(1))
     return CandidateBatch(scores_B.tolist(), indices, gains_B.tolist(), errors_B.tolist(), ceiling)
 
-
-def _warn_near_ceiling(information_B: list[float], K: int):
-    "Once per call, where the labels of a batch (and of what is given) have used up what K parameter samples can tell."
-    near = [information > _warn_share * math.log(K) for information in information_B]
-    if K > 1 and any(near):
-        warnings.warn(
-            f"the first {near.index(True) + 1} of {len(near)} picks, with what is given, use more than {_warn_share:.0%} of log K = {math.log(K):.3f} nats, all that "
-            f"K = {K} parameter samples can tell; picks after them say little. Use more parameter samples or a smaller batch.",
-            CeilingWarning,
-            stacklevel=3,
-        )
-
 # %% ../nbs/07_epig.ipynb #4a6c3976
 def get_batchepig_batch(
     log_probs_N_K_C,  # log p(y_n = c | w_k) of the pool
@@ -233,7 +220,7 @@ def get_batchepig_batch(
         gains_N[given + indices] = -math.inf
         indices.append(_first_best(gains_N, _ties[options["dtype"]]))
         information.append(state.add_variables(x[indices[-1:]]).information)
-    _warn_near_ceiling(information, K)
+    _warn_near_ceiling(information, K, bool(given), stacklevel=2)
     return _batch(indices, _reached(x[given + indices], y, num_samples, options), ceiling)
 
 
@@ -267,7 +254,7 @@ def get_batchepigbald_batch(
         indices.append(_first_best(gains_N, _ties[before.posteriors_M_K.dtype]))
         information.append(before.add_variables(x[indices[-1:]]).information)
         after.add_variables(z[indices[-1:]])
-    _warn_near_ceiling(information, K)
+    _warn_near_ceiling(information, K, bool(given), stacklevel=2)
 
     if not indices:
         return CandidateBatch([], [], [], [], math.log(K))

@@ -34,6 +34,19 @@ _warn_share = 0.95
 _ties = {torch.float32: 1e-6, torch.float64: 1e-12}  # gains closer than this are equal but for rounding
 
 
+def _warn_near_ceiling(information_B: list[float], K: int, given: bool, stacklevel: int):
+    "Where the labels of a batch (and of what is given) have used up what K parameter samples can tell."
+    ceiling = math.log(K)
+    near = [information > _warn_share * ceiling for information in information_B]
+    if ceiling > 0 and any(near):
+        warnings.warn(
+            f"the first {near.index(True) + 1} of {len(near)} picks{' and what is given' if given else ''} use more than {_warn_share:.0%} of log K = {ceiling:.3f} nats, "
+            f"all that K = {K} parameter samples can tell; picks after them say little. Use more parameter samples or a smaller batch.",
+            CeilingWarning,
+            stacklevel=stacklevel + 1,
+        )
+
+
 def _report(log_probs_B_K_C, given, indices, gains, exact, state, generator) -> CandidateBatch:
     "Scores, gains, standard errors and the ceiling for a finished batch; the first `given` points were given."
     K, used = log_probs_B_K_C.shape[1], 0.0
@@ -49,14 +62,7 @@ def _report(log_probs_B_K_C, given, indices, gains, exact, state, generator) -> 
         scores_B[sampled_B] = information_R_B.mean(0)[sampled_B]
         errors_B[sampled_B] = information_R_B.std(0)[sampled_B] / math.sqrt(len(information_R_B))
         scores_B = scores_B.cummax(0).values  # sums of gains grow in every run; this is for the rounding where exact scores end
-    near = (used + scores_B > _warn_share * ceiling).tolist()
-    if ceiling > 0 and any(near):
-        warnings.warn(
-            f"the first {near.index(True) + 1} of {len(near)} picks{' and what is given' if given else ''} use more than {_warn_share:.0%} of log K = {ceiling:.3f} nats, "
-            f"all that K = {K} parameter samples can tell; picks after them say little. Use more parameter samples or a smaller batch.",
-            CeilingWarning,
-            stacklevel=5,
-        )
+    _warn_near_ceiling((used + scores_B).tolist(), K, bool(given), stacklevel=5)
     scores_B = scores_B.clamp_max(max(ceiling - used, 0.0))
     gains_B = scores_B.diff(prepend=scores_B.new_zeros(1))
     return CandidateBatch(scores_B.tolist(), indices, gains_B.tolist(), errors_B.tolist(), ceiling)

@@ -12,6 +12,7 @@ from fastcore.script import anno_parser
 
 from batchbald_nbdev import experiments
 from batchbald_nbdev.datasets import example_log_probs
+from batchbald_nbdev.epig import get_epig_batch
 
 TOY = "--methods random,2bald --trials 2 --samples 5 --configs 50 --budget 40 --repeats 2".split()
 
@@ -170,3 +171,36 @@ def test_select_refuses_what_it_cannot_do(predictions, tmp_path, refused, monkey
     ):
         refused("batchbald_select", *args, message=message)
     assert {p.name for p in tmp_path.iterdir()} == before and (tmp_path / "there.json").read_text() == "mine"
+
+
+def test_select_asks_about_the_evaluation_inputs(predictions, tmp_path, call, refused):
+    x = np.load(predictions)
+    np.save(tmp_path / "evaluation.npy", x[5:9])
+    def positions(*args): return [line.split()[2] for line in call("batchbald_select", predictions, "--method", "epig", "--size", 4, *args)[0].splitlines()[1:]]
+    for args, evaluation in ((["--evaluation", tmp_path / "evaluation.npy"], x[5:9]), ([], x)):
+        assert positions(*args) == [str(i) for i in get_epig_batch(x, evaluation, 4).indices]
+    assert positions() != positions("--evaluation", tmp_path / "evaluation.npy")
+    np.save(tmp_path / "other_k.npy", x[5:9, :3])
+    np.save(tmp_path / "nan.npy", np.full_like(x[:2], np.nan))
+    for name, message in (("missing.npy", "does not exist"), ("other_k.npy", "parameter samples"), ("nan.npy", "NaN")):
+        refused("batchbald_select", predictions, "--method", "epig", "--evaluation", tmp_path / name, message="`evaluation`")
+        refused("batchbald_select", predictions, "--method", "epig", "--evaluation", tmp_path / name, message=message)
+
+
+def test_the_help_names_every_method(call):
+    words = anno_parser(experiments.batchbald_select.__wrapped__, "batchbald_select").format_help().split()
+    assert not [name for name in experiments.get_methods() if name not in words]
+
+
+def test_compare_resumes_a_run_whose_batches_differ_in_size(tmp_path, call):
+    options = "--methods random,dynamicbatchbald --trials 2 --samples 5 --configs 50 --budget 32 --size 6 --repeats 1".split()
+    call("batchbald_compare", *options, "--out", tmp_path / "whole")
+    path = tmp_path / "whole" / "records.jsonl"
+    lines, expected = path.read_bytes().splitlines(keepends=True), timeless(path)
+    rounds = [json.loads(line)["round"] for line in lines]
+    assert max(rounds) > 3 and rounds.count(max(rounds)) < 4  # the dynamic ones go on alone
+    for cut in (3, len(lines) - 1, len(lines) - 3):
+        finished = b"".join(line for line, round in zip(lines, rounds) if round < rounds[cut])
+        path.write_bytes(b"".join(lines[:cut]) + lines[cut][:30])
+        call("batchbald_compare", *options, "--out", tmp_path / "whole", "--resume")
+        assert timeless(path) == expected and path.read_bytes().startswith(finished)  # to the letter: not computed again

@@ -145,3 +145,17 @@ def test_labels_in_step_with_the_comb_hide_no_winner():
     for seed in range(20):
         i, _ = batchbald._best_candidate(state, rows, bounds.clone(), generator=seeded(seed))
         assert i == gains.argmax() == 45
+
+
+def test_a_level_with_few_light_configurations_is_not_believed(monkeypatch):
+    class Sure:  # of the opposite of what is true, and of few degrees of freedom
+        def __init__(self, num, weights, posteriors, gains, means, generator):
+            self.root_m, self.freedom = torch.ones(num), 19
+
+        def __call__(self, probs, entropies):
+            return torch.full((len(probs),), -1.0).double(), torch.zeros(len(probs)).double()
+
+    monkeypatch.setattr(batchbald, "_Level", Sure)
+    monkeypatch.setattr(batchbald, "_first", 2)  # so that winners race
+    x = pool()
+    assert get_batchbald_batch(x, 8, 1600, lazy=False).indices == get_plain_batchbald_batch(x, 8, 1600).indices
