@@ -22,7 +22,7 @@ from .bald import CandidateBatch, compute_bald, compute_mean_std, compute_variat
 from .batchbald import get_batchbald_batch
 from .bayesian_models import ConsistentDropout, collect_log_probs, dropout_features, dropout_layers, make_consistent
 from .datasets import ActiveLearningData, get_balanced_indices
-from .epig import compute_epig, get_batchepig_batch, get_softmaxepig_batch
+from .epig import compute_epig, compute_epig_bald, get_batchepig_batch, get_batchepigbald_batch, get_softmaxepig_batch
 from .information import compute_entropy
 from batchbald_nbdev.kbald import (
     get_budgetbald_batch,
@@ -179,6 +179,16 @@ def _batchepig(configs: int, round: Round) -> CandidateBatch:
     return get_batchepig_batch(round.log_probs_N_K_C, _evaluation(round), round.batch_size, num_samples, given=round.given, generator=round.generator)
 
 
+def _epigbald(configs: int, round: Round) -> CandidateBatch:
+    def score(round): return compute_epig_bald(round.log_probs_N_K_C, _evaluation(round), configs, generator=round.generator)
+
+    return _by_score(score, _top, round)
+
+
+def _batchepigbald(configs: int, round: Round) -> CandidateBatch:
+    return get_batchepigbald_batch(round.log_probs_N_K_C, _evaluation(round), round.batch_size, configs, given=round.given, generator=round.generator)
+
+
 def _softmaxepig(round: Round) -> CandidateBatch:
     rest = _rest(round)
     if not rest:
@@ -187,7 +197,7 @@ def _softmaxepig(round: Round) -> CandidateBatch:
 
 # %% ../nbs/10_active_learning.ipynb #9005e3cd
 def get_methods(
-    configs: int = 1_000,  # label configurations that BatchBALD and BatchEPIG carry, M
+    configs: int = 1_000,  # label configurations that methods for whole batches carry, M
 ) -> dict[str, Callable[[Round], CandidateBatch]]:
     "The methods that have a name."
     return {
@@ -207,6 +217,8 @@ def get_methods(
         "epig": partial(_by_score, _epig, _top),
         "batchepig": partial(_batchepig, configs),
         "softmaxepig": _softmaxepig,
+        "epigbald": partial(_epigbald, configs),
+        "batchepigbald": partial(_batchepigbald, configs),
         "entropy": partial(_by_score, _of_pool(compute_entropy), _top),
         "varratios": partial(_by_score, _of_pool(compute_variation_ratios), _top),
         "meanstd": partial(_by_score, _of_pool(compute_mean_std), _top),

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .bald import CandidateBatch, _check_batch_size, _check_given, _first_best, compute_bald
 from .batchbald import _halving, _plogp_
-from .information import _as_tensor, _check_count, _iter_probs, _plogp, _probs, _shape, _work_dtype, check_log_probs
+from .information import _as_tensor, _check_count, _iter_probs, _plogp, _probs, _shape, _work_device, _work_dtype, check_log_probs
 from .joint_entropy import WeightedJointEntropy, _generator, _repeat_information, _repeats, _uniform
 from .plain_batchbald import _ties, _warn_near_ceiling
 from .stochastic import get_softmax_batch
@@ -82,7 +82,7 @@ def compute_epig(
     Raises `ValueError` on bad input and where the parameter samples of the two cannot be the same."""
     x, y, _, _ = _check_evaluation(log_probs_N_K_C, log_probs_E_K_C)
     K, E = x.shape[1], len(y)
-    posteriors_1_K = torch.full((1, K), 1 / K, dtype=_work_dtype(x, dtype), device=device or x.device)
+    posteriors_1_K = torch.full((1, K), 1 / K, dtype=_work_dtype(x, dtype), device=_work_device(device, x))
     once_E = torch.zeros(E, dtype=torch.long, device=posteriors_1_K.device)
     pairs = torch.arange(E, device=once_E.device), once_E, torch.full((E,), 1 / E, dtype=torch.double, device=once_E.device)
     return _gains_of(x, y, posteriors_1_K, pairs, max_bytes)

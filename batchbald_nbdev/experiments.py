@@ -363,7 +363,7 @@ def select_batch(
     ids: str | None = None,  # file with the names of the points, one per line
     evaluation: str | None = None,  # for the EPIG methods: a file like `predictions` for inputs like those that the model is for, (E, K, C'); else the pool
     out: str | None = None,  # .json or .csv file to write
-    configs: int = 1_000,  # label configurations that BatchBALD and BatchEPIG carry, M
+    configs: int = 1_000,  # label configurations that methods for whole batches carry, M
     seed: int = 0,  # seed of what is drawn
     overwrite: bool = False,  # replace `out` if it exists
 ) -> list[dict]:  # one dictionary for each pick, in order
@@ -423,7 +423,7 @@ def _write_picks(out: Path, rows: list[dict], settings: dict) -> None:
 def batchbald_select(
     predictions: str,  # .npy, .npz or .pt file with an array (N points, K parameter samples, C classes)
     kind: str = "log_probs",  # what it holds: log_probs, probs or logits
-    method: str = "batchbald",  # random bald batchbald 2bald 3bald softmaxbald powerbald softrankbald entropy varratios meanstd epig batchepig softmaxepig dynamicbatchbald dynamic2bald conservativebald budgetbald largebatchbald
+    method: str = "batchbald",  # random bald batchbald 2bald 3bald softmaxbald powerbald softrankbald entropy varratios meanstd epig batchepig softmaxepig epigbald batchepigbald dynamicbatchbald dynamic2bald conservativebald budgetbald largebatchbald
     size: int = 10,  # points to pick
     given: str = None,  # file of points already out for labelling, one per line: ids if there are ids, else positions from 0
     ids: str = None,  # file with the names of the points, one per line

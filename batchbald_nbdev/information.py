@@ -35,6 +35,8 @@ def _as_tensor(x, name: str = "log_probs_N_K_C") -> Tensor:
                 x = torch.as_tensor(x)
         except (TypeError, ValueError, RuntimeError) as e:
             raise ValueError(f"`{name}` cannot be read as a tensor ({e}); pass a tensor or a numeric array") from None
+    if x.layout != torch.strided:
+        raise ValueError(f"`{name}` is a {x.layout} tensor; pass its `to_dense()`")
     if x.dtype not in _slack:
         raise ValueError(f"`{name}` has dtype {x.dtype}; convert it to float16, bfloat16, float32 or float64")
     return x.detach()
@@ -79,6 +81,16 @@ def _work_dtype(log_probs_N_K_C: Tensor, dtype: torch.dtype | None = None) -> to
     if dtype not in (torch.float32, torch.float64):
         raise ValueError(f"`dtype` is {dtype}; want torch.float32, torch.float64 or None")
     return dtype
+
+
+def _work_device(device, log_probs_N_K_C: Tensor | None = None) -> torch.device:
+    "Where to compute: on `device` if given, else where the input lies."
+    if device is None:
+        return torch.device("cpu") if log_probs_N_K_C is None else log_probs_N_K_C.device
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError, TypeError, ValueError) as e:  # all of these are what PyTorch raises, as the case may be
+        raise ValueError(f"`device` is {device!r}, which PyTorch cannot use here ({str(e).splitlines()[0]}); leave it out to compute where the input lies") from None
 
 
 def _probs(log_probs_n_K_C: Tensor, dtype: torch.dtype, name: str = "log_probs_N_K_C", atol: float | None = None) -> Tensor:
@@ -163,7 +175,7 @@ def _entropies(log_probs_N_K_C, dtype: torch.dtype | None = None, device=None) -
     "Entropy of the mean and mean of the entropies of every point, float64, where the input lies or on `device`."
     x = _as_tensor(log_probs_N_K_C)
     N, K, C = _shape(x, "log_probs_N_K_C")
-    marginal_N, conditional_N = torch.empty(2, N, dtype=torch.double, device=device or x.device)
+    marginal_N, conditional_N = torch.empty(2, N, dtype=torch.double, device=_work_device(device, x))
     for block, probs_n_K_C in _iter_probs(x, _work_dtype(x, dtype), device):
         marginal_N[block] = 0 - _plogp(probs_n_K_C.mean(1, dtype=torch.double)).sum(-1)
         conditional_N[block] = 0 - _plogp(probs_n_K_C).sum((1, 2), dtype=torch.double) / K

@@ -9,7 +9,7 @@ __all__ = ['JointEntropy', 'ExactJointEntropy', 'SampledJointEntropy', 'DynamicJ
 import torch
 from torch import Tensor
 
-from .information import _as_tensor, _check_count, _iter_probs, _plogp, _shape, _work_dtype
+from .information import _as_tensor, _check_count, _iter_probs, _plogp, _shape, _work_device, _work_dtype
 
 # %% ../nbs/02_joint_entropy.ipynb #01a9bbe3
 _product_elements = 2**18  # size of one block of products: 1 MB in float32
@@ -94,7 +94,7 @@ def _check_joint_probs(joint_probs_M_K, name: str) -> Tensor:
 
 def _ones(K: int, device, dtype: torch.dtype | None) -> Tensor:
     "One configuration, certain, under K parameter samples."
-    return torch.ones((1, _check_count(K, "K")), device=device, dtype=_work_dtype(torch.empty(0), dtype))
+    return torch.ones((1, _check_count(K, "K")), device=_work_device(device), dtype=_work_dtype(torch.empty(0), dtype))
 
 # %% ../nbs/02_joint_entropy.ipynb #8e67dbf0
 class ExactJointEntropy(JointEntropy):
@@ -264,8 +264,8 @@ class WeightedJointEntropy(JointEntropy):
         generator: torch.Generator | None = None,  # for resampling; a fresh one seeded with 0 if None
     ):
         self.num_samples, self.generator, K = _check_count(num_samples, "num_samples"), _generator(generator), _check_count(K, "K")
-        self.weights_M = torch.ones(1, dtype=torch.double, device=device)
-        self.posteriors_M_K = torch.full((1, K), 1 / K, dtype=_work_dtype(torch.empty(0), dtype), device=device)
+        self.weights_M = torch.ones(1, dtype=torch.double, device=_work_device(device))
+        self.posteriors_M_K = torch.full((1, K), 1 / K, dtype=_work_dtype(torch.empty(0), dtype), device=self.weights_M.device)
         self.information = 0.0  # sum of the gains of the added variables, nats
         self.noise = 0.0  # sum of their conditional entropies, nats
         self.exact = True  # whether every configuration is still there

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from .bald import CandidateBatch, _check_given, _first_best, compute_bald
 from .batchbald import _halving, _mean_gains, _Rows, get_batchbald_batch
-from .information import _as_tensor, _check_count, _iter_probs, _plogp, _probs, _shape, _work_dtype
+from .information import _as_tensor, _check_count, _iter_probs, _plogp, _probs, _shape, _work_device, _work_dtype
 from .joint_entropy import WeightedJointEntropy, _generator
 from .plain_batchbald import CeilingWarning, _ties
 
@@ -41,7 +41,7 @@ def compute_pair_information(
     x = _as_tensor(log_probs_N_K_C)
     N, K, C = _shape(x, "log_probs_N_K_C")
     picks = _check_picks(log_probs_B_K_C, K, C)
-    dtype, device, B = _work_dtype(x, dtype), device or x.device, len(picks)
+    dtype, device, B = _work_dtype(x, dtype), _work_device(device, x), len(picks)
     information_N_B = torch.empty(N, B, dtype=torch.double, device=device)
     if not B:
         return information_N_B
@@ -88,7 +88,7 @@ class _Expansion:
     def __init__(self, log_probs_N_K_C: Tensor, k: int, most: int, dtype: torch.dtype, device, max_bytes: int, pair_weight: float = 1.0):
         N, K, C = _shape(log_probs_N_K_C, "log_probs_N_K_C")
         _check_work(N, K, C, k, most)
-        self.x, self.dtype, self.device, self.pair_weight = log_probs_N_K_C, dtype, torch.device(device or log_probs_N_K_C.device), pair_weight
+        self.x, self.dtype, self.device, self.pair_weight = log_probs_N_K_C, dtype, _work_device(device, log_probs_N_K_C), pair_weight
         self.k, self.exact = min(k, most + 1), k > most  # exact: nothing is ever cut off
         self.bald_N = compute_bald(log_probs_N_K_C, dtype, self.device)
         self.gains_N = self.bald_N.clone()  # beside the picks that `done_N` counts; -inf for points that cannot be picked

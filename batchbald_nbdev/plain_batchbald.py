@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .bald import CandidateBatch, _check_batch_size, _check_given, _first_best
-from .information import _as_tensor, _shape, _work_dtype, check_log_probs
+from .information import _as_tensor, _shape, _work_device, _work_dtype, check_log_probs
 from .joint_entropy import WeightedJointEntropy, _generator, _repeat_information
 
 # %% ../nbs/03_batchbald.ipynb #7267ae53
@@ -89,7 +89,7 @@ def _greedy_batch(make_chooser, log_probs_N_K_C, batch_size, num_samples, dtype,
     N, K, _ = _shape(x, "log_probs_N_K_C")
     given = _check_given(given, N)
     batch_size = _check_batch_size(batch_size, N - len(given))
-    dtype, device = _work_dtype(torch.empty(0), dtype), torch.device(device or x.device)
+    dtype, device = _work_dtype(torch.empty(0), dtype), _work_device(device, x)
     state = WeightedJointEntropy(num_samples, K, dtype=dtype, device=device, generator=generator)
     return _greedy(make_chooser(x, state, given), state, x[given], batch_size, generator, progress)
 

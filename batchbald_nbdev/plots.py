@@ -32,6 +32,8 @@ _styles = {  # colour and line style of each method, the same in every figure
     "epig": ("#cc79a7", "-"),
     "batchepig": ("#882255", "-"),
     "softmaxepig": ("#882255", "-."),
+    "epigbald": ("#44aa99", "-"),
+    "batchepigbald": ("#44aa99", "--"),
     "entropy": ("#000000", ":"),
     "varratios": ("#777777", ":"),
     "meanstd": ("#cc79a7", ":"),
@@ -41,7 +43,8 @@ labels_of_methods = {
     "random": "Random", "bald": "BALD (top-k)", "softmaxbald": "SoftmaxBALD", "powerbald": "PowerBALD", "softrankbald": "SoftrankBALD",
     "2bald": "2-BALD", "3bald": "3-BALD", "dynamic2bald": "2-BALD, dynamic size", "largebatchbald": "Large BatchBALD", "conservativebald": "Conservative BALD",
     "budgetbald": "BALD within a budget", "batchbald": "BatchBALD", "dynamicbatchbald": "BatchBALD, dynamic size",
-    "epig": "EPIG (top-k)", "batchepig": "BatchEPIG", "softmaxepig": "SoftmaxEPIG", "entropy": "Entropy (top-k)", "varratios": "Variation ratios (top-k)", "meanstd": "Mean STD (top-k)",
+    "epig": "EPIG (top-k)", "batchepig": "BatchEPIG", "softmaxepig": "SoftmaxEPIG", "epigbald": "EPIG-BALD (top-k)", "batchepigbald": "BatchEPIG-BALD",
+    "entropy": "Entropy (top-k)", "varratios": "Variation ratios (top-k)", "meanstd": "Mean STD (top-k)",
 }  # fmt: skip
 
 # %% ../nbs/90_plots.ipynb #ef93fc75

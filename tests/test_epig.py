@@ -417,3 +417,23 @@ def test_on_cuda_it_agrees_with_the_cpu():
         assert cpu.indices[:2] == gpu.indices[:2] and np.allclose(cpu.scores[:2], gpu.scores[:2], atol=1e-4)
         assert select(x.cuda(), y.cuda(), 4).indices == gpu.indices
         assert len(select(x.cuda(), y, 4, given=[1, 2]).indices if select is not get_epig_batch else [0] * 4) == 4
+
+
+@pytest.mark.parametrize("given", [(), (3, 7)])
+def test_methods_of_the_loop_ask_about_the_evaluation_inputs(given):
+    x, y = pool(30, 40, 4, 1), pool(6, 40, 3, 2)
+    rest = [i for i in range(30) if i not in given]
+
+    def batch(method, evaluation_inputs=y):
+        round = Round(4, 30, lambda inputs: x if inputs is None else inputs, generator=seeded(5), given=given, evaluation_inputs=evaluation_inputs)
+        return get_methods(200)[method](round)
+
+    def top(scores_N): return [rest[i] for i in get_top_k_batch(scores_N[rest], 4).indices]
+
+    assert batch("epig").indices == top(compute_epig(x, y))
+    assert batch("epigbald").indices == top(compute_epig_bald(x, y, 200, generator=seeded(5)))
+    assert batch("epigbald").indices != top(compute_epig(x, y))
+    assert batch("epigbald", None).indices == top(compute_epig_bald(x, x, 200, generator=seeded(5)))
+    assert batch("batchepig") == get_batchepig_batch(x, y, 4, 50, given=given, generator=seeded(5))
+    assert batch("batchepigbald") == get_batchepigbald_batch(x, y, 4, 200, given=given, generator=seeded(5))
+    assert batch("softmaxepig").indices == [rest[i] for i in get_softmaxepig_batch(x[rest], y, 4, generator=seeded(5)).indices]

@@ -202,6 +202,7 @@ BAD = {
     "probabilities": (lambda: pool().exp(), "probabilities"),
     "whole numbers": (lambda: torch.zeros(30, 8, 1, dtype=torch.long), "dtype"),
     "words": (lambda: np.array([[["a"]]]), "log_probs_N_K_C"),
+    "sparse": (lambda: pool().to_sparse(), "to_dense"),
 }
 
 
@@ -212,6 +213,20 @@ def test_bad_input(select, bad):
     with pytest.raises(ValueError, match=message) as error:
         select(make(), 3)
     assert "log_probs_N_K_C" in str(error.value)
+
+
+@pytest.mark.parametrize("device", ["nope", 0.5, "cuda:99"])
+@pytest.mark.parametrize("select", [
+    get_bald_batch, get_batchbald_batch, get_plain_batchbald_batch, get_kbald_batch, get_largebatchbald_batch, get_dynamic_kbald_batch,
+    get_dynamic_batchbald_batch, get_conservativebald_batch, get_budgetbald_batch, compute_kbald_gains, compute_pair_information,
+    *(lambda x, size, device, f=f: f(x, evaluation(x), size, device=device) for f in (get_epig_batch, get_batchepig_batch)),
+    lambda x, size, device: WeightedJointEntropy(4, 8, device=device),
+    lambda x, size, device: ExactJointEntropy.empty(8, device),
+])  # fmt: skip
+def test_bad_device(select, device):
+    size = pool()[:2] if select in (compute_kbald_gains, compute_pair_information) else 2
+    with pytest.raises(ValueError, match="`device`"):
+        select(pool(), size, device=device)
 
 
 @each
