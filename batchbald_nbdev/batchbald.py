@@ -168,7 +168,11 @@ def _best_candidate(
 
     rest_n = bounds_N > -math.inf
     rest_n[first_n] = False
-    rest_n = (rest_n & (bounds_N >= best - 2 * rise - slack) if lazy else rest_n).nonzero()[:, 0]
+    if lazy:
+        rest_n &= bounds_N >= best - 2 * rise - slack
+        if best <= slack:  # nothing is left to learn, so that what cannot exceed a tie ties
+            rest_n &= bounds_N > slack - 2 * rise
+    rest_n = rest_n.nonzero()[:, 0]
     rest_n = rest_n[bounds_N[rest_n].argsort(descending=True, stable=True)]
     levels = [_Level(m, weights_M, posteriors_K_M, gains_r_M, gains_n, generator) for m in sizes] if len(rest_n) else []
     levels = [(level, _quantile(race_error / len(levels), level.freedom)) for level in levels if level.freedom >= 20]  # fewer say little about their errors

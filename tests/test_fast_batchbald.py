@@ -159,3 +159,18 @@ def test_a_level_with_few_light_configurations_is_not_believed(monkeypatch):
     monkeypatch.setattr(batchbald, "_first", 2)  # so that winners race
     x = pool()
     assert get_batchbald_batch(x, 8, 1600, lazy=False).indices == get_plain_batchbald_batch(x, 8, 1600).indices
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.double])
+def test_where_nothing_is_left_to_learn_nothing_is_looked_at(monkeypatch, dtype):
+    x, looked_at = (40 * torch.randn(600, 8, 3, generator=seeded(1))).double().log_softmax(-1), []
+    mean_gains, race = batchbald._mean_gains, batchbald._race
+    monkeypatch.setattr(batchbald, "_mean_gains", lambda *args: looked_at.append(len(args[3])) or mean_gains(*args))
+    monkeypatch.setattr(batchbald, "_race", lambda block_n, *args: looked_at.append(len(block_n)) or race(block_n, *args))
+    plain = get_plain_batchbald_batch(x, 40, 2_000, dtype)
+    looked_at.clear()
+    fast = get_batchbald_batch(x, 40, 2_000, dtype)
+    assert fast.indices == plain.indices
+    assert plain.gains[20] == 0 and sum(looked_at) < 20 * 600
+    told = {i for i, gain in zip(plain.indices, plain.gains) if gain > 1e-5}
+    assert plain.indices[len(told) + 3 :] == sorted(plain.indices[len(told) + 3 :])  # then in order of position
