@@ -1,5 +1,5 @@
 "Image sets in the formats in which they are published, written small; the recipe of repetition and noise; variants of the pool."
-import functools, gzip, hashlib, http.server, json, pickle, socket, struct, subprocess, sys, tarfile, threading, zipfile
+import functools, gzip, hashlib, http.server, json, pickle, shutil, socket, struct, subprocess, sys, tarfile, threading, zipfile
 from dataclasses import fields
 from pathlib import Path
 
@@ -41,6 +41,7 @@ def get_repeated_digits_before(repeats=8, noise=0.1, *, originals=600, test=500,
 
 @pytest.mark.parametrize("options", [
     {}, {"repeats": 1}, {"repeats": 1, "noise": 0.0, "originals": 1150}, {"repeats": 3, "noise": 0.0}, {"noise": 0.37, "originals": 7, "test": 1, "validation": 0},
+    {"originals": 2, "test": 1, "validation": 0},  # not all ten classes are there
 ])
 def test_repeated_digits_are_what_they_were_to_the_bit(options):
     for seed in range(3):
@@ -158,6 +159,7 @@ def test_sets_that_do_not_fit_are_refused():
         with pytest.raises(ValueError, match="`train`"): make_active_learning_data(bad, (inputs, labels))
         with pytest.raises(ValueError, match="`test`"): make_active_learning_data((inputs, labels), bad)
     with pytest.raises(ValueError, match="`test`"): make_active_learning_data((inputs, labels), (inputs[:, :1], labels))
+    with pytest.raises(ValueError, match="features"): make_active_learning_data((labels, labels), (labels, labels))
     grey = inputs.clone()
     grey[:, 1] = 7
     with pytest.raises(ValueError, match="all equal"): make_active_learning_data((grey, labels), (inputs, labels))
@@ -416,9 +418,11 @@ def test_cinic10_merges_train_and_valid(torchvision, tmp_path):
 
 def test_cinic10_insists_on_its_ten_classes(torchvision, tmp_path):
     write_cinic10(tmp_path)
-    (tmp_path / "CINIC-10" / "valid" / "aardvark").mkdir()
-    with pytest.raises(FileNotFoundError, match="valid.*aardvark"): load_images("cinic10", tmp_path)
-    (tmp_path / "CINIC-10" / "valid" / "aardvark").rmdir()
+    for split in ("train", "valid", "test"):
+        stray = tmp_path / "CINIC-10" / split / "aardvark"
+        shutil.copytree(stray.parent / "cat", stray)
+        with pytest.raises(FileNotFoundError, match=f"{split} has the folders.*aardvark"): load_images("cinic10", tmp_path)
+        shutil.rmtree(stray)
     for path in (tmp_path / "CINIC-10" / "test" / "bird").iterdir(): path.unlink()
     with pytest.raises(FileNotFoundError, match="bird"): load_images("cinic10", tmp_path)
 
@@ -450,6 +454,7 @@ def test_missing_files_are_named_with_their_place_and_address(torchvision, tmp_p
     message = str(error.value)
     assert message.startswith(f"{name} cannot be loaded") and "`download=True`" in message and "\n" not in message
     assert f"Put {', '.join(names)} from http://127.0.0.1:" in message and f" into {tmp_path / place} or " in message
+    if not download and place: assert "damaged" not in message and "(Dataset not found)" in message
     assert ("refused" in message) == download  # went online only when asked
     if not download: assert not list(tmp_path.rglob("*")), "nothing is written"
 
@@ -472,7 +477,7 @@ def test_damaged_archive_is_named(torchvision, monkeypatch, tmp_path, download):
     path = tmp_path / "MNIST/raw/t10k-labels-idx1-ubyte.gz"
     path.write_bytes(path.read_bytes()[:-1] + b"?")
     with pytest.raises(FileNotFoundError) as error: load_images("mnist", tmp_path, download=download)
-    assert "Put t10k-labels-idx1-ubyte.gz (its checksum is wrong) from" in str(error.value)
+    assert "Put t10k-labels-idx1-ubyte.gz (its checksum is wrong) from" in str(error.value) and "Delete damaged files" in str(error.value)
     assert ("refused" in str(error.value)) == download
 
 
@@ -521,6 +526,13 @@ def test_without_torchvision_it_says_so(monkeypatch):
     monkeypatch.delitem(sys.modules, "torchvision.datasets", raising=False)
     with pytest.raises(ImportError, match="pip install torchvision"): load_images("mnist", "nowhere")
     with pytest.raises(ValueError, match="`name`.*mnist.*cinic10"): load_images("imagenet")
+
+
+def test_torchvision_of_another_pytorch_is_said_to_be_so(monkeypatch, tmp_path):
+    (tmp_path / "torchvision.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in [o for o in sys.modules if o.split(".")[0] == "torchvision"]: monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(ImportError, match="nms does not exist.*pip install torchvision"): load_images("mnist", "nowhere")
 
 
 def skipped_cells():
