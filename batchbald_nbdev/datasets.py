@@ -219,10 +219,10 @@ def _load_torchvision(name: str, folder: Path, download: bool) -> list:
                 raise
             return load(download=True)
     except Exception as e:
-        reason = " ".join(str(e).split()).removesuffix(" You can use download=True to download it")
+        reason = " ".join(str(e).split()).removesuffix(" You can use download=True to download it").removesuffix(".")
         wanted = [f"{file} (its checksum is wrong)" if (place / file).exists() else file for file in missing()]
         remedy = (
-            f"Put {', '.join(wanted)} from {address} into {place} or call `load_images` with `download=True` while online, after deleting damaged files there."
+            f"Put {', '.join(wanted)} from {address} into {place} or call `load_images` with `download=True` while online." + " Delete damaged files there first." * place.exists()
             if wanted
             else f"The archives in {place} are sound: delete what was unpacked from them."
         )
