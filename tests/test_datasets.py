@@ -1,6 +1,6 @@
 "Image sets in the formats in which they are published, written small; the recipe of repetition and noise; variants of the pool."
 import functools, gzip, hashlib, http.server, json, pickle, shutil, socket, struct, subprocess, sys, tarfile, threading, zipfile
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -269,6 +269,15 @@ def test_wrong_labels_at_the_ends():
     for fraction in (-0.1, 1.1, float("nan")):
         with pytest.raises(ValueError, match="`fraction`"): flip_labels(data, fraction)
     with pytest.raises(ValueError, match="classes"): flip_labels(make_data(400, classes=1), 0.1)
+
+
+def test_variants_go_by_original_wherever_its_copies_stand():
+    data = make_data(400)
+    order = torch.randperm(len(data.pool_labels), generator=seeded(7))
+    shuffled = replace(data, pool_inputs=data.pool_inputs[order], pool_labels=data.pool_labels[order], pool_originals=data.pool_originals[order])
+    assert torch.equal(flip_labels(shuffled, 0.3).pool_labels, flip_labels(data, 0.3).pool_labels[order])
+    kept = torch.isin(data.pool_originals, make_imbalanced(data, {0: 0.2}).pool_originals)
+    assert torch.equal(make_imbalanced(shuffled, {0: 0.2}).pool_inputs, shuffled.pool_inputs[kept[order]])
 
 
 def test_variants_compose():
