@@ -1,0 +1,573 @@
+"Image sets in the formats in which they are published, written small; the recipe of repetition and noise; variants of the pool."
+import functools, gzip, hashlib, http.server, json, pickle, shutil, socket, struct, subprocess, sys, tarfile, threading, zipfile
+from dataclasses import fields, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from batchbald_nbdev.datasets import (
+    flip_labels, get_balanced_indices, get_repeated_digits, load_images, make_active_learning_data, make_imbalanced, mnist_initial_indices,
+)
+
+ROOT = Path(__file__).resolve().parent.parent
+CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+
+
+def seeded(seed=0): return torch.Generator().manual_seed(seed)
+
+
+# The recipe
+
+
+def get_repeated_digits_before(repeats=8, noise=0.1, *, originals=600, test=500, validation=100, generator=None):
+    "As it was when runs were recorded with it."
+    from sklearn.datasets import load_digits
+
+    generator = generator or seeded()
+    digits = load_digits()
+    inputs, labels = torch.tensor(digits.data, dtype=torch.float32), torch.tensor(digits.target)
+    order = torch.randperm(len(inputs), generator=generator)
+    test_at, validation_at, pool_at = order[:test], order[test : test + validation], order[test + validation :][:originals]
+    inputs = (inputs - inputs[pool_at].mean()) / inputs[pool_at].std()
+    pool_inputs = inputs[pool_at].repeat(repeats, 1)
+    return dict(
+        name="digits", num_classes=10, pool_inputs=pool_inputs + noise * torch.randn(pool_inputs.shape, generator=generator),
+        pool_labels=labels[pool_at].repeat(repeats), pool_originals=torch.arange(originals).repeat(repeats), validation_inputs=inputs[validation_at],
+        validation_labels=labels[validation_at], test_inputs=inputs[test_at], test_labels=labels[test_at],
+    )
+
+
+@pytest.mark.parametrize("options", [
+    {}, {"repeats": 1}, {"repeats": 1, "noise": 0.0, "originals": 1150}, {"repeats": 3, "noise": 0.0}, {"noise": 0.37, "originals": 7, "test": 1, "validation": 0},
+    {"originals": 2, "test": 1, "validation": 0},  # not all ten classes are there
+])
+def test_repeated_digits_are_what_they_were_to_the_bit(options):
+    for seed in range(3):
+        data, before = get_repeated_digits(**options, generator=seeded(seed)), get_repeated_digits_before(**options, generator=seeded(seed))
+        for name, old in before.items():
+            new = getattr(data, name)
+            if not isinstance(old, torch.Tensor): assert new == old
+            else: assert new.dtype == old.dtype and torch.equal(new, old), name
+    with_default = get_repeated_digits(**options)
+    assert torch.equal(with_default.pool_inputs, get_repeated_digits_before(**options)["pool_inputs"])
+
+
+def make_images(n=40, channels=3, side=4, classes=5, seed=0, dtype=torch.uint8):
+    "Different images with labels."
+    inputs = torch.randint(0, 256, (n, channels, side, side), generator=seeded(seed)).to(dtype)
+    inputs[:, 0, 0, 0] = torch.arange(n)  # no two are equal
+    return inputs, torch.randint(0, classes, (n,), generator=seeded(seed + 1))
+
+
+@pytest.mark.parametrize("validation", [0, 11, [3, 39, 0]])
+@pytest.mark.parametrize("repeats", [1, 3])
+@pytest.mark.parametrize("first", [(), (17, 4, 30)])
+def test_every_training_image_is_in_the_pool_or_held_out_never_both(validation, repeats, first):
+    (inputs, labels), test = make_images(), make_images(9, seed=5)
+    data = make_active_learning_data((inputs, labels), test, repeats=repeats, noise=0.0, validation=validation, first=first, generator=seeded(3))
+    n = len(validation) if isinstance(validation, list) else validation
+    assert data.pool_inputs.shape == (repeats * (40 - n), 3, 4, 4) and len(data.validation_inputs) == n and len(data.test_inputs) == 9
+    originals = data.pool_originals[: 40 - n]
+    assert originals.tolist()[: len(first)] == list(first)
+    assert originals.tolist()[len(first) :] == sorted(set(originals.tolist()) - set(first))
+    assert torch.equal(data.pool_originals, originals.repeat(repeats))
+    assert torch.equal(data.pool_labels, labels[data.pool_originals])
+    # Undo the normalisation: pixels say which image is where
+    pixels = inputs[originals].double()
+    mean, std = pixels.mean((0, 2, 3), keepdim=True), pixels.std((0, 2, 3), keepdim=True)
+    back = lambda x: (x.double() * std + mean).round().to(torch.uint8)
+    assert torch.equal(back(data.pool_inputs), inputs[data.pool_originals])
+    assert torch.equal(back(data.test_inputs), test[0]) and torch.equal(data.test_labels, test[1])
+    held_out = set(range(40)) - set(originals.tolist())
+    assert len(held_out) == n
+    found = [(inputs == x).flatten(1).all(1).nonzero().item() for x in back(data.validation_inputs)]
+    assert found == validation if isinstance(validation, list) else set(found) == held_out
+    assert torch.equal(data.validation_labels, labels[found])
+    # and no pixels of a held-out image in the pool
+    if n: assert torch.cdist(data.validation_inputs.flatten(1), data.pool_inputs.flatten(1)).min() > 0.01
+
+
+def test_normalisation_looks_at_the_pool_only_and_at_each_channel():
+    (inputs, labels), test = make_images(), make_images(9, seed=5)
+    inputs[:, 1] //= 4
+    data = make_active_learning_data((inputs, labels), test, validation=range(30, 40))
+    torch.testing.assert_close(data.pool_inputs.mean((0, 2, 3)), torch.zeros(3), atol=1e-5, rtol=0)
+    torch.testing.assert_close(data.pool_inputs.std((0, 2, 3)), torch.ones(3), atol=1e-5, rtol=0)
+    other = inputs.clone()
+    other[30:] = 255 - other[30:]
+    again = make_active_learning_data((other, labels), (255 - test[0], test[1]), validation=range(30, 40))
+    assert torch.equal(again.pool_inputs, data.pool_inputs)
+    # features without channels share one mean and one standard deviation
+    flat = make_active_learning_data((inputs.flatten(1), labels), (test[0].flatten(1), test[1]), validation=range(30, 40))
+    torch.testing.assert_close(flat.pool_inputs, (inputs[:30].flatten(1).float() - inputs[:30].float().mean()) / inputs[:30].float().std())
+
+
+def test_noise_is_drawn_once_per_copy_and_only_for_the_pool():
+    train, test = make_images(500), make_images(9, seed=5)
+    options = dict(repeats=4, validation=100)
+    clean, noisy = (make_active_learning_data(train, test, noise=noise, generator=seeded(1), **options) for noise in (0.0, 0.1))
+    for name in ("validation_inputs", "test_inputs", "pool_labels", "pool_originals"): assert torch.equal(getattr(clean, name), getattr(noisy, name))
+    noise_4_n = (noisy.pool_inputs - clean.pool_inputs).view(4, -1)
+    n = noise_4_n.shape[1]
+    assert (noise_4_n.std(1) / 0.1 - 1).abs().max() < 5 / (2 * n) ** 0.5 and noise_4_n.mean(1).abs().max() < 5 * 0.1 / n**0.5
+    assert noise_4_n.corrcoef().fill_diagonal_(0).abs().max() < 5 / n**0.5
+    again = make_active_learning_data(train, test, noise=0.1, generator=seeded(1), **options)
+    assert torch.equal(again.pool_inputs, noisy.pool_inputs)
+    other = make_active_learning_data(train, test, noise=0.1, generator=seeded(2), **options)
+    assert not torch.equal(other.pool_originals, noisy.pool_originals)
+    state = torch.random.get_rng_state()
+    make_active_learning_data(train, test, noise=0.1, **options)
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.float64])
+def test_input_is_not_changed_and_its_type_does_not_matter(dtype):
+    train, test = make_images(dtype=dtype), make_images(9, seed=5, dtype=dtype)
+    copies = train[0].clone(), test[0].clone()
+    data = make_active_learning_data(train, test, repeats=2, noise=0.1, validation=5)
+    assert torch.equal(train[0], copies[0]) and torch.equal(test[0], copies[1])
+    assert torch.equal(data.pool_inputs, make_active_learning_data(make_images(), make_images(9, seed=5), repeats=2, noise=0.1, validation=5).pool_inputs)
+    assert {getattr(data, o).dtype for o in ("pool_inputs", "validation_inputs", "test_inputs")} == {torch.float32}
+    small = make_active_learning_data((train[0], train[1].to(torch.uint8)), (test[0], test[1].int()))
+    assert {getattr(small, o).dtype for o in ("pool_labels", "validation_labels", "test_labels", "pool_originals")} == {torch.int64}
+
+
+def test_classes_are_counted_or_given():
+    train, test = make_images(classes=3), make_images(9, classes=6, seed=8)
+    assert test[1].max() == 5
+    assert make_active_learning_data(train, test).num_classes == 6
+    assert make_active_learning_data(test, train).num_classes == 6
+    assert make_active_learning_data(train, test, num_classes=8, name="x").num_classes == 8
+
+
+@pytest.mark.parametrize("options, word", [
+    ({"repeats": 0}, "`repeats`"), ({"noise": -0.1}, "`noise`"), ({"noise": float("nan")}, "`noise`"), ({"noise": float("inf")}, "`noise`"),
+    ({"validation": -1}, "`validation`"), ({"validation": 41}, "`validation`"), ({"validation": 0.2}, "`validation`"), ({"validation": 40}, "some left"),
+    ({"validation": [40]}, "`validation`"), ({"validation": [-1]}, "`validation`"), ({"validation": [1, 1]}, "`validation`"), ({"first": [2, 2]}, "`first`"), ({"first": [40]}, "`first`"),
+    ({"first": [0.5]}, "`first`"), ({"first": [3], "validation": [3]}, "`first` and `validation`"), ({"first": [3], "validation": 40}, "`validation`"),
+    ({"num_classes": 4}, "`num_classes`"), ({"generator": 0}, "`generator`"),
+])
+def test_impossible_requests_name_their_argument(options, word):
+    with pytest.raises(ValueError, match=word): make_active_learning_data(make_images(), make_images(9, seed=5), **options)
+
+
+def test_sets_that_do_not_fit_are_refused():
+    inputs, labels = make_images()
+    for bad in ((inputs, labels[:-1]), (inputs, labels.float()), (inputs, labels - 1), (inputs[:0], labels[:0]), (labels, labels), (inputs, labels[:, None])):
+        with pytest.raises(ValueError, match="`train`"): make_active_learning_data(bad, (inputs, labels))
+        with pytest.raises(ValueError, match="`test`"): make_active_learning_data((inputs, labels), bad)
+    with pytest.raises(ValueError, match="`test`"): make_active_learning_data((inputs, labels), (inputs[:, :1], labels))
+    with pytest.raises(ValueError, match="features"): make_active_learning_data((labels, labels), (labels, labels))
+    grey = inputs.clone()
+    grey[:, 1] = 7
+    with pytest.raises(ValueError, match="all equal"): make_active_learning_data((grey, labels), (inputs, labels))
+
+
+def test_a_large_pool_takes_little_more_than_itself():
+    if not Path("/proc/self/statm").exists(): pytest.skip("memory is read as Linux tells it")
+    code = (
+        "import os, resource, torch\n"
+        "from batchbald_nbdev.datasets import make_active_learning_data\n"
+        "inputs, labels = torch.randint(0, 256, (10_000, 1, 28, 28), dtype=torch.uint8), torch.arange(10_000) % 10\n"
+        "make_active_learning_data((inputs[:100], labels[:100]), (inputs[:10], labels[:10]), noise=0.1)\n"
+        "before = int(open('/proc/self/statm').read().split()[1]) * os.sysconf('SC_PAGE_SIZE')\n"
+        "data = make_active_learning_data((inputs, labels), (inputs[:10], labels[:10]), repeats=8, noise=0.1)\n"
+        "most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024\n"
+        "print((most - before) / data.pool_inputs.nbytes)"
+    )
+    ratio = float(subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout)
+    assert 0.95 < ratio < 1.4
+
+
+# Initial sets
+
+
+def test_the_paper_s_initial_set_comes_first_whatever_the_split():
+    fingerprint = hashlib.sha256(",".join(map(str, mnist_initial_indices)).encode()).hexdigest()
+    assert len(mnist_initial_indices) == 20 and fingerprint.startswith("479eace72db14fd8")
+    pixels = torch.arange(60_000.0)[:, None]
+    labels = torch.randint(0, 10, (60_000,), generator=seeded())
+    for seed in range(3):
+        data = make_active_learning_data((pixels, labels), (pixels[:5], labels[:5]), repeats=2, validation=50_000, first=mnist_initial_indices, generator=seeded(seed))
+        assert data.pool_originals[:20].tolist() == list(mnist_initial_indices)
+        assert data.pool_labels[:20].tolist() == labels[list(mnist_initial_indices)].tolist()
+        kept = pixels[data.pool_originals[:10_000]]
+        assert torch.equal((data.pool_inputs[:20] * kept.std() + kept.mean()).round().long().flatten(), torch.tensor(mnist_initial_indices))
+        held_out = (data.validation_inputs * kept.std() + kept.mean()).round().long().flatten()
+        assert len(held_out.unique()) == 50_000 and not set(held_out.tolist()) & set(mnist_initial_indices)
+
+
+def test_balanced_indices_need_enough_of_each_class():
+    labels = torch.tensor([2, 0, 2, 0, 0, 2])
+    picks = get_balanced_indices(labels, 2, generator=seeded(4))
+    assert labels[picks].tolist() == [0, 0, 2, 2] and len(set(picks)) == 4
+    with pytest.raises(ValueError, match="class 0"): get_balanced_indices(labels, 4)
+
+
+# Variants
+
+
+def make_data(n=4000, classes=4, repeats=3, **options):
+    pixels = torch.arange(float(n))[:, None]
+    labels = torch.arange(n) % classes
+    return make_active_learning_data((pixels, labels), (pixels[:8], labels[:8]), repeats=repeats, noise=0.1, validation=n // 5, **options)
+
+
+def same(a, b, but=()):
+    "Are all fields but these the very same?"
+    return [o.name for o in fields(a) if o.name not in but and getattr(a, o.name) is not getattr(b, o.name)]
+
+
+def test_imbalanced_pool_keeps_fractions_of_originals_with_all_copies():
+    data = make_data()
+    before = data.pool_labels.bincount()
+    rare = make_imbalanced(data, {1: 0.25, 3: 0.0}, generator=seeded(1))
+    assert rare.pool_labels.bincount(minlength=4).tolist() == [before[0], 3 * round(0.25 * before[1].item() / 3), before[2], 0]
+    assert rare.pool_originals.unique(return_counts=True)[1].unique().tolist() == [3]
+    assert not same(data, rare, {"name", "pool_inputs", "pool_labels", "pool_originals"}) and rare.name == "images-imbalanced"
+    kept = torch.isin(data.pool_originals, rare.pool_originals)
+    for name in ("pool_inputs", "pool_labels", "pool_originals"): assert torch.equal(getattr(rare, name), getattr(data, name)[kept])
+    # who stays is drawn: another seed keeps others, and not the first ones
+    other = make_imbalanced(data, {1: 0.25}, generator=seeded(2))
+    ones = lambda d: d.pool_originals[d.pool_labels == 1].unique()
+    assert not torch.equal(ones(other), ones(rare)) and ones(rare).float().mean() > ones(data)[: len(ones(rare))].float().mean() + 200
+    assert torch.equal(make_imbalanced(data, {1: 0.25, 3: 0.0}, generator=seeded(1)).pool_inputs, rare.pool_inputs)
+    assert torch.equal(make_imbalanced(data, {3: 0.0, 1: 0.25}, generator=seeded(1)).pool_inputs, rare.pool_inputs)
+    assert torch.equal(make_imbalanced(data, {}).pool_inputs, data.pool_inputs)
+
+
+@pytest.mark.parametrize("fractions", [{4: 0.5}, {-1: 0.5}, {0: -0.1}, {0: 1.1}, {0: float("nan")}, {0: 0, 1: 0, 2: 0, 3: 0}])
+def test_imbalance_that_cannot_be_is_refused(fractions):
+    with pytest.raises(ValueError, match="`fractions`"): make_imbalanced(make_data(400), fractions)
+
+
+def test_wrong_labels_are_uniform_shared_by_copies_and_in_the_pool_only():
+    data = make_data(40_000, classes=10)
+    clean = data.pool_labels.clone()
+    noisy = flip_labels(data, 0.5, generator=seeded(1))
+    assert not same(data, noisy, {"name", "pool_labels"}) and noisy.name == "images-mislabelled" and torch.equal(data.pool_labels, clean)
+    per_original = noisy.pool_labels.view(3, 32_000)
+    assert torch.equal(per_original[0], per_original[1]) and torch.equal(per_original[0], per_original[2])
+    wrong = per_original[0] != clean[:32_000]
+    assert wrong.sum() == 16_000
+    shift = (per_original[0] - clean[:32_000])[wrong] % 10
+    expected = 16_000 / 9
+    assert shift.min() == 1 and (shift.bincount(minlength=10)[1:] - expected).abs().max() < 5 * expected**0.5
+    assert noisy.pool_labels.min() == 0 and noisy.pool_labels.max() == 9
+    halves = wrong[:16_000].sum().item()  # which ones is drawn: as many early as late, and another seed takes others
+    assert abs(halves - 8_000) < 5 * 63
+    assert not torch.equal(flip_labels(data, 0.5, generator=seeded(2)).pool_labels, noisy.pool_labels)
+    assert torch.equal(flip_labels(data, 0.5, generator=seeded(1)).pool_labels, noisy.pool_labels)
+
+
+def test_wrong_labels_at_the_ends():
+    data = make_data(400, classes=2)
+    assert torch.equal(flip_labels(data, 0.0).pool_labels, data.pool_labels)
+    assert torch.equal(flip_labels(data, 1.0).pool_labels, 1 - data.pool_labels)
+    for fraction in (-0.1, 1.1, float("nan")):
+        with pytest.raises(ValueError, match="`fraction`"): flip_labels(data, fraction)
+    with pytest.raises(ValueError, match="classes"): flip_labels(make_data(400, classes=1), 0.1)
+
+
+def test_variants_go_by_original_wherever_its_copies_stand():
+    data = make_data(400)
+    order = torch.randperm(len(data.pool_labels), generator=seeded(7))
+    shuffled = replace(data, pool_inputs=data.pool_inputs[order], pool_labels=data.pool_labels[order], pool_originals=data.pool_originals[order])
+    assert torch.equal(flip_labels(shuffled, 0.3).pool_labels, flip_labels(data, 0.3).pool_labels[order])
+    kept = torch.isin(data.pool_originals, make_imbalanced(data, {0: 0.2}).pool_originals)
+    assert torch.equal(make_imbalanced(shuffled, {0: 0.2}).pool_inputs, shuffled.pool_inputs[kept[order]])
+
+
+def test_variants_compose():
+    both = flip_labels(make_imbalanced(make_data(), {0: 0.1}), 0.2)
+    assert both.pool_originals.unique(return_counts=True)[1].unique().tolist() == [3]
+    for o in both.pool_originals.unique()[:50]: assert len(both.pool_labels[both.pool_originals == o].unique()) == 1
+
+
+# Files
+
+
+@pytest.fixture
+def torchvision(monkeypatch, tmp_path):
+    "Torchvision's data sets with their addresses turned to a port where nobody answers, and a home of our own."
+    datasets = pytest.importorskip("torchvision.datasets")
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        nobody = f"http://127.0.0.1:{s.getsockname()[1]}/"
+    for kind in (datasets.MNIST, datasets.FashionMNIST): monkeypatch.setattr(kind, "mirrors", [nobody])
+    monkeypatch.setattr(datasets.EMNIST, "url", nobody + "gzip.zip")
+    monkeypatch.setattr(datasets.CIFAR10, "url", nobody + "cifar-10-python.tar.gz")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("BATCHBALD_DATA", raising=False)
+    return datasets
+
+
+def idx(array):
+    "Bytes of an idx-ubyte file: two zeros, the type (8: unsigned byte), the number of axes, sizes in big-endian order, the data."
+    return bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.astype(np.uint8).tobytes()
+
+
+def md5(path): return hashlib.md5(path.read_bytes()).hexdigest()
+
+
+def images(n, side=28, classes=10, seed=0):
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, classes, n)
+    labels[:2] = 0, classes - 1
+    return rng.integers(0, 256, (n, side, side)), labels
+
+
+def write_mnist(kind, folder, monkeypatch, packed=True, place=None):
+    "Four files as they are published, and what is in them."
+    raw = place or folder / kind.__name__ / "raw"
+    raw.mkdir(parents=True, exist_ok=True)
+    sets, sums = [], []
+    for prefix, n, seed in (("train", 300, 0), ("t10k", 40, 1)):  # 300: more than one byte holds
+        x, y = images(n, seed=seed)
+        sets.append((x, y))
+        for name, array in ((f"{prefix}-images-idx3-ubyte", x), (f"{prefix}-labels-idx1-ubyte", y)):
+            path = raw / (name + ".gz" * packed)
+            path.write_bytes(gzip.compress(idx(array)) if packed else idx(array))
+            sums.append((name + ".gz", md5(path)))
+    if packed: monkeypatch.setattr(kind, "resources", sums)
+    return sets
+
+
+def write_emnist(kind, folder, monkeypatch):
+    raw = folder / "EMNIST" / "raw"
+    raw.mkdir(parents=True)
+    sets = []
+    with zipfile.ZipFile(raw / "gzip.zip", "w") as archive:
+        for split, n, seed in (("train", 94, 0), ("test", 47, 1)):
+            upright, labels = images(n, classes=47, seed=seed)
+            sets.append((upright, labels))
+            archive.writestr(f"gzip/emnist-balanced-{split}-images-idx3-ubyte.gz", gzip.compress(idx(upright.transpose(0, 2, 1))))
+            archive.writestr(f"gzip/emnist-balanced-{split}-labels-idx1-ubyte.gz", gzip.compress(idx(labels)))
+            archive.writestr(f"gzip/emnist-letters-{split}-labels-idx1-ubyte.gz", gzip.compress(idx(labels + 1)))  # other splits lie beside it
+    monkeypatch.setattr(kind, "md5", md5(raw / "gzip.zip"))
+    return sets
+
+
+def write_cifar10(kind, folder, monkeypatch, tmp_path):
+    "Pickles of rows with 1,024 red, 1,024 green and 1,024 blue values, in an archive."
+    made = tmp_path / "cifar-10-batches-py"
+    made.mkdir()
+    sets, sums = [], {}
+    rng = np.random.default_rng(0)
+    for names in ([f"data_batch_{i}" for i in range(1, 6)], ["test_batch"]):
+        parts = []
+        for name in names:
+            x, y = rng.integers(0, 256, (7, 3, 32, 32)).astype(np.uint8), rng.integers(0, 10, 7)
+            (made / name).write_bytes(pickle.dumps({"batch_label": name, "labels": y.tolist(), "data": x.reshape(7, 3072), "filenames": ["x.png"] * 7}, protocol=2))
+            sums[name] = md5(made / name)
+            parts.append((x, y))
+        sets.append(tuple(map(np.concatenate, zip(*parts))))
+    (made / "batches.meta").write_bytes(pickle.dumps({"label_names": CLASSES, "num_cases_per_batch": 7, "num_vis": 3072}, protocol=2))
+    folder.mkdir(exist_ok=True)
+    with tarfile.open(folder / "cifar-10-python.tar.gz", "w:gz") as archive: archive.add(made, "cifar-10-batches-py")
+    monkeypatch.setattr(kind, "train_list", [[o, sums[o]] for o in sums if o != "test_batch"])
+    monkeypatch.setattr(kind, "test_list", [["test_batch", sums["test_batch"]]])
+    monkeypatch.setattr(kind, "meta", kind.meta | {"md5": md5(made / "batches.meta")})
+    monkeypatch.setattr(kind, "tgz_md5", md5(folder / "cifar-10-python.tar.gz"))
+    return sets
+
+
+def write_cinic10(folder):
+    "PNG files in train/CLASS and so on; the images of each split, by class and then by name."
+    from PIL import Image
+
+    rng, sets = np.random.default_rng(0), {}
+    for split, n in (("train", 2), ("valid", 1), ("test", 1)):
+        x, y = [], []
+        for c, name in enumerate(CLASSES):
+            (folder / "CINIC-10" / split / name).mkdir(parents=True)
+            for i in range(n):
+                pixels = rng.integers(0, 256, (32, 32, 3)).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / "CINIC-10" / split / name / f"cifar10-train-{i}.png")
+                x.append(pixels.transpose(2, 0, 1))
+                y.append(c)
+        sets[split] = np.stack(x), np.array(y)
+    return [tuple(map(np.concatenate, zip(sets["train"], sets["valid"]))), sets["test"]]
+
+
+def check_loaded(loaded, written, shape):
+    for (inputs, labels), (x, y) in zip(loaded, written, strict=True):
+        assert inputs.dtype == torch.uint8 and labels.dtype == torch.int64 and inputs.is_contiguous()
+        assert inputs.shape == (len(x), *shape)
+        assert np.array_equal(inputs.numpy(), x.reshape(len(x), *shape)) and np.array_equal(labels.numpy(), y)
+
+
+@pytest.mark.parametrize("name, kind", [("mnist", "MNIST"), ("fashionmnist", "FashionMNIST")])
+@pytest.mark.parametrize("packed", [True, False])
+def test_mnist_and_fashionmnist(torchvision, monkeypatch, tmp_path, name, kind, packed):
+    written = write_mnist(getattr(torchvision, kind), tmp_path, monkeypatch, packed)
+    for _ in range(2): check_loaded(load_images(name, tmp_path), written, (1, 28, 28))  # the second time from what was unpacked
+    check_loaded(load_images(name, str(tmp_path), download=True), written, (1, 28, 28))  # nothing is missing, so nothing is fetched
+
+
+def test_emnist_is_turned_upright(torchvision, monkeypatch, tmp_path):
+    written = write_emnist(torchvision.EMNIST, tmp_path, monkeypatch)
+    for _ in range(2): check_loaded(load_images("emnist", tmp_path), written, (1, 28, 28))
+    assert load_images("emnist", tmp_path)[0][1].max() == 46
+
+
+def test_cifar10(torchvision, monkeypatch, tmp_path):
+    written = write_cifar10(torchvision.CIFAR10, tmp_path / "data", monkeypatch, tmp_path)
+    for _ in range(2): check_loaded(load_images("cifar10", tmp_path / "data"), written, (3, 32, 32))
+
+
+def test_cinic10_merges_train_and_valid(torchvision, tmp_path):
+    written = write_cinic10(tmp_path)
+    loaded = load_images("cinic10", tmp_path)
+    check_loaded(loaded, written, (3, 32, 32))
+    assert loaded[0][1].tolist() == [c for c in range(10) for _ in range(2)] + list(range(10))
+
+
+def test_cinic10_insists_on_its_ten_classes(torchvision, tmp_path):
+    write_cinic10(tmp_path)
+    for split in ("train", "valid", "test"):
+        stray = tmp_path / "CINIC-10" / split / "aardvark"
+        shutil.copytree(stray.parent / "cat", stray)
+        with pytest.raises(FileNotFoundError, match=f"{split} has the folders.*aardvark"): load_images("cinic10", tmp_path)
+        shutil.rmtree(stray)
+    for path in (tmp_path / "CINIC-10" / "test" / "bird").iterdir(): path.unlink()
+    with pytest.raises(FileNotFoundError, match="bird"): load_images("cinic10", tmp_path)
+
+
+def test_where_files_are_looked_for(torchvision, monkeypatch, tmp_path):
+    def place(folder=None):
+        with pytest.raises(FileNotFoundError) as error: load_images("cifar10", folder)
+        return str(error.value).split(" into ")[1].split(" or call")[0]
+
+    assert place() == str(tmp_path / "home/.cache/batchbald_nbdev")
+    monkeypatch.setenv("BATCHBALD_DATA", str(tmp_path / "environment"))
+    assert place() == str(tmp_path / "environment")
+    assert place("argument") == "argument" and place("~/argument") == str(tmp_path / "home/argument")
+
+
+FILES = {
+    "mnist": ("MNIST/raw", ["train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz", "t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"]),
+    "fashionmnist": ("FashionMNIST/raw", ["train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz", "t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"]),
+    "emnist": ("EMNIST/raw", ["gzip.zip"]),
+    "cifar10": ("", ["cifar-10-python.tar.gz"]),
+}
+
+
+@pytest.mark.parametrize("download", [False, True])
+@pytest.mark.parametrize("name", FILES)
+def test_missing_files_are_named_with_their_place_and_address(torchvision, tmp_path, name, download):
+    place, names = FILES[name]
+    with pytest.raises(FileNotFoundError) as error: load_images(name, tmp_path, download=download)
+    message = str(error.value)
+    assert message.startswith(f"{name} cannot be loaded") and "`download=True`" in message and "\n" not in message
+    assert f"Put {', '.join(names)} from http://127.0.0.1:" in message and f" into {tmp_path / place} or " in message
+    if not download and place: assert "damaged" not in message and "(Dataset not found)" in message
+    assert ("refused" in message) == download  # went online only when asked
+    if not download: assert not list(tmp_path.rglob("*")), "nothing is written"
+
+
+def test_addresses_are_torchvision_s():
+    pytest.importorskip("torchvision")
+    for name, address in (("mnist", "https://"), ("fashionmnist", "http"), ("emnist", "https://"), ("cifar10", "https://")):
+        with pytest.raises(FileNotFoundError, match=f"from {address}[^ ]+/ into "): load_images(name, "nowhere")
+
+
+def test_missing_cinic10_is_never_downloaded(torchvision, tmp_path):
+    for download in (False, True):
+        with pytest.raises(FileNotFoundError, match="CINIC-10.tar.gz from https://doi.org/10.7488/ds/2448") as error: load_images("cinic10", tmp_path, download=download)
+        assert str(tmp_path / "CINIC-10") in str(error.value)
+
+
+@pytest.mark.parametrize("download", [False, True])
+def test_damaged_archive_is_named(torchvision, monkeypatch, tmp_path, download):
+    write_mnist(torchvision.MNIST, tmp_path, monkeypatch)
+    path = tmp_path / "MNIST/raw/t10k-labels-idx1-ubyte.gz"
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    with pytest.raises(FileNotFoundError) as error: load_images("mnist", tmp_path, download=download)
+    assert "Put t10k-labels-idx1-ubyte.gz (its checksum is wrong) from" in str(error.value) and "Delete damaged files" in str(error.value)
+    assert ("refused" in str(error.value)) == download
+
+
+def test_damaged_unpacked_file_is_said_to_be_so(torchvision, monkeypatch, tmp_path):
+    write_mnist(torchvision.MNIST, tmp_path, monkeypatch)
+    load_images("mnist", tmp_path)
+    path = tmp_path / "MNIST/raw/train-images-idx3-ubyte"
+    for content in (path.read_bytes()[:-5], b"", b"not an image"):
+        path.write_bytes(content)
+        with pytest.raises(FileNotFoundError, match=r"archives in .*MNIST.raw are sound: delete what was unpacked"): load_images("mnist", tmp_path)
+    path.unlink()
+    load_images("mnist", tmp_path)  # unpacked anew
+
+
+@pytest.fixture
+def server(tmp_path):
+    "A web server for the files in a folder."
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_): pass
+
+    (tmp_path / "served").mkdir()
+    httpd = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=tmp_path / "served"))
+    thread = threading.Thread(target=httpd.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{httpd.server_port}/"
+    httpd.shutdown()
+    thread.join()
+    httpd.server_close()
+
+
+def test_download_fills_the_folder_and_compares_checksums(torchvision, monkeypatch, tmp_path, server, capfd):
+    written = write_mnist(torchvision.FashionMNIST, tmp_path, monkeypatch, place=tmp_path / "served")
+    monkeypatch.setattr(torchvision.FashionMNIST, "mirrors", [server])
+    with pytest.raises(FileNotFoundError): load_images("fashionmnist", tmp_path / "cache")
+    check_loaded(load_images("fashionmnist", tmp_path / "cache", download=True), written, (1, 28, 28))
+    assert "100%" in capfd.readouterr().err  # a progress bar
+    assert (tmp_path / "cache/FashionMNIST/raw/train-images-idx3-ubyte.gz").exists()
+    # what the server has is not what was published
+    (tmp_path / "served/t10k-images-idx3-ubyte.gz").write_bytes(gzip.compress(b"something else"))
+    with pytest.raises(FileNotFoundError, match="t10k-images-idx3-ubyte.gz"): load_images("fashionmnist", tmp_path / "elsewhere", download=True)
+
+
+def test_without_torchvision_it_says_so(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    monkeypatch.delitem(sys.modules, "torchvision.datasets", raising=False)
+    with pytest.raises(ImportError, match="pip install torchvision"): load_images("mnist", "nowhere")
+    with pytest.raises(ValueError, match="`name`.*mnist.*cinic10"): load_images("imagenet")
+
+
+def test_torchvision_of_another_pytorch_is_said_to_be_so(monkeypatch, tmp_path):
+    (tmp_path / "torchvision.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in [o for o in sys.modules if o.split(".")[0] == "torchvision"]: monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(ImportError, match="nms does not exist.*pip install torchvision"): load_images("mnist", "nowhere")
+
+
+def skipped_cells():
+    "The chapter's cells that need files and are therefore not run in it."
+    cells = json.loads((ROOT / "nbs/09_datasets.ipynb").read_text())["cells"]
+    return [code for cell in cells if "load_images(" in (code := "".join(cell["source"])) and code.startswith("#| eval: false")]
+
+
+def test_cells_of_the_chapter_that_need_files_run(torchvision, monkeypatch, tmp_path):
+    "On as many images as the real sets have, of four pixels each."
+    monkeypatch.setenv("BATCHBALD_DATA", str(tmp_path))
+    for folder, names, sizes, classes in (
+        ("MNIST", ("train-{}-idx{}-ubyte", "t10k-{}-idx{}-ubyte"), (60_000, 10_000), 10),
+        ("EMNIST", ("emnist-balanced-train-{}-idx{}-ubyte", "emnist-balanced-test-{}-idx{}-ubyte"), (112_800, 18_800), 47),
+    ):
+        (tmp_path / folder / "raw").mkdir(parents=True)
+        for name, n in zip(names, sizes):
+            x, y = images(n, side=2, classes=classes)
+            (tmp_path / folder / "raw" / name.format("images", 3)).write_bytes(idx(x))
+            (tmp_path / folder / "raw" / name.format("labels", 1)).write_bytes(idx(y))
+    scope = {"load_images": load_images, "make_active_learning_data": make_active_learning_data, "mnist_initial_indices": mnist_initial_indices}
+    mnist, emnist = skipped_cells()
+    exec(mnist, scope)
+    data = scope["repeated_mnist"]
+    assert (len(data.pool_labels), len(data.validation_labels), len(data.test_labels)) == (3 * 58_976, 1_024, 10_000)
+    assert data.pool_originals[list(scope["initial"])].tolist() == list(mnist_initial_indices)
+    exec(emnist, scope)
+    data = scope["emnist"]
+    assert (len(data.pool_labels), len(data.validation_labels), len(data.test_labels), data.num_classes) == (94_000, 18_800, 18_800, 47)
