@@ -157,7 +157,7 @@ def _uncompiled(model: nn.Module):
 
 @torch.no_grad()
 def _watch(model: nn.Module, state: dict[str, Tensor], example: Tensor) -> tuple[dict[str, tuple[int, ...]], int, int]:
-    "Features that reach each dropout layer, and the most bytes that a module puts out for `example` before the first of them and from there on."
+    "Features that reach each dropout layer, and the most bytes that a module needs for `example` before the first of them and from there on."
     layers, features, most = dropout_layers(model), {}, [1, 1]
     names = {layer: name for name, layer in layers.items()}
 
@@ -168,7 +168,8 @@ def _watch(model: nn.Module, state: dict[str, Tensor], example: Tensor) -> tuple
 
     def after(module, args, output):
         tensors = output if isinstance(output, (tuple, list)) else [output]
-        most[bool(features)] = max(most[bool(features)], sum(o.nbytes for o in tensors if isinstance(o, Tensor)))
+        needs = 2 * sum(o.nbytes for o in tensors if isinstance(o, Tensor))  # what comes in, about as large, is still there
+        most[bool(features)] = max(most[bool(features)], needs)
 
     hooks = [layer.register_forward_pre_hook(before) for layer in names] + [module.register_forward_hook(after) for module in model.modules()]
     try:
@@ -282,7 +283,7 @@ def _gather(blocks: Iterator[Tensor], out: Path | None) -> Tensor | np.memmap:
 # %% ../nbs/08_bayesian_models.ipynb #778a3f58
 @torch.no_grad()
 def collect_log_probs(
-    model: nn.Module,  # returns logits or log-probabilities (n, C)
+    model: nn.Module,  # returns logits or log-probabilities (n, C), each row from its own input alone
     loader: Tensor | Iterable,  # inputs, or batches of inputs or of (inputs, ...), in the order of the pool
     num_samples: int,  # parameter samples, K
     *,
@@ -341,7 +342,7 @@ def collect_log_probs(
 @torch.no_grad()
 def collect_ensemble_log_probs(
     models: Iterable[Callable[[Tensor], Tensor]],  # K networks or other callables; each takes inputs and returns logits or log-probabilities (n, C)
-    loader: Tensor | Iterable,  # inputs, or batches of inputs or of (inputs, ...), in the order of the pool
+    loader: Tensor | Iterable,  # inputs, or batches of inputs or of (inputs, ...), in the order of the pool; the batch size sets the memory needed
     *,
     device=None,  # where to send the inputs; None means where the first network's parameters are
     progress: bool = False,  # show a progress bar
@@ -368,7 +369,7 @@ def collect_ensemble_log_probs(
     with _evaluating(networks):
         return _gather(blocks(), out)
 
-# %% ../nbs/08_bayesian_models.ipynb #7992ebbf
+# %% ../nbs/08_bayesian_models.ipynb #d6de26ce
 def _conv_block(channels: int, filters: int, size: int, p: float, pool: bool = True) -> list[nn.Module]:
     return [nn.Conv2d(channels, filters, size), ConsistentDropout2d(p), *([nn.MaxPool2d(2)] if pool else []), nn.ReLU()]
 
