@@ -129,7 +129,7 @@ class _NoFunctionalDropout(TorchFunctionMode):
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        if func in _functional_dropout and kwargs.get("p", args[1] if len(args) > 1 else 0.5) > 0:
+        if func in _functional_dropout and (kwargs["p"] if "p" in kwargs else args[1]) > 0:
             raise ValueError(f"`model` calls the function {func.__name__}, where no mask can be handed in; use a layer, `nn.Dropout` or `ConsistentDropout`")
         return func(*args, **kwargs)
 
