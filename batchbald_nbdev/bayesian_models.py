@@ -4,19 +4,30 @@
 
 # %% auto #0
 __all__ = ['ConsistentDropout', 'ConsistentDropout2d', 'make_consistent', 'dropout_layers', 'dropout_features',
-           'collect_log_probs']
+           'collect_log_probs', 'collect_ensemble_log_probs', 'make_mnist_cnn', 'make_emnist_cnn', 'make_cinic10_vgg',
+           'make_cifar10_resnet']
 
 # %% ../nbs/08_bayesian_models.ipynb #3bf29093
 import copy
-from collections.abc import Iterable
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+from torch.utils.data import Dataset, IterableDataset, RandomSampler, SubsetRandomSampler, WeightedRandomSampler
 
+from .batchbald import _halving
+from .information import _check_count, _slack
 from .joint_entropy import _generator
 
-# %% ../nbs/08_bayesian_models.ipynb #621feca8
+# %% ../nbs/08_bayesian_models.ipynb #0de8cc51
 class ConsistentDropout(nn.Module):
     "Dropout of single features. Fresh masks while training, none in `eval()`, and the given one under `collect_log_probs`."
 
@@ -28,9 +39,12 @@ class ConsistentDropout(nn.Module):
         self.register_buffer("mask", None, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:  # (n, *features)
-        if self.mask is not None:
-            return x * self.mask.to(x.dtype)
-        return self._drop(x) if self.training else x
+        if self.mask is None:
+            return self._drop(x) if self.training else x
+        masked = x * self.mask.to(x.dtype)
+        if masked.shape != x.shape:
+            raise ValueError(f"a mask of shape {tuple(self.mask.shape)} meets inputs of shape {tuple(x.shape)}; all inputs want the same number of features")
+        return masked
 
     def _drop(self, x: Tensor) -> Tensor:
         return nn.functional.dropout(x, self.p)
@@ -57,10 +71,23 @@ class ConsistentDropout2d(ConsistentDropout):
     def _drop(self, x: Tensor) -> Tensor:
         return x * nn.functional.dropout(x.new_ones(len(x), *self.mask_shape(x.shape[1:])), self.p)
 
-# %% ../nbs/08_bayesian_models.ipynb #63f9b8d4
+# %% ../nbs/08_bayesian_models.ipynb #b5e6ccf0
+def _refuse_inner_dropout(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        inner = isinstance(module, nn.MultiheadAttention) or isinstance(module, nn.RNNBase) and module.num_layers > 1
+        if inner and module.dropout:
+            raise ValueError(
+                f"`model` has dropout={module.dropout} inside {type(module).__name__} ({name or 'the model itself'}), where no mask can be handed in; "
+                "set its attribute `dropout` to 0, and put dropout layers before or after it"
+            )
+
+
 def make_consistent(model: nn.Module) -> nn.Module:
-    "A copy of `model` with every `nn.Dropout`, `nn.Dropout1d`, `2d`, `3d` replaced. Raises `ValueError` for alpha dropout, which has no mask to share."
-    model, made = copy.deepcopy(model), {}
+    """A copy of `model` with every `nn.Dropout`, `nn.Dropout1d`, `2d`, `3d` replaced. A model that was compiled comes back uncompiled.
+
+    Raises `ValueError` for alpha dropout, which has no mask to share, and for dropout inside recurrent and attention layers."""
+    model, made = copy.deepcopy(getattr(model, "_orig_mod", model)), {}
+    _refuse_inner_dropout(model)
 
     def consistent(module: nn.Module) -> nn.Module:
         if module not in made:  # a layer that is used in two places stays one layer
@@ -76,43 +103,114 @@ def make_consistent(model: nn.Module) -> nn.Module:
             return ConsistentDropout2d(module.p).train(module.training)
         for name, child in list(module._modules.items()):
             if child is not None:
-                setattr(module, name, consistent(child))
+                module._modules[name] = consistent(child)
         return module
 
     return consistent(model)
 
-# %% ../nbs/08_bayesian_models.ipynb #a5c9c72b
+# %% ../nbs/08_bayesian_models.ipynb #f9bf79b6
 def dropout_layers(model: nn.Module) -> dict[str, ConsistentDropout]:
-    "The consistent dropout layers of a model by name. Raises `ValueError` where an ordinary dropout layer is left."
+    "The consistent dropout layers of a model by name. Raises `ValueError` where ordinary dropout is left."
     for name, module in model.named_modules():
         if isinstance(module, nn.modules.dropout._DropoutNd):
             raise ValueError(f"`model` has an ordinary {type(module).__name__} ({name}); replace it with `make_consistent(model)`")
+    _refuse_inner_dropout(model)
     return {name: module for name, module in model.named_modules() if isinstance(module, ConsistentDropout)}
+
+# %% ../nbs/08_bayesian_models.ipynb #26b074c1
+_functional_dropout = {
+    *(getattr(F, name) for name in ("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout")),
+    *(getattr(torch, name) for name in ("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout")),
+}
+
+
+class _NoFunctionalDropout(TorchFunctionMode):
+    "Raises `ValueError` where dropout is called as a function."
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func in _functional_dropout and (kwargs["p"] if "p" in kwargs else args[1]) > 0:
+            raise ValueError(f"`model` calls the function {func.__name__}, where no mask can be handed in; use a layer, `nn.Dropout` or `ConsistentDropout`")
+        return func(*args, **kwargs)
+
+
+@contextmanager
+def _evaluating(models: Sequence[nn.Module]):
+    "Modules in `eval()`, and attention without its fused form, which passes dropout layers by. Afterwards all is as before."
+    modes, fused = {module: module.training for model in models for module in model.modules()}, torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        for model in models:
+            model.eval()
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def _uncompiled(model: nn.Module):
+    "Compiled parts of `model` run as if they were not, since `vmap` cannot run what is compiled."
+    compiled = any("_orig_mod" in module._modules or module._compiled_call_impl for module in model.modules())
+    return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
 
 
 @torch.no_grad()
-def dropout_features(model: nn.Module, state: dict[str, Tensor], example: Tensor) -> dict[str, tuple[int, ...]]:
-    "What features reach each dropout layer, seen by running the model with parameters `state` on a small `example` batch."
-    features, layers = {}, dropout_layers(model)
-    hooks = [layer.register_forward_pre_hook(lambda _, args, name=name: features.update({name: tuple(args[0].shape[1:])})) for name, layer in layers.items()]
+def _watch(model: nn.Module, state: dict[str, Tensor], example: Tensor) -> tuple[dict[str, tuple[int, ...]], int, int]:
+    "Features that reach each dropout layer, and the most bytes that a module needs for `example` before the first of them and from there on."
+    layers, features, most = dropout_layers(model), {}, [1, 1]
+    names = {layer: name for name, layer in layers.items()}
+
+    def before(layer, args):
+        shape = tuple(args[0].shape[1:])
+        if features.setdefault(names[layer], shape) != shape:
+            raise ValueError(f"`model` uses the dropout layer {names[layer]} for features of shape {features[names[layer]]} and {shape}; give each its own layer")
+
+    def after(module, args, output):
+        tensors = output if isinstance(output, (tuple, list)) else [output]
+        needs = 2 * sum(o.nbytes for o in tensors if isinstance(o, Tensor))  # what comes in, about as large, is still there
+        most[bool(features)] = max(most[bool(features)], needs)
+
+    hooks = [layer.register_forward_pre_hook(before) for layer in names] + [module.register_forward_hook(after) for module in model.modules()]
     try:
-        functional_call(model, state, (example,))
+        with _evaluating([model]), _uncompiled(model), _NoFunctionalDropout():
+            functional_call(model, state, (example,))
     finally:
         for hook in hooks:
             hook.remove()
-    return {name: features[name] for name in layers if name in features}
+    return {name: features[name] for name in layers if name in features}, *most
 
-# %% ../nbs/08_bayesian_models.ipynb #f9bf79b6
-def _batches(loader, num_samples: int) -> Iterable[Tensor]:
+
+def dropout_features(model: nn.Module, state: dict[str, Tensor], example: Tensor) -> dict[str, tuple[int, ...]]:
+    "What features reach each dropout layer, seen by running the model with parameters `state` on a small `example` batch. Raises `ValueError` for functional dropout."
+    return _watch(model, state, example)[0]
+
+# %% ../nbs/08_bayesian_models.ipynb #cd7e175c
+def _batches(loader, num_samples: int, progress: bool) -> Iterator[Tensor]:
     "Inputs from a tensor, or from an iterable of inputs or of (inputs, ...) tuples such as a DataLoader."
+    if isinstance(loader, Dataset) and not isinstance(loader, IterableDataset):
+        raise ValueError("`loader` is a data set, which gives inputs one by one and not in batches; pass `DataLoader(dataset, batch_size=...)`")
+    if isinstance(getattr(loader, "sampler", None), (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)):
+        raise ValueError("`loader` draws its inputs at random, so that predictions could not be told which input they belong to; use shuffle=False and no random sampler")
     if isinstance(loader, Tensor):
-        yield from loader.split(max(1, 8192 // num_samples))  # bounds inputs x samples, and so the memory
-        return
+        loader = loader.split(max(1, 8192 // num_samples))  # bounds inputs x samples, and so the memory
+    if progress:
+        from tqdm.auto import tqdm
+
+        loader = tqdm(loader, desc="collect", unit="batch")
     for batch in loader:
-        x = batch[0] if isinstance(batch, (tuple, list)) else batch
+        x = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
         if not isinstance(x, Tensor):
             raise ValueError(f"`loader` gives a {type(x).__name__}; want a tensor of inputs, batches of inputs, or (inputs, ...) tuples such as a DataLoader's")
-        yield x
+        if len(x):
+            yield x
+
+
+def _check_outputs(outputs, x: Tensor) -> Tensor:
+    if not isinstance(outputs, Tensor) or outputs.ndim != 2 or len(outputs) != len(x):
+        found = f"shape {tuple(outputs.shape)}" if isinstance(outputs, Tensor) else f"a {type(outputs).__name__}"
+        raise ValueError(f"`model` returns {found} for {len(x)} inputs; want a tensor of logits (n inputs, C classes)")
+    return outputs
 
 
 def _log_softmax(outputs: Tensor) -> Tensor:
@@ -121,27 +219,89 @@ def _log_softmax(outputs: Tensor) -> Tensor:
         raise ValueError("`model` returns one output for each input; want one for each class, so for a sigmoid stack logsigmoid(-z) and logsigmoid(z)")
     if outputs.min() >= 0 and outputs.max() <= 1 and (outputs.sum(-1) - 1).abs().max() < 1e-3:
         raise ValueError("`model` returns probabilities; let it return logits or log-probabilities, from which small numbers can be recovered")
-    if not outputs.isfinite().any(-1).all() or outputs.isnan().any():
-        raise ValueError("`model` returns NaN, or a row without a finite entry")
-    return outputs - outputs.logsumexp(-1, keepdim=True)
+    log_probs = outputs - outputs.logsumexp(-1, keepdim=True)
+    if log_probs.isnan().any():
+        raise ValueError("`model` returns NaN, +inf, or a row without a finite entry")
+    return log_probs
 
-# %% ../nbs/08_bayesian_models.ipynb #1ed2b6ba
+
+def _as_block(outputs_K_n_C: Tensor, dtype: torch.dtype) -> Tensor:  # log_probs_n_K_C on the CPU
+    "What is kept of a batch: normalised in float32 or better, and only then rounded to `dtype`."
+    return _log_softmax(outputs_K_n_C.to(torch.promote_types(dtype, torch.float32))).transpose(0, 1).to(dtype).cpu()
+
+# %% ../nbs/08_bayesian_models.ipynb #20ca590c
+def _check_storage(dtype: torch.dtype, out) -> Path | None:
+    if dtype not in _slack:
+        raise ValueError(f"`dtype` is {dtype!r}; want torch.float16, torch.bfloat16, torch.float32 or torch.float64")
+    if out is None:
+        return None
+    out = Path(out)
+    if out.suffix != ".npy" or out.exists() or not out.parent.is_dir():
+        wrong = "there already; delete it or choose another name" if out.exists() else "no name that ends in .npy, in a folder that exists"
+        raise ValueError(f"`out` is {str(out)!r}, which is {wrong}")
+    if dtype == torch.bfloat16:
+        raise ValueError("`out` cannot hold torch.bfloat16, which NumPy lacks; use dtype=torch.float16")
+    return out
+
+
+def _header(shape: tuple[int, ...], dtype: np.dtype) -> bytes:
+    "The 128 bytes before the numbers in a `.npy` file (version 1.0)."
+    text = f"{{'descr': '{dtype.str}', 'fortran_order': False, 'shape': {shape}, }}"
+    return b"\x93NUMPY\x01\x00\x76\x00" + text.encode().ljust(117) + b"\n"
+
+
+def _write_npy(blocks: Iterable[Tensor], out: Path) -> np.memmap:
+    "Write blocks one after the other beside `out`, put the file in place when it is complete, and map it into memory."
+    handle, part = tempfile.mkstemp(dir=out.parent, prefix=f"{out.name}.", suffix=".part")
+    try:
+        with open(handle, "wb") as f:
+            f.write(bytes(128))
+            N = 0
+            for block in blocks:
+                array = block.contiguous().numpy()
+                f.write(array.data)
+                N += len(array)
+            f.seek(0)
+            f.write(_header((N, *array.shape[1:]), array.dtype))
+            f.flush()
+            os.fsync(f.fileno())
+        os.chmod(part, 0o644)
+        os.replace(part, out)
+    except BaseException:
+        Path(part).unlink(missing_ok=True)
+        raise
+    return np.load(out, mmap_mode="r")
+
+
+def _gather(blocks: Iterator[Tensor], out: Path | None) -> Tensor | np.memmap:
+    first = next(blocks, None)
+    if first is None:
+        raise ValueError("`loader` has no inputs")
+    blocks = (block for part in ([first], blocks) for block in part)
+    return torch.cat(list(blocks)) if out is None else _write_npy(blocks, out)
+
+# %% ../nbs/08_bayesian_models.ipynb #778a3f58
 @torch.no_grad()
 def collect_log_probs(
-    model: nn.Module,  # returns logits or log-probabilities (n, C)
-    loader: Tensor | Iterable,  # inputs, or batches of inputs or of (inputs, ...); the batch size sets the memory needed
+    model: nn.Module,  # returns logits or log-probabilities (n, C), each row from its own input alone
+    loader: Tensor | Iterable,  # inputs, or batches of inputs or of (inputs, ...), in the order of the pool
     num_samples: int,  # parameter samples, K
     *,
     generator: torch.Generator | None = None,  # for the masks; a fresh one seeded with 0 if None
     device=None,  # where to run the model; None means where its parameters are
     progress: bool = False,  # show a progress bar
-) -> Tensor:  # log_probs_N_K_C, float32, on the CPU
+    dtype: torch.dtype = torch.float32,  # of what is returned; torch.float16 or torch.bfloat16 for half the memory
+    out=None,  # path of a new .npy file to write to, block by block; a tensor in memory if None
+    max_bytes: int = 2**28,  # for intermediate results; halved when memory runs out
+) -> Tensor | np.memmap:  # log_probs_N_K_C on the CPU; with `out` a read-only memory map, which selectors take as they take tensors
     """Predictions under K dropout masks that are shared by all inputs, whatever the batches.
 
-    Masks are drawn on the generator's device, so one CPU generator gives the same masks everywhere. The model's mode is restored.
-    Raises `ValueError` where the model has no consistent dropout (for K > 1) or does not return logits."""
-    if num_samples < 1:
-        raise ValueError(f"`num_samples` is {num_samples}; want at least 1 parameter sample")
+    Masks are drawn on the generator's device, so one CPU generator gives the same masks everywhere. The model's mode is restored. A compiled model is run uncompiled.
+    Raises `ValueError` where the model has no consistent dropout (for K > 1), has dropout that cannot be made consistent, or does not return logits."""
+    num_samples, max_bytes, out = _check_count(num_samples, "num_samples"), _check_count(max_bytes, "max_bytes"), _check_storage(dtype, out)
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"`model` is a {type(model).__name__}; want an nn.Module (for other callables, one for each sample, see `collect_ensemble_log_probs`)")
+    model = getattr(model, "_orig_mod", model)  # inside of what `torch.compile` returns
     layers, generator = dropout_layers(model), _generator(generator)
     if not layers and num_samples > 1:
         raise ValueError("`model` has no ConsistentDropout, so all samples would be equal; see `make_consistent`, or pass num_samples=1")
@@ -149,29 +309,119 @@ def collect_log_probs(
     if device is not None:
         state = {name: tensor.to(device) for name, tensor in state.items()}  # the model itself stays where it is
     device = device or next(iter(state.values()), torch.empty(0)).device
-    modes, masks, parts, batches = {m: m.training for m in model.modules()}, None, [], _batches(loader, num_samples)
-    if progress:
-        from tqdm.auto import tqdm
-
-        batches = tqdm(batches, desc="collect", unit="batch")
 
     def predict(masks, x):
-        return functional_call(model, {**state, **masks}, (x,))
+        return _check_outputs(functional_call(model, {**state, **masks}, (x,)), x)
 
-    model.eval()
-    try:
-        for x in batches:
-            x = x.to(device)
+    def run(x, masks, bytes_before, bytes_after, max_bytes):
+        samples = max(1, min(num_samples, max_bytes // bytes_after))
+        masks_of_parts = [{name: mask[k : k + samples] for name, mask in masks.items()} for k in range(0, num_samples, samples)]
+        rows = max(1, max_bytes // max(bytes_before, samples * bytes_after))
+        parts = (torch.cat([vmap(predict, (0, None))(m, part) if m else predict(m, part)[None] for m in masks_of_parts]) for part in x.split(rows))
+        return torch.cat([_as_block(outputs_K_n_C, dtype) for outputs_K_n_C in parts])
+
+    def blocks():
+        nonlocal max_bytes
+        masks = None
+        for x in _batches(loader, num_samples, progress):
+            x = x.to(device, non_blocking=x.is_pinned())  # its block is on the CPU, so the copy done, before the loader may fill a pinned buffer again
             if masks is None:
-                features = dropout_features(model, state, x[:1])
+                features, *sizes = _watch(model, state, x[:1])
+                if not features and num_samples > 1:
+                    raise ValueError("`model` has ConsistentDropout, but its `forward` comes by none, so all samples would be equal")
                 masks = {f"{name}.mask": layers[name].draw_masks(num_samples, shape, generator).to(device) for name, shape in features.items()}
-            outputs = vmap(predict, (0, None))(masks, x) if masks else predict({}, x)[None]
-            if outputs.ndim != 3:
-                raise ValueError(f"`model` returns {outputs.ndim - 1} axes; want (inputs, C classes)")
-            parts.append(_log_softmax(outputs.float()).transpose(0, 1).cpu())
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-    if not parts:
-        raise ValueError("`loader` has no inputs")
-    return torch.cat(parts)
+            start = min(max_bytes, len(x) * max(sizes[0], num_samples * sizes[1]))
+            block, worked = _halving(lambda most: run(x, masks, *sizes, most), start)
+            max_bytes = worked if worked < start else max_bytes
+            yield block
+
+    with _evaluating([model]), _uncompiled(model):
+        return _gather(blocks(), out)
+
+# %% ../nbs/08_bayesian_models.ipynb #9ad3bd0d
+@torch.no_grad()
+def collect_ensemble_log_probs(
+    models: Iterable[Callable[[Tensor], Tensor]],  # K networks or other callables; each takes inputs and returns logits or log-probabilities (n, C)
+    loader: Tensor | Iterable,  # inputs, or batches of inputs or of (inputs, ...), in the order of the pool; the batch size sets the memory needed
+    *,
+    device=None,  # where to send the inputs; None means where the first network's parameters are
+    progress: bool = False,  # show a progress bar
+    dtype: torch.dtype = torch.float32,  # of what is returned; torch.float16 or torch.bfloat16 for half the memory
+    out=None,  # path of a new .npy file to write to, block by block; a tensor in memory if None
+) -> Tensor | np.memmap:  # log_probs_N_K_C on the CPU; with `out` a read-only memory map
+    """Predictions of K networks or of any K callables: one parameter sample each, for all inputs.
+
+    Networks run in `eval()`, so without dropout, and where they are; their modes are restored. Other callables are called as they are.
+    Raises `ValueError` where one does not return logits."""
+    if isinstance(models, nn.Module) and not isinstance(models, nn.ModuleList):
+        raise ValueError(f"`models` is one {type(models).__name__}; want several in a list (for samples by dropout, see `collect_log_probs`)")
+    models, out = list(models), _check_storage(dtype, out)
+    if not models or not all(map(callable, models)):
+        raise ValueError("`models` is empty or holds something that cannot be called; want one network or callable for each parameter sample")
+    networks = [model for model in models if isinstance(model, nn.Module)]
+    device = device or next((parameter.device for network in networks for parameter in network.parameters()), None)
+
+    def blocks():
+        for x in _batches(loader, len(models), progress):
+            x = x if device is None else x.to(device, non_blocking=x.is_pinned())  # as in `collect_log_probs`
+            yield _as_block(torch.stack([_check_outputs(model(x), x) for model in models]), dtype)
+
+    with _evaluating(networks):
+        return _gather(blocks(), out)
+
+# %% ../nbs/08_bayesian_models.ipynb #d6de26ce
+def _conv_block(channels: int, filters: int, size: int, p: float, pool: bool = True) -> list[nn.Module]:
+    return [nn.Conv2d(channels, filters, size), ConsistentDropout2d(p), *([nn.MaxPool2d(2)] if pool else []), nn.ReLU()]
+
+
+def _dense_block(features: int, hidden: int, classes: int, p: float) -> list[nn.Module]:
+    return [nn.Flatten(), nn.Linear(features, hidden), ConsistentDropout(p), nn.ReLU(), nn.Linear(hidden, classes)]
+
+
+def make_mnist_cnn(classes: int = 10, p: float = 0.5) -> nn.Module:
+    "The network for (Repeated)MNIST, inputs (n, 1, 28, 28) (section 4.1, Kirsch et al. 2019)."
+    return nn.Sequential(*_conv_block(1, 32, 5, p), *_conv_block(32, 64, 5, p), *_dense_block(1024, 128, classes, p))
+
+
+def make_emnist_cnn(classes: int = 47, p: float = 0.5) -> nn.Module:
+    "The network for EMNIST, inputs (n, 1, 28, 28) (section 4.3, Kirsch et al. 2019; pooling as in the code released with it)."
+    return nn.Sequential(*_conv_block(1, 32, 3, p), *_conv_block(32, 64, 3, p, pool=False), *_conv_block(64, 128, 3, p), *_dense_block(2048, 512, classes, p))
+
+
+def _torchvision_models():
+    try:
+        from torchvision import models
+    except ImportError as error:
+        raise ImportError("this network takes its layers from torchvision, which is not installed: `pip install torchvision`") from error
+    return models
+
+
+def _head(classes: int, p: float) -> nn.Module:
+    return nn.Sequential(ConsistentDropout(p), nn.Linear(512, 512), nn.BatchNorm1d(512), nn.ReLU(), nn.Linear(512, classes))
+
+
+def make_cinic10_vgg(classes: int = 10, p: float = 0.5, *, pretrained: bool = False) -> nn.Module:
+    """VGG-16 features with batch normalisation and a head with dropout, for CINIC-10, inputs (n, 3, 32, 32), as in the code released with Kirsch et al. (2019).
+
+    `pretrained` takes the features' weights from ImageNet, as the paper does; torchvision downloads them (528 MB) once. Raises `ImportError` without torchvision,
+    `OSError` where the download fails."""
+    models = _torchvision_models()
+    features = models.vgg.make_layers(models.vgg.cfgs["D"], batch_norm=True)
+    if pretrained:
+        weights = models.VGG16_BN_Weights.IMAGENET1K_V1
+        try:
+            state = weights.get_state_dict(progress=False, check_hash=True)
+        except OSError as error:
+            raise OSError(
+                f"the ImageNet weights for `pretrained` could not be downloaded ({error}); put {weights.url} into {torch.hub.get_dir()}/checkpoints, or pass pretrained=False"
+            ) from error
+        features.load_state_dict({name.removeprefix("features."): value for name, value in state.items() if name.startswith("features.")})
+    return nn.Sequential(features, nn.AdaptiveAvgPool2d(1), nn.Flatten(), _head(classes, p))
+
+
+def make_cifar10_resnet(classes: int = 10, p: float = 0.5) -> nn.Module:
+    "ResNet-18 for images of 32 x 32 with a dropout head, for CIFAR-10, inputs (n, 3, 32, 32) (Kirsch et al. 2021). Raises `ImportError` without torchvision."
+    model = _torchvision_models().resnet18()
+    model.conv1, model.maxpool = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity()
+    model.fc = _head(classes, p)
+    return model
