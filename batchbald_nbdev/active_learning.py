@@ -97,12 +97,12 @@ def _device(device) -> torch.device:
 
 
 def _autocast(device: torch.device, mixed_precision: bool) -> AbstractContextManager:
-    "What to train in. Raises `ValueError` for mixed precision without CUDA."
+    "What to train and predict in. Raises `ValueError` for mixed precision without CUDA."
     if mixed_precision and device.type != "cuda":
         raise ValueError(f"`mixed_precision` is for CUDA, but `device` is {device}; leave it out or train on a GPU")
     return torch.autocast("cuda", torch.bfloat16) if mixed_precision else nullcontext()
 
-# %% ../nbs/10_active_learning.ipynb #9005e3cd
+# %% ../nbs/10_active_learning.ipynb #e1039a78
 def train_models(
     models: Sequence[nn.Module],  # T models of one architecture; trained in place
     inputs: Sequence[Tensor],  # for each model its training inputs (n, *features); n may differ
@@ -117,7 +117,7 @@ def train_models(
     patience: int = 3,  # checks in a row without a new best, after which a model stops
     epoch_steps: int = 50,  # steps from one check to the next
     device=None,  # where to train; None means the CPU
-    mixed_precision: bool = False,  # train in bfloat16 where that is safe; CUDA only
+    mixed_precision: bool = False,  # bfloat16 where that is safe; CUDA only
 ) -> list[int]:  # for each model the steps behind its weights
     """Train T models side by side with Adam on the cross-entropy.
 
@@ -179,7 +179,7 @@ def train_models(
                 tensor.copy_(kept[name])
     return [best.step or steps for best in bests]
 
-# %% ../nbs/10_active_learning.ipynb #283e595c
+# %% ../nbs/10_active_learning.ipynb #24ec0a97
 @dataclass
 class Round:
     "What a method may use to choose a batch."
@@ -201,7 +201,7 @@ class Round:
         self.collect_seconds = time.perf_counter() - start
         return log_probs_N_K_C
 
-# %% ../nbs/10_active_learning.ipynb #24ec0a97
+# %% ../nbs/10_active_learning.ipynb #b4e538ca
 def _rest(round: Round) -> list[int]:
     given = set(round.given)
     return [i for i in range(round.pool_size) if i not in given]
@@ -267,7 +267,7 @@ def _softmaxepig(round: Round) -> CandidateBatch:
         return CandidateBatch([], [])
     return _at(rest, get_softmaxepig_batch(round.log_probs_N_K_C[rest], _evaluation(round), round.batch_size, generator=round.generator))
 
-# %% ../nbs/10_active_learning.ipynb #428b3f5c
+# %% ../nbs/10_active_learning.ipynb #f40d789f
 def get_methods(
     configs: int = 1_000,  # label configurations that BatchBALD and BatchEPIG carry, M
 ) -> dict[str, Callable[[Round], CandidateBatch]]:
@@ -294,7 +294,7 @@ def get_methods(
         "meanstd": partial(_by_score, _of_pool(compute_mean_std), _top),
     }
 
-# %% ../nbs/10_active_learning.ipynb #065a60a8
+# %% ../nbs/10_active_learning.ipynb #9e393a70
 def run_trials(
     datasets: Sequence[ActiveLearningData],  # one for each trial
     methods: dict[str, Callable[[Round], CandidateBatch]],  # by name
@@ -310,9 +310,10 @@ def run_trials(
     warm_start: bool = False,  # go on from the weights of the round before, not from new ones
     oracle: Callable[[ActiveLearningData, list[int]], Sequence[int]] | None = None,  # asked for the classes of pool positions; None looks them up
     device=None,  # where to train and predict; None means the CPU
+    mixed_precision: bool = False,  # bfloat16 where that is safe; CUDA only
     done: Sequence[dict] = (),  # records of finished rounds, to go on from
     progress: Callable[[str], None] | None = None,  # told in a few words what is being done
-    **training,  # further options of `train_models`: early_stopping, patience, epoch_steps, batch_size, learning_rate, mixed_precision
+    **training,  # further options of `train_models`: early_stopping, patience, epoch_steps, batch_size, learning_rate
 ) -> Iterator[list[dict]]:  # for each round one record for each learner, method by method, trial by trial
     """Active learning with every method in every trial, re-initialised and trained from scratch in each round unless `warm_start`.
 
@@ -329,6 +330,7 @@ def run_trials(
         if not initial <= budget <= len(data.pool_labels):
             raise ValueError(f"`budget` is {budget}; want from {initial} (the initial labels) to {len(data.pool_labels)} (the pool)")
     device, recorded, models, round = _device(device), _rounds(done, learners), {}, 0
+    collect = partial(_collect, device=device, mixed_precision=mixed_precision)
     tell = progress or (lambda text: None)
 
     while learners:
@@ -349,6 +351,7 @@ def run_trials(
                     steps=steps,
                     validation=[(datasets[trial].validation_inputs, datasets[trial].validation_labels) for _, trial in learners],
                     device=device,
+                    mixed_precision=mixed_precision,
                     **training,
                 )
             train_seconds = (time.perf_counter() - start) / len(learners)
@@ -356,11 +359,11 @@ def run_trials(
         for name, trial in learners if new else ():
             tell(f"choosing: {name}")
             data, model, have = datasets[trial], models[name, trial], bought[name, trial]
-            log_probs_N_K_C = collect_log_probs(model, data.test_inputs, test_samples, generator=derive_generator(seed, trial, round, "test"), device=device)
+            log_probs_N_K_C = collect(model, data.test_inputs, test_samples, generator=derive_generator(seed, trial, round, "test"))
             accuracy, nll = evaluate(log_probs_N_K_C, data.test_labels)
             batch, chosen, answers, seconds = CandidateBatch([], []), [], [], {"train": train_seconds, "collect": 0.0, "select": 0.0}
             if len(have) < budget:
-                batch, chosen, times = _acquire(methods[name], model, data, have, min(size, budget - len(have)), samples, (seed, trial, round), device)
+                batch, chosen, times = _acquire(methods[name], model, data, have, min(size, budget - len(have)), samples, (seed, trial, round), collect)
                 answers = _ask(oracle or _look_up, data, chosen)
                 seconds |= times
             rows.append({
@@ -375,15 +378,20 @@ def run_trials(
         if new:
             yield rows
 
-# %% ../nbs/10_active_learning.ipynb #a0475d7f
-def _acquire(method, model, data, have, batch_size, samples, key, device) -> tuple[CandidateBatch, list[int], dict[str, float]]:
+# %% ../nbs/10_active_learning.ipynb #4a60c6f8
+def _collect(*args, device: torch.device, mixed_precision: bool, **options) -> Tensor:
+    with _autocast(device, mixed_precision):
+        return collect_log_probs(*args, device=device, **options)
+
+
+def _acquire(method, model, data, have, batch_size, samples, key, collect) -> tuple[CandidateBatch, list[int], dict[str, float]]:
     "The batch as the method returned it, its positions in the whole pool, and the seconds it took."
     start, free_P = time.perf_counter(), torch.ones(len(data.pool_labels), dtype=torch.bool)
     free_P[have] = False
     positions = free_P.nonzero()[:, 0]
 
     def predict(inputs: Tensor) -> Tensor:
-        return collect_log_probs(model, inputs, samples, generator=derive_generator(*key, "masks"), device=device)
+        return collect(model, inputs, samples, generator=derive_generator(*key, "masks"))
 
     evaluation_inputs = data.validation_inputs if len(data.validation_inputs) else None
     round = Round(batch_size, len(positions), predict, data.pool_inputs[positions], derive_generator(*key, "select"), evaluation_inputs=evaluation_inputs)

@@ -183,7 +183,6 @@ def _open_folder(out: Path, options: dict, device: str, resume: bool, overwrite:
             if unfinished:
                 warnings.warn(f"`out`: the last round in {records_path} was not complete ({unfinished}); it is run again", stacklevel=4)
             file.truncate(size)
-            file.seek(size)
             for left in [left for name in names for left in out.glob(f".{name}.*")]:  # of a run that was killed while it wrote one
                 left.unlink()
             if not (old and resume):

@@ -124,6 +124,15 @@ def test_the_loop_hands_on_how_to_train():
         run(magic=1)
 
 
+def test_each_trial_is_validated_on_its_own_points(monkeypatch):
+    seen = []
+    monkeypatch.setattr(active_learning, "train_models", lambda *args, validation, **options: seen.append(validation))
+    run(budget=20)
+    assert len(seen[0]) == 4
+    for (x, y), data in zip(seen[0], DATA * 2):
+        assert x is data.validation_inputs and y is data.validation_labels
+
+
 @pytest.mark.parametrize("options, message", [
     ({"early_stopping": "f1"}, "`early_stopping`"), ({"early_stopping": "loss", "patience": 0}, "`patience`"), ({"epoch_steps": 0}, "`epoch_steps`"),
     ({"mixed_precision": True}, "`mixed_precision`"), ({"device": "abacus"}, "`device`"),
@@ -263,6 +272,23 @@ def test_mixed_precision_keeps_weights_and_predictions_whole(monkeypatch):
     def apart(a, b): return sum((x - y).square().sum() for x, y in zip(a.parameters(), b.parameters())).sqrt()
     assert apart(plain, model) < 0.1 * apart(plain, start)
     assert same_weights(plain, train([0], steps=60)[0][0])
+
+
+def test_mixed_precision_is_for_training_and_every_prediction(monkeypatch):
+    on = []
+    def look(function):
+        def inner(*args, **options):
+            on.append(torch.is_autocast_enabled("cpu"))
+            return function(*args, **options)
+        return inner
+
+    monkeypatch.setattr(active_learning, "_autocast", lambda device, on: torch.autocast("cpu", torch.bfloat16, enabled=on))
+    monkeypatch.setattr(active_learning, "collect_log_probs", look(collect_log_probs))
+    monkeypatch.setattr(nn.functional, "cross_entropy", look(nn.functional.cross_entropy))
+    for mixed in (True, False):
+        on.clear()
+        run({"bald": get_methods()["bald"]}, DATA[:1], budget=30, steps=2, mixed_precision=mixed)
+        assert on == [mixed] * (2 + 2 + 2 + 1)  # in each of two rounds two steps and a test, and once the pool
 
 
 @needs_cuda
