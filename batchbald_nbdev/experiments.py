@@ -18,14 +18,16 @@ import sys
 import tempfile
 import warnings
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
 from fastcore.script import call_parse, store_true
 
-from .active_learning import Round, derive_generator, get_methods, run_trials
+from .active_learning import Round, _device, derive_generator, get_methods, run_trials
 from .datasets import get_repeated_digits
 from .information import as_log_probs
 from .plots import get_curves, labels_of_methods, plot_learning_curves
@@ -86,36 +88,71 @@ def _fail(message: str):
 _keys = ("dataset", "method", "trial", "seed", "round", "labels", "accuracy", "nll", "indices", "classes", "scores", "distinct", "seconds")
 
 
-def _read_records(path: Path, learners: int) -> tuple[list[dict], int]:
-    "Records of whole rounds, and the number of bytes that they take. Only the last line may be torn; anything else is refused and left alone."
-    records, sizes = [], [0]
-    for line in path.read_bytes().splitlines(keepends=True) if path.exists() else []:
+def _read_records(path: Path, learners: Sequence[tuple[str, int]]) -> tuple[list[dict], int, str]:
+    """Records of whole rounds, the bytes that they take, and in words what stands behind them.
+
+    That can be a part of the next round and a torn line. Anything else is refused and left alone."""
+    records, part, size, at, round = [], [], 0, 0, 0
+    data = path.read_bytes()
+    for number, line in enumerate(data.splitlines(keepends=True), 1):
         if not line.endswith(b"\n"):
             break
         try:
-            records.append({key: json.loads(line)[key] for key in _keys})
-        except (ValueError, KeyError, TypeError):
-            _fail(f"`out`: line {len(sizes)} of {path} is not a record; mend it from a backup, use --overwrite, or choose another folder")
-        sizes.append(sizes[-1] + len(line))
-    whole = 0
-    while learners and len(records) >= whole + learners:  # a learner that bought nothing has done its last round
-        whole, learners = whole + learners, sum(bool(row["indices"]) for row in records[whole : whole + learners])
-    return records[:whole], sizes[whole]
+            row = json.loads(line)
+            part.append({key: row[key] for key in _keys})
+            fits = (row["method"], row["trial"], row["round"]) == (*learners[len(part) - 1], round)
+        except (ValueError, KeyError, TypeError, IndexError):
+            fits = False
+        if not fits:
+            _fail(f"`out`: line {number} of {path} is not the record that belongs there; mend it from a backup, use --overwrite, or choose another folder")
+        at += len(line)
+        if len(part) == len(learners):  # a learner that bought nothing has done its last round
+            learners = [learner for learner, row in zip(learners, part) if row["indices"]]
+            records, part, size, round = records + part, [], at, round + 1
+    return records, size, f"{len(part)} of {len(learners)} records" if size < len(data) else ""
 
 
-def _append(path: Path, rows: Sequence[dict]) -> None:
-    with open(path, "a", encoding="utf-8") as f:
-        f.write("".join(json.dumps(row) + "\n" for row in rows))
-        f.flush()
-        os.fsync(f.fileno())
+def _append(file: BinaryIO, rows: Sequence[dict]) -> None:
+    file.write("".join(json.dumps(row) + "\n" for row in rows).encode())
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _lock(file: BinaryIO) -> None:
+    "Raise `OSError` if another run has locked the file; the system unlocks it when this process closes it or ends."
+    if sys.platform == "win32":
+        import msvcrt
+
+        file.seek(2**30)  # what is locked nobody else may read, so a byte far behind the records
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        file.seek(0, os.SEEK_END)
+    else:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _open_locked(path: Path, mode: str) -> BinaryIO:
+    "Open the records for one run alone."
+    file = open(path, mode)
+    try:
+        _lock(file)
+    except (BlockingIOError, PermissionError):
+        file.close()
+        _fail(f"`out`: another run is writing into {path.parent}; wait for its end, or choose another folder")
+    except OSError as e:
+        warnings.warn(f"`out`: {path.parent} is where files cannot be locked ({e.strerror}); see to it that no other run writes there", stacklevel=2)
+    return file
 
 
 def _write_whole(path: Path, write: Callable[[Path], None]) -> None:
     "Let `write` make a file beside `path` and put it in place when it is complete."
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=path.suffix)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
     os.close(handle)
     try:
         write(Path(name))
+        with open(name, "rb+") as f:
+            os.fsync(f.fileno())
         os.chmod(name, 0o644)
         os.replace(name, path)
     except BaseException:
@@ -123,46 +160,61 @@ def _write_whole(path: Path, write: Callable[[Path], None]) -> None:
         raise
 
 
-def _open_folder(out: Path, options: dict, learners: int, resume: bool, overwrite: bool) -> list[dict]:
-    "Make or reopen the folder of a run; the records to go on from."
+@contextmanager
+def _open_folder(out: Path, options: dict, device: str, resume: bool, overwrite: bool) -> Iterator[tuple[BinaryIO, list[dict]]]:
+    "Make or reopen the folder of a run: its records, open and locked, and those to go on from."
     records_path, run_path = out / "records.jsonl", out / "run.json"
     if resume and overwrite:
         _fail("`resume` and `overwrite` exclude each other; choose one")
-    old = [name for name in ("run.json", "records.jsonl", "summary.csv", "learning_curves.png") if (out / name).exists()]
-    if old and not (resume or overwrite):
-        _fail(f"`out`: {out} already has {', '.join(old)}; add --resume to go on from its records, --overwrite to replace them, or choose another folder")
-    done, size = [], 0
-    if old and resume:
+    with ExitStack() as stack:
         try:
-            made_with = json.loads(run_path.read_text())["options"]
-        except (OSError, ValueError, KeyError):
-            _fail(f"`out`: {run_path} cannot be read, so it is not known what the records were made with; use --overwrite or another folder")
-        different = [f"{k} is {options[k]!r} and was {made_with.get(k)!r}" for k in options if options[k] != made_with.get(k)]
-        if different:
-            _fail(f"`out`: {out} has records of other options ({'; '.join(different)}); use the same ones, --overwrite, or another folder")
-        done, size = _read_records(records_path, learners)
+            file = stack.enter_context(_open_locked(records_path, "ab")) if records_path.exists() else None
+            names = ("run.json", "records.jsonl", "summary.csv", "learning_curves.png")
+            old = [name for name in names if (out / name).exists() and (out / name).stat().st_size]  # empty records: a run that was stopped at once
+            if old and not (resume or overwrite):
+                _fail(f"`out`: {out} already has {', '.join(old)}; add --resume to go on from its records, --overwrite to replace them, or choose another folder")
+            done, size, unfinished = [], 0, ""
+            if old and resume:
+                _check_same(run_path, options, device)
+                if file:
+                    done, size, unfinished = _read_records(records_path, [(name, trial) for name in options["methods"] for trial in range(options["trials"])])
+            out.mkdir(parents=True, exist_ok=True)
+            file = file or stack.enter_context(_open_locked(records_path, "xb"))
+            if unfinished:
+                warnings.warn(f"`out`: the last round in {records_path} was not complete ({unfinished}); it is run again", stacklevel=4)
+            file.truncate(size)
+            for left in [left for name in names for left in out.glob(f".{name}.*")]:  # of a run that was killed while it wrote one
+                left.unlink()
+            if not (old and resume):
+                for name in ("summary.csv", "learning_curves.png"):
+                    (out / name).unlink(missing_ok=True)
+                _write_whole(run_path, lambda p: p.write_text(json.dumps(_describe_run(options, device), indent=1) + "\n"))
+        except OSError as e:
+            _fail(f"`out`: {out} cannot be written ({e.strerror}); choose another folder")
+        yield file, done
+
+
+def _check_same(run_path: Path, options: dict, device: str) -> None:
+    "Records are continued with the options that they were made with."
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        if not (old and resume):
-            for name in ("summary.csv", "learning_curves.png"):
-                (out / name).unlink(missing_ok=True)
-            _write_whole(run_path, lambda p: p.write_text(json.dumps(_describe_run(options), indent=1) + "\n"))
-        with open(records_path, "ab") as f:
-            f.truncate(size)
-    except OSError as e:
-        _fail(f"`out`: {out} cannot be written ({e.strerror}); choose another folder")
-    return done
+        run = json.loads(run_path.read_text())
+        was, now = run["options"] | {"device": run["machine"]["device"]}, options | {"device": device}
+    except (OSError, ValueError, KeyError, TypeError):
+        _fail(f"`out`: {run_path} cannot be read, so it is not known what the records were made with; use --overwrite or another folder")
+    different = [f"{k} is {now[k]!r} and was {was.get(k)!r}" for k in now if now[k] != was.get(k)]
+    if different:
+        _fail(f"`out`: {run_path.parent} has records of other options ({'; '.join(different)}); use the same ones, --overwrite, or another folder")
 
 
-def _describe_run(options: dict) -> dict:
+def _describe_run(options: dict, device: str) -> dict:
     "What is needed to read a run's numbers: options, versions, machine."
     import sklearn
 
     from batchbald_nbdev import __version__
 
     versions = {"batchbald_nbdev": __version__, "python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__, "scikit-learn": sklearn.__version__}
-    machine = {"system": platform.system(), "architecture": platform.machine(), "cpus": os.cpu_count(), "threads": torch.get_num_threads(), "device": "cpu"}
-    words = ((k, ",".join(v) if isinstance(v, list) else str(v)) for k, v in options.items())
+    machine = {"system": platform.system(), "architecture": platform.machine(), "cpus": os.cpu_count(), "threads": torch.get_num_threads(), "device": device}
+    words = ((k, ",".join(v) if isinstance(v, list) else str(v)) for k, v in (options | ({} if device == "cpu" else {"device": device})).items())
     command = " ".join(["batchbald_compare", *(f"--{k} {shlex.quote(v)}" for k, v in words)])
     return {"command": command, "options": options, "versions": versions, "machine": machine}
 
@@ -235,6 +287,7 @@ def compare_methods(
     resume: bool = False,  # go on from the records in the folder
     overwrite: bool = False,  # replace the records in the folder
     preset: str = "repeated_digits",  # a key of `presets`; options that are not given come from there
+    device=None,  # where to train and predict; None means the CPU
     **options,  # dataset, methods, trials, size, samples, configs, budget, repeats, noise, seed
 ) -> list[dict]:  # the summary, one dictionary for each method
     "Compare acquisition methods by active learning. Raises `ValueError` where an option or the folder is not usable; nothing is written then."
@@ -247,27 +300,26 @@ def compare_methods(
         _fail(f"`{min(unknown)}` is not an option; want some of: {', '.join(presets[preset])}")
     options = _check_options(presets[preset] | {k: v for k, v in options.items() if v is not None})
     methods = {name: get_methods(options["configs"])[name] for name in options["methods"]}
-    out, learners = Path(out), len(methods) * options["trials"]
-    records = _open_folder(out, options, learners, resume, overwrite)
-
-    datasets = [
-        get_repeated_digits(options["repeats"], options["noise"], generator=derive_generator(options["seed"], trial, "data"))
-        for trial in range(options["trials"])
-    ]
-    rounds, finished = 1 + math.ceil((options["budget"] - 20) / options["size"]), 1 + max((row["round"] for row in records), default=-1)
-    with tqdm(total=rounds, initial=finished, desc=f"{len(methods)} methods x {options['trials']} trials", unit="round") as bar:
-        settings = {k: options[k] for k in ("seed", "size", "samples", "budget")}
-        for rows in run_trials(datasets, methods, done=records, progress=bar.set_postfix_str, **settings):
-            _append(out / "records.jsonl", rows)
-            records += rows
-            bar.total = max(bar.total, bar.n + 1)
-            bar.update()
-        bar.set_postfix_str("")
-    summary = summarize(records)
-    copies = "1 noisy copy" if options["repeats"] == 1 else f"{options['repeats']} noisy copies"
-    title = f"Digits, {copies} of each; acquisition size {options['size']}, K = {options['samples']}, seed {options['seed']}"
-    _write_whole(out / "summary.csv", lambda p: _write_csv(p, summary))
-    _write_whole(out / "learning_curves.png", lambda p: plot_learning_curves(records, title).savefig(p, dpi=150))
+    out, device = Path(out), str(_device(device))
+    with _open_folder(out, options, device, resume, overwrite) as (file, records):
+        datasets = [
+            get_repeated_digits(options["repeats"], options["noise"], generator=derive_generator(options["seed"], trial, "data"))
+            for trial in range(options["trials"])
+        ]
+        rounds, finished = 1 + math.ceil((options["budget"] - 20) / options["size"]), 1 + max((row["round"] for row in records), default=-1)
+        with tqdm(total=rounds, initial=finished, desc=f"{len(methods)} methods x {options['trials']} trials", unit="round") as bar:
+            settings = {k: options[k] for k in ("seed", "size", "samples", "budget")}
+            for rows in run_trials(datasets, methods, done=records, progress=bar.set_postfix_str, device=device, **settings):
+                _append(file, rows)
+                records += rows
+                bar.total = max(bar.total, bar.n + 1)
+                bar.update()
+            bar.set_postfix_str("")
+        summary = summarize(records)
+        copies = "1 noisy copy" if options["repeats"] == 1 else f"{options['repeats']} noisy copies"
+        title = f"Digits, {copies} of each; acquisition size {options['size']}, K = {options['samples']}, seed {options['seed']}"
+        _write_whole(out / "summary.csv", lambda p: _write_csv(p, summary))
+        _write_whole(out / "learning_curves.png", lambda p: plot_learning_curves(records, title).savefig(p, dpi=150))
     return summary
 
 # %% ../nbs/11_experiments.ipynb #985123b5
@@ -287,18 +339,19 @@ def batchbald_compare(
     resume: store_true = False,  # go on from the records in the folder
     overwrite: store_true = False,  # replace the records in the folder
     preset: str = "repeated_digits",  # where options that are not given come from: repeated_digits or digits
+    device: str = None,  # where to train and predict: cpu, or cuda where there is a GPU (default: cpu)
 ):
     "Compare acquisition methods by active learning on real data: records, a table, a picture."
     options = dict(dataset=dataset, methods=methods, trials=trials, size=size, samples=samples, configs=configs, budget=budget, repeats=repeats, noise=noise, seed=seed)
 
     def main():
-        print(format_summary(compare_methods(out, resume=resume, overwrite=overwrite, preset=preset, **options)))
+        print(format_summary(compare_methods(out, resume=resume, overwrite=overwrite, preset=preset, device=device, **options)))
         print("\nlabels to 90% and 95%: quartiles over trials; distinct: different originals in a batch, mean; seconds: all trials together")
         print(f"records.jsonl, run.json, summary.csv and learning_curves.png are in {out}")
 
     _run("batchbald_compare", main, "stopped; finished rounds are recorded, go on with --resume")
 
-# %% ../nbs/11_experiments.ipynb #13a1f6f8
+# %% ../nbs/11_experiments.ipynb #ad6a3d5e
 def _read_array(path: Path, name: str = "predictions"):
     "The one array in a `.npy`, `.npz` or `.pt` file; never unpickles code."
     try:
@@ -352,7 +405,7 @@ def _positions(given: list[str], ids: list[str] | None, N: int) -> list[int]:
     wrong = [g for g in given if not g.isdecimal() or int(g) >= N]
     return _fail(f"`given` has {wrong[0]!r}; want positions from 0 to {N - 1}, one per line") if wrong else [int(g) for g in given]
 
-# %% ../nbs/11_experiments.ipynb #4dcf144d
+# %% ../nbs/11_experiments.ipynb #d38f0142
 def select_batch(
     predictions: str | Path,  # .npy, .npz or .pt file with an array (N, K, C)
     *,
@@ -394,7 +447,7 @@ def select_batch(
         _write_picks(Path(out), rows, {"predictions": str(predictions), "kind": kind, "method": method, "size": size, "configs": configs, "seed": seed, "evaluation": evaluation and str(evaluation), "ceiling": batch.ceiling})
     return rows
 
-# %% ../nbs/11_experiments.ipynb #ad6a3d5e
+# %% ../nbs/11_experiments.ipynb #46fb093e
 def _check_out(out: Path, overwrite: bool) -> None:
     if out.suffix not in (".json", ".csv"):
         _fail(f"`out`: {out} has the ending {out.suffix!r}; want .json or .csv")
@@ -418,7 +471,7 @@ def _write_picks(out: Path, rows: list[dict], settings: dict) -> None:
     except OSError as e:
         _fail(f"`out`: {out} cannot be written ({e.strerror})")
 
-# %% ../nbs/11_experiments.ipynb #d38f0142
+# %% ../nbs/11_experiments.ipynb #c7865d8f
 @call_parse
 def batchbald_select(
     predictions: str,  # .npy, .npz or .pt file with an array (N points, K parameter samples, C classes)

@@ -1,9 +1,15 @@
 "The console scripts as a user meets them: what they write, and one line and status 2 for what they cannot do."
+import bisect
+import errno
 import json
 import os
+import random
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -79,7 +85,8 @@ def test_compare_writes_records_summary_and_picture_and_is_reproducible(tmp_path
 
     lines = (a / "records.jsonl").read_bytes().splitlines(keepends=True)
     (b / "records.jsonl").write_bytes(b"".join(lines[:5]) + lines[5][:40])  # torn in the second of three rounds
-    call("batchbald_compare", *TOY, "--resume", "--out", b)
+    _, err = call("batchbald_compare", *TOY, "--resume", "--out", b)
+    assert err.count("warning") == 1 and err.startswith(f"batchbald_compare: warning: `out`: the last round in {b / 'records.jsonl'} was not complete (1 of 4 records); it is run again\n")
     assert (b / "records.jsonl").read_bytes().startswith(b"".join(lines[:4]))
     assert timeless(a / "records.jsonl") == timeless(b / "records.jsonl")
 
@@ -88,7 +95,11 @@ def test_compare_writes_records_summary_and_picture_and_is_reproducible(tmp_path
     refused("batchbald_compare", *TOY, "--seed", 1, "--resume", "--out", a, message="seed is 1 and was 0")
     refused("batchbald_compare", *TOY, "--resume", "--overwrite", "--out", a, message="exclude each other")
     assert {p.name: p.read_bytes() for p in a.iterdir()} == before
-    call("batchbald_compare", *TOY, "--seed", 1, "--overwrite", "--out", a)
+    run_json = (b / "run.json").read_text()
+    assert "--device" not in run_json and json.loads(run_json)["machine"]["device"] == "cpu"
+    (b / "run.json").write_text(run_json.replace('"device": "cpu"', '"device": "cuda"'))
+    refused("batchbald_compare", *TOY, "--resume", "--out", b, message="device is 'cpu' and was 'cuda'")
+    call("batchbald_compare", *TOY, "--seed", 1, "--overwrite", "--device", "cpu", "--out", a)
     assert timeless(a / "records.jsonl") != timeless(b / "records.jsonl")
 
 
@@ -97,7 +108,7 @@ def test_compare_refuses_what_it_cannot_do(tmp_path, refused, monkeypatch):
     (tmp_path / "file").write_text("")
     for args, message in (
         (["--methods", "random,magic"], "`methods`"), (["--dataset", "imagenet"], "`dataset`"), (["--trials", 0], "`trials`"), (["--budget", 5], "`budget`"),
-        (["--noise", "nan"], "`noise`"), (["--preset", "none"], "`preset`"), ([*TOY, "--out", tmp_path / "file"], "cannot be written"),
+        (["--noise", "nan"], "`noise`"), (["--preset", "none"], "`preset`"), (["--device", "abacus"], "`device`"), ([*TOY, "--out", tmp_path / "file"], "cannot be written"),
         ([*TOY, "--out", tmp_path / "file" / "deeper"], "cannot be written"), ([*TOY, "--out", "/proc/none"], "cannot be written"),
     ):
         refused("batchbald_compare", *args, message=message)
@@ -204,3 +215,278 @@ def test_compare_resumes_a_run_whose_batches_differ_in_size(tmp_path, call):
         path.write_bytes(b"".join(lines[:cut]) + lines[cut][:30])
         call("batchbald_compare", *options, "--out", tmp_path / "whole", "--resume")
         assert timeless(path) == expected and path.read_bytes().startswith(finished)  # to the letter: not computed again
+
+
+# Runs that are interrupted
+
+LONGER = "--methods batchbald --trials 2 --samples 5 --configs 50 --budget 50 --repeats 1".split()
+LEARNERS, ROUNDS = 2, 4
+
+
+class Run:
+    "`batchbald_compare` as a process of its own."
+
+    def __init__(self, out, *args):
+        self.records, self.said = out / "records.jsonl", out.with_suffix(".stderr")
+        command = [Path(sys.executable).parent / "batchbald_compare", *LONGER, "--out", out, *args]
+        with open(self.said, "w") as err:
+            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=err)
+        self.started = time.monotonic()
+
+    def stage(self):
+        "0 while Python starts, 1 in the first round, 2 in the second, ...; its progress bar says that it has begun."
+        if not self.said.stat().st_size:
+            return 0
+        return 1 + self.records.read_bytes().count(b"\n") // LEARNERS
+
+    def wait_for(self, stage):
+        "Whether it came there, rather than ended before."
+        while self.stage() < stage:
+            if self.process.poll() is not None:
+                return self.stage() >= stage
+            time.sleep(0.005)
+        return True
+
+    def kill(self):
+        "Whether there was something to kill."
+        self.process.send_signal(signal.SIGKILL)
+        return self.process.wait() == -signal.SIGKILL
+
+
+def whole_rounds(path):
+    "The bytes of whole rounds; all learners of these runs have equally many."
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    lines = [line for line in lines if line.endswith(b"\n")]
+    return b"".join(lines[: len(lines) // LEARNERS * LEARNERS])
+
+
+@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
+def test_a_run_that_is_killed_goes_on_to_the_same_records(tmp_path, call, kills):
+    whole = Run(tmp_path / "whole")
+    began = [0.0]  # seconds until each stage
+    while whole.wait_for(len(began)):
+        began.append(time.monotonic() - whole.started)
+    took = time.monotonic() - whole.started
+    assert len(began) == ROUNDS + 2 and whole.process.wait() == 0
+    expected = timeless(tmp_path / "whole" / "records.jsonl")
+
+    # Random moments, one in each of as many equal parts of that time (without Python's own start, unless there are many)
+    draw, first, last = random.Random(kills), 0 if kills > 3 else began[1], took
+    moments = [first + (i + draw.random()) / kills * (last - first) for i in range(kills)]
+    out, stages = tmp_path / "killed", []
+    for moment in moments:
+        stage = bisect.bisect(began, moment) - 1
+        wait = moment - began[stage]
+        while True:
+            before = whole_rounds(out / "records.jsonl")
+            run = Run(out, "--resume")
+            run.wait_for(stage)
+            until = time.monotonic() + wait
+            while time.monotonic() < until and run.stage() == stage:  # it may be faster today
+                time.sleep(0.005)
+            if run.kill():
+                break
+            assert stage > ROUNDS  # it was through with its rounds: again, and earlier
+            wait /= 2
+        after = whole_rounds(out / "records.jsonl")
+        assert after.startswith(before) and len(after.splitlines()) <= len(expected)
+        stages.append(run.stage())
+    assert len(stages) == kills and max(stages) - min(stages) >= ROUNDS // 2
+    before = whole_rounds(out / "records.jsonl")
+    call("batchbald_compare", *LONGER, "--resume", "--out", out)
+    assert (out / "records.jsonl").read_bytes().startswith(before)  # to the letter: not computed again
+    assert timeless(out / "records.jsonl") == expected
+    assert sorted(p.name for p in out.iterdir()) == ["learning_curves.png", "records.jsonl", "run.json", "summary.csv"]
+
+
+def test_two_runs_into_one_folder_are_refused(tmp_path, call, refused):
+    out = tmp_path / "out"
+    first = Run(out)
+    assert first.wait_for(2)
+    before = (out / "run.json").read_bytes()
+    for how in ([], ["--resume"], ["--overwrite"]):
+        refused("batchbald_compare", *LONGER, *how, "--out", out, message=f"`out`: another run is writing into {out}")
+    assert first.process.poll() is None
+    records = whole_rounds(out / "records.jsonl")
+    assert first.wait_for(3) and first.kill()  # it was not disturbed, and is killed
+    assert (out / "run.json").read_bytes() == before and whole_rounds(out / "records.jsonl").startswith(records)
+    call("batchbald_compare", *LONGER, "--resume", "--out", out)
+    assert len(timeless(out / "records.jsonl")) == ROUNDS * LEARNERS
+
+
+# The folder of a run
+
+OPTIONS = experiments._check_options(experiments.presets["digits"] | {"methods": "random,bald", "trials": 2})
+ORDER = [("random", 0), ("random", 1), ("bald", 0), ("bald", 1)]
+
+
+def open_folder(out, resume=True, overwrite=False, **options):
+    "What a run finds in the folder."
+    with experiments._open_folder(out, OPTIONS | options, "cpu", resume, overwrite) as (_, done):
+        return done
+
+
+def made_up(rounds, dynamic=True):
+    "Records of rounds of which the last two are those of `bald` alone."
+    rows = []
+    for round in range(rounds):
+        for method, trial in ORDER if round < rounds - 2 or not dynamic else ORDER[2:]:
+            last = round == rounds - 1 or (dynamic and method == "random" and round == rounds - 3)
+            rows.append({key: 0.5 for key in experiments._keys} | {"method": method, "trial": trial, "round": round, "indices": [] if last else [round]})
+    return rows
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_cut_anywhere_the_whole_rounds_are_read(tmp_path):
+    path = tmp_path / "records.jsonl"
+    rows = made_up(4)
+    write(path, rows)
+    data = path.read_bytes()
+    sizes = [4, 8, 10, 12]
+    ends = [0] + [len(b"".join(data.splitlines(keepends=True)[:n])) for n in sizes]
+    for cut in range(len(data) + 1):
+        path.write_bytes(data[:cut])
+        records, size, unfinished = experiments._read_records(path, ORDER)
+        round = bisect.bisect(ends, cut) - 1
+        n = ([0] + sizes)[round]
+        assert records == rows[:n] and size == ends[round]
+        part, of = data[size:cut].count(b"\n"), (4, 4, 2, 2, 0)[round]
+        assert unfinished == (f"{part} of {of} records" if cut > size else "")
+
+
+@pytest.mark.parametrize("wrong", ["method", "trial", "round", "order", "missing", "twice", "too many", "no key", "no json", "no record", "round missing"])
+def test_records_that_do_not_belong_are_refused_and_left_alone(tmp_path, wrong):
+    assert open_folder(tmp_path) == []
+    rows, path = made_up(4), tmp_path / "records.jsonl"
+    rows += {"too many": [rows[-1]]}.get(wrong, [])
+    rows = {"missing": rows[:5] + rows[6:], "twice": rows[:6] + rows[5:], "order": rows[:4] + rows[5:3:-1] + rows[6:], "round missing": rows[:4] + rows[8:]}.get(wrong, rows)
+    if wrong in ("method", "trial", "round"):
+        rows[5] = rows[5] | {wrong: "bald" if wrong == "method" else 7}
+    if wrong == "no key":
+        del rows[5]["nll"]
+    write(path, rows)
+    if wrong in ("no json", "no record"):
+        lines = path.read_text().splitlines()
+        path.write_text("\n".join(lines[:5] + ["{" if wrong == "no json" else "[]"] + lines[6:]) + "\n")
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match="`out`: line [0-9]+ of .* is not the record that belongs there"):
+        open_folder(tmp_path)
+    assert path.read_bytes() == before
+
+
+def test_what_is_cut_off_is_said_before_it_is_cut(tmp_path, recwarn):
+    open_folder(tmp_path)
+    path, rows = tmp_path / "records.jsonl", made_up(4)
+    write(path, rows[:7])
+    before = path.read_bytes()
+    with pytest.warns(UserWarning, match=r"not complete \(3 of 4 records\); it is run again"):
+        assert open_folder(tmp_path) == rows[:4]
+    assert path.read_bytes() == b"".join(before.splitlines(keepends=True)[:4])
+    recwarn.clear()
+    assert open_folder(tmp_path) == rows[:4] and not recwarn.list
+    path.write_bytes(before)
+    import warnings
+    with warnings.catch_warnings(), pytest.raises(UserWarning):
+        warnings.simplefilter("error")
+        open_folder(tmp_path)
+    assert path.read_bytes() == before
+
+
+def test_a_run_that_was_killed_as_it_began_leaves_nothing_in_the_way(tmp_path):
+    (tmp_path / "records.jsonl").write_bytes(b"")
+    for resume in (True, False):
+        (tmp_path / "run.json").unlink(missing_ok=True)
+        assert open_folder(tmp_path, resume=resume) == []
+    for name in (".run.json.abc.json", ".summary.csv.abc.csv", ".learning_curves.png.abc.png", ".mine", "picks.json"):
+        (tmp_path / name).write_text("")
+    assert open_folder(tmp_path) == []
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".mine", "picks.json", "records.jsonl", "run.json"]
+    assert json.loads((tmp_path / "run.json").read_text())["options"] == OPTIONS
+
+
+def test_killed_while_it_overwrites_old_records_do_not_pass_for_new_ones(tmp_path, monkeypatch):
+    open_folder(tmp_path)
+    write(tmp_path / "records.jsonl", made_up(4))
+    def killed(*args): raise KeyboardInterrupt
+    with monkeypatch.context() as m, pytest.raises(KeyboardInterrupt):
+        m.setattr(experiments, "_write_whole", killed)
+        open_folder(tmp_path, resume=False, overwrite=True, seed=1)
+    with pytest.raises(ValueError, match="seed is 1 and was 0"):
+        open_folder(tmp_path, seed=1)
+    assert open_folder(tmp_path) == []
+    assert open_folder(tmp_path, resume=False, overwrite=True, seed=1) == open_folder(tmp_path, seed=1) == []
+
+
+def test_a_folder_is_open_once_and_again_when_it_is_closed(tmp_path, monkeypatch):
+    def run(**options): return experiments._open_folder(tmp_path / "out", OPTIONS, "cpu", **{"resume": True, "overwrite": False} | options)
+    with run() as (file, _):
+        for options in ({"resume": False}, {}, {"resume": False, "overwrite": True}):
+            with pytest.raises(ValueError, match="another run is writing"):
+                run(**options).__enter__()
+        experiments._append(file, made_up(3, dynamic=False)[:4])
+    with pytest.raises(RuntimeError, match="mine"), run() as (_, done):
+        assert len(done) == 4
+        raise RuntimeError("mine")
+    with pytest.raises(ValueError, match="add --resume"):
+        run(resume=False).__enter__()
+    with run() as (_, done):
+        assert len(done) == 4
+
+    mkdir = Path.mkdir
+    def meanwhile(path, **options):  # another run begins, and is over, between the look into the folder and its locking
+        mkdir(path, **options)
+        (path / "records.jsonl").write_text("theirs")
+    monkeypatch.setattr(Path, "mkdir", meanwhile)
+    with pytest.raises(ValueError, match="cannot be written"):
+        open_folder(tmp_path / "new")
+    assert (tmp_path / "new" / "records.jsonl").read_text() == "theirs"
+
+
+def test_where_there_are_no_locks_it_says_so(tmp_path, monkeypatch):
+    def no_locks(file): raise OSError(errno.ENOLCK, "No locks available")
+    monkeypatch.setattr(experiments, "_lock", no_locks)
+    with pytest.warns(UserWarning, match="cannot be locked .No locks available.; see to it"):
+        assert open_folder(tmp_path) == []
+
+
+def test_windows_locks_a_byte_that_nobody_reads(tmp_path, monkeypatch):
+    calls = []
+    def locking(handle, mode, n):
+        calls.append((os.lseek(handle, 0, os.SEEK_CUR), mode, n))
+        if len(calls) > 1:
+            raise PermissionError(errno.EACCES, "Permission denied")
+    monkeypatch.setitem(sys.modules, "msvcrt", SimpleNamespace(LK_NBLCK=2, locking=locking))
+    monkeypatch.setattr(experiments, "sys", SimpleNamespace(platform="win32"))
+    with experiments._open_folder(tmp_path, OPTIONS, "cpu", False, False) as (file, _):
+        with pytest.raises(ValueError, match="another run is writing"):
+            open_folder(tmp_path)
+        experiments._append(file, made_up(4)[:1])
+    assert calls == [(2**30, 2, 1)] * 2
+    assert (tmp_path / "records.jsonl").read_bytes().startswith(b'{"dataset"')
+
+
+def test_every_round_and_file_is_forced_to_disk(tmp_path, call, monkeypatch):
+    synced = []
+    fsync = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda handle: synced.append(os.fstat(handle).st_size) or fsync(handle))
+    call("batchbald_compare", *TOY, "--out", tmp_path / "out")
+    sizes = {p.name: p.stat().st_size for p in (tmp_path / "out").iterdir()}
+    assert len(synced) == 1 + 3 + 2  # run.json, three rounds, summary and picture
+    assert (synced[0], *synced[3:]) == (sizes["run.json"], sizes["records.jsonl"], sizes["summary.csv"], sizes["learning_curves.png"])
+    assert synced[1] < synced[2] < synced[3]
+
+
+def test_the_device_is_where_the_run_is_and_is_recorded(tmp_path, call, monkeypatch):
+    devices = []
+    def run_trials(*args, device, **options):
+        devices.append(device)
+        return iter(())
+    monkeypatch.setattr(experiments, "run_trials", run_trials)
+    monkeypatch.setattr(experiments, "_device", lambda device: torch.device(device, 0))
+    with pytest.raises(ValueError):  # nothing ran, so there is nothing to summarise
+        experiments.compare_methods(tmp_path, device="cuda")
+    run = json.loads((tmp_path / "run.json").read_text())
+    assert devices == ["cuda:0"] and run["machine"]["device"] == "cuda:0" and run["command"].endswith(" --device cuda:0")

@@ -1,0 +1,349 @@
+"The loop and its training: early stopping, warm starts, oracles, devices, and the global random state left alone."
+import json
+import random
+from contextlib import redirect_stderr
+from functools import partial
+from io import StringIO
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+from batchbald_nbdev import active_learning
+from batchbald_nbdev.active_learning import derive_generator, evaluate, get_methods, make_mlp, make_seeded, run_trials, train_models
+from batchbald_nbdev.bald import CandidateBatch
+from batchbald_nbdev.bayesian_models import collect_log_probs
+from batchbald_nbdev.datasets import get_repeated_digits
+from batchbald_nbdev.experiments import compare_methods
+
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+DATA = [get_repeated_digits(2, generator=derive_generator(0, trial, "data")) for trial in range(2)]
+METHODS = {name: get_methods(50)[name] for name in ("random", "batchbald")}
+
+
+def run(methods=METHODS, data=DATA, **options):
+    return [row for rows in run_trials(data, methods, **{"budget": 50, "samples": 5, "test_samples": 5, "steps": 20} | options) for row in rows]
+
+
+def timeless(records):
+    return json.dumps([{k: v for k, v in r.items() if k != "seconds"} for r in records])
+
+
+def train(ts, labels=40, make=make_mlp, **options):
+    "Networks of trials `ts` trained as one stack."
+    models = [make_seeded(make, derive_generator(t, "weights")) for t in ts]
+    data = [DATA[t % 2] for t in ts]
+    kept = train_models(models, [d.pool_inputs[t : t + labels] for t, d in zip(ts, data)], [d.pool_labels[t : t + labels] for t, d in zip(ts, data)],
+                        [(t,) for t in ts], validation=[(d.validation_inputs, d.validation_labels) for d in data], **options)
+    return models, kept
+
+
+def weights(model):
+    return {name: tensor.clone() for name, tensor in (*model.named_parameters(), *model.named_buffers())}
+
+
+def same_weights(a, b):
+    a, b = weights(a), weights(b)
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def make_normed():
+    return nn.Sequential(nn.Linear(64, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.5), nn.Linear(16, 10))
+
+
+# Early stopping
+
+
+@pytest.mark.parametrize("rule", ["accuracy", "loss"])
+@pytest.mark.parametrize("make", [make_mlp, make_normed])
+def test_what_is_kept_are_the_weights_of_the_best_check(rule, make):
+    options = {"make": make, "learning_rate": 0.02}
+    checks = [*range(7, 71, 7), 73]  # the last one at the last step
+    stack, kept = train(range(5), steps=73, epoch_steps=7, patience=2, early_stopping=rule, **options)
+    checkpoints = [train(range(5), steps=step, **options)[0] for step in checks]
+    for t, model in enumerate(stack):
+        x, y = DATA[t % 2].validation_inputs, DATA[t % 2].validation_labels
+        with torch.no_grad():
+            logits = [c[t].eval()(x).double() for c in checkpoints]
+        scores = [(l.argmax(1) == y).double().mean() if rule == "accuracy" else -nn.functional.cross_entropy(l, y) for l in logits]
+        best = waited = 0
+        for at, score in enumerate(scores[1:], 1):
+            best, waited = (at, 0) if score > scores[best] else (best, waited + 1)
+            if waited == 2:
+                break
+        assert kept[t] == checks[best] and same_weights(model, checkpoints[best][t])
+    assert len(set(kept)) > 1 and min(kept) < 60  # they stop at different times, and some early
+
+
+def test_one_that_has_stopped_is_as_if_alone():
+    stack, kept = train(range(4), steps=200, epoch_steps=5, early_stopping="loss", learning_rate=0.02)
+    assert len(set(kept)) > 1
+    for t, model in enumerate(stack):
+        (alone,), (steps,) = train([t], steps=200, epoch_steps=5, early_stopping="loss", learning_rate=0.02)
+        assert steps == kept[t]
+        assert_close(weights(model), weights(alone), atol=1e-3, rtol=1e-3)
+
+
+def test_patience_is_counted_in_checks_and_equal_is_no_better(monkeypatch):
+    looks = []
+    validate = active_learning._validate
+    monkeypatch.setattr(active_learning, "_validate", lambda *args: looks.append(1) or validate(*args))
+    (model,), kept = train([0], steps=1000, epoch_steps=4, patience=5, early_stopping="accuracy", learning_rate=0.0)
+    assert (kept, len(looks)) == ([4], 6)  # the first check is the best, and five more are not better
+    assert same_weights(model, make_seeded(make_mlp, derive_generator(0, "weights")))
+    looks.clear()
+    train([0, 1], steps=30, epoch_steps=1, patience=50, early_stopping="loss")
+    assert len(looks) == 2 * 30
+    assert train([0], steps=7, epoch_steps=5, early_stopping="loss")[1] == [7]  # still getting better at the last step
+
+
+def test_without_early_stopping_nobody_looks_at_the_validation_set(monkeypatch):
+    monkeypatch.setattr(active_learning, "_validate", None)
+    assert train([0, 1], steps=3, epoch_steps=1)[1] == [3, 3]
+
+
+def test_dropout_is_off_and_weights_are_those_given_when_validating():
+    x, y = DATA[0].validation_inputs, DATA[0].validation_labels
+    models, _ = train([0], steps=50)
+    judge = make_seeded(make_mlp, derive_generator("other")).eval()
+    logits = models[0].eval()(x)
+    assert active_learning._validate(judge, weights(models[0]), x, y, "accuracy") == (logits.argmax(1) == y).double().mean()
+    assert_close(active_learning._validate(judge, weights(models[0]), x, y, "loss"), -nn.functional.cross_entropy(logits.double(), y).item())
+    x, y = x.repeat(50, 1), y.repeat(50)  # more than one piece
+    assert active_learning._validate(judge, weights(models[0]), x, y, "accuracy") == (logits.argmax(1) == y[:100]).double().mean()
+
+
+def test_the_loop_hands_on_how_to_train():
+    plain = run(data=DATA[:1])
+    for options in ({"early_stopping": "accuracy", "epoch_steps": 1, "patience": 1}, {"batch_size": 8}, {"learning_rate": 0.01}):
+        assert timeless(run(data=DATA[:1], **options)) != timeless(plain)
+    assert timeless(run(early_stopping="accuracy", patience=99, epoch_steps=20)) == timeless(run())  # one check, after the last step
+    with pytest.raises(TypeError, match="magic"):
+        run(magic=1)
+
+
+def test_each_trial_is_validated_on_its_own_points(monkeypatch):
+    seen = []
+    monkeypatch.setattr(active_learning, "train_models", lambda *args, validation, **options: seen.append(validation))
+    run(budget=20)
+    assert len(seen[0]) == 4
+    for (x, y), data in zip(seen[0], DATA * 2):
+        assert x is data.validation_inputs and y is data.validation_labels
+
+
+@pytest.mark.parametrize("options, message", [
+    ({"early_stopping": "f1"}, "`early_stopping`"), ({"early_stopping": "loss", "patience": 0}, "`patience`"), ({"epoch_steps": 0}, "`epoch_steps`"),
+    ({"mixed_precision": True}, "`mixed_precision`"), ({"device": "abacus"}, "`device`"),
+    *([] if torch.cuda.is_available() else [({"device": "cuda"}, "`device`")]),
+])
+def test_training_refuses_what_it_cannot_do(options, message):
+    with pytest.raises(ValueError, match=message):
+        train([0], steps=1, **options)
+    with pytest.raises(ValueError, match=message):
+        run(data=DATA[:1], **options)
+
+
+def test_training_wants_points_to_learn_from_and_to_validate_on():
+    x, y = DATA[0].pool_inputs[:5], DATA[0].pool_labels[:5]
+    models = [make_mlp(), make_mlp()]
+    with pytest.raises(ValueError, match="`inputs`"):
+        train_models(models, [x, x[:0]], [y, y[:0]], [(0,), (1,)], steps=1)
+    for validation in ((), [(x, y)], [(x, y), (x[:0], y[:0])]):
+        with pytest.raises(ValueError, match="`validation`"):
+            train_models(models, [x, x], [y, y], [(0,), (1,)], steps=1, early_stopping="loss", validation=validation)
+    bare = get_repeated_digits(1, validation=0)
+    assert run(data=[bare])
+    with pytest.raises(ValueError, match="`validation`"):
+        run(data=[bare], early_stopping="accuracy")
+
+
+# Warm start
+
+
+def hesitant(round):
+    "Takes from one to three points, as the generator says."
+    n = min(round.batch_size, 1 + int(torch.randint(3, (), generator=round.generator)))
+    batch = METHODS["random"](round)
+    return CandidateBatch(batch.scores[:n], batch.indices[:n])
+
+
+@pytest.mark.parametrize("options", [{}, {"warm_start": True}, {"warm_start": True, "early_stopping": "loss", "epoch_steps": 5}])
+def test_resumed_at_any_round_the_records_are_the_same(options):
+    options = {"methods": {"random": METHODS["random"], "hesitant": hesitant}, "budget": 32, "size": 5} | options
+    whole = run(**options)
+    rounds = [r["round"] for r in whole]
+    assert rounds.count(0) == 4 and rounds.count(rounds[-1]) < 4
+    for round in range(rounds[-1] + 1):
+        at = rounds.index(round)
+        assert timeless(run(done=whole[:at], **options)) == timeless(whole[at:])
+    assert run(done=whole, **options) == []
+
+
+def test_a_warm_start_goes_on_from_the_last_weights_and_its_absence_does_not(monkeypatch):
+    before, after = [], []
+    def spy(models, *args, **options):
+        before.append([weights(m) for m in models])
+        train_models(models, *args, **options)
+        after.append([weights(m) for m in models])
+
+    monkeypatch.setattr(active_learning, "train_models", spy)
+    run(warm_start=True)
+    assert len(before) == 4 and all(torch.equal(a[name], b[name]) for x, y in zip(after, before[1:]) for a, b in zip(x, y) for name in a)
+    before.clear()
+    run()
+    fresh = weights(make_seeded(make_mlp, derive_generator(0, 1, 2, "weights")))  # trial 1, round 2
+    assert all(torch.equal(before[2][at][name], fresh[name]) for at in (1, 3) for name in fresh)
+
+
+# Oracles
+
+
+def test_an_oracle_is_asked_about_new_points_only_and_believed():
+    asked = []
+    def oracle(data, positions):
+        trial, = [t for t, d in enumerate(DATA) if d is data]
+        asked.append((trial, positions))
+        return (9 - data.pool_labels[positions]).numpy()  # an array will do, and so will a list
+
+    options = {"methods": {"random": METHODS["random"]}, "oracle": oracle}
+    whole = run(**options)
+    told = [(r["trial"], r["indices"]) for r in whole if r["indices"]]
+    assert asked == told and all(r["classes"] == (9 - DATA[r["trial"]].pool_labels[r["indices"]]).tolist() for r in whole if r["indices"])
+    for warm in (False, True):
+        whole = run(**options, warm_start=warm)
+        asked.clear()
+        assert timeless(run(**options, warm_start=warm, done=whole[:4])) == timeless(whole[4:])
+        assert asked == told[4:]
+
+
+def test_the_answers_are_what_is_learned(monkeypatch):
+    seen = []
+    monkeypatch.setattr(active_learning, "train_models", lambda models, inputs, labels, *args, **options: seen.append((inputs, labels)))
+    rows = run(data=DATA[:1], methods={"random": METHODS["random"]}, budget=30, oracle=lambda data, positions: [3] * len(positions))
+    (x,), (y,) = seen[1]
+    assert y[:20].tolist() == [c for c in range(10) for _ in range(2)] and y[20:].tolist() == [3] * 10 and y.dtype == torch.int64
+    assert torch.equal(x[20:], DATA[0].pool_inputs[rows[0]["indices"]])
+
+
+@pytest.mark.parametrize("answer", [[0] * 9, [0] * 11, [[0]] * 10, [10] * 10, [-1] * 10, [0.5] * 10, ["7"] * 10, None, 3])
+def test_answers_that_are_no_labels_are_refused(answer):
+    with pytest.raises(ValueError, match="`oracle` answers .* 10 points.* from 0 to 9"):
+        run(oracle=lambda data, positions: answer)
+
+
+def test_without_initial_labels_the_first_network_is_untrained():
+    rows = run(per_class=0, budget=20)
+    assert [r["labels"] for r in rows[::4]] == [0, 10, 20]
+    for r in rows[:4]:
+        model = make_seeded(make_mlp, derive_generator(0, r["trial"], 0, "weights"))
+        data = DATA[r["trial"]]
+        log_probs_N_K_C = collect_log_probs(model, data.test_inputs, 5, generator=derive_generator(0, r["trial"], 0, "test"))
+        assert (r["accuracy"], r["nll"]) == evaluate(log_probs_N_K_C, data.test_labels)
+    assert timeless(run(per_class=0, budget=20, done=rows[:4])) == timeless(rows[4:])
+
+
+# Devices
+
+
+def test_training_and_every_prediction_are_on_the_device(monkeypatch):
+    trained, predicted = [], []
+    def train_there(*args, device, **options): trained.append(device)
+    def collect_there(*args, device=None, **options):
+        predicted.append(device)
+        return collect_log_probs(*args, **options)
+
+    monkeypatch.setattr(active_learning, "train_models", train_there)
+    monkeypatch.setattr(active_learning, "collect_log_probs", collect_there)
+    monkeypatch.setattr(active_learning, "_device", lambda device: f"the {device}")
+    run({name: get_methods(50)[name] for name in ("bald", "epig")}, DATA[:1], budget=30, device="abacus")
+    assert trained == ["the abacus"] * 2 and predicted == ["the abacus"] * (2 * 2 + 1 + 2)  # tests; a pool; a pool and the evaluation inputs
+
+
+def test_mixed_precision_keeps_weights_and_predictions_whole(monkeypatch):
+    "On the CPU in the place of CUDA: the stack trains under autocast, with early stopping."
+    (plain,), _ = train([0], steps=60)
+    monkeypatch.setattr(active_learning, "_autocast", lambda device, on: torch.autocast("cpu", torch.bfloat16, enabled=on))
+    (model,), kept = train([0], steps=60, mixed_precision=True, early_stopping="loss", epoch_steps=60)
+    assert kept == [60] and all(x.dtype == torch.float32 for x in weights(model).values())
+    assert not same_weights(plain, model)
+    start = make_seeded(make_mlp, derive_generator(0, "weights"))
+    def apart(a, b): return sum((x - y).square().sum() for x, y in zip(a.parameters(), b.parameters())).sqrt()
+    assert apart(plain, model) < 0.1 * apart(plain, start)
+    assert same_weights(plain, train([0], steps=60)[0][0])
+
+
+def test_mixed_precision_is_for_training_and_every_prediction(monkeypatch):
+    on = []
+    def look(function):
+        def inner(*args, **options):
+            on.append(torch.is_autocast_enabled("cpu"))
+            return function(*args, **options)
+        return inner
+
+    monkeypatch.setattr(active_learning, "_autocast", lambda device, on: torch.autocast("cpu", torch.bfloat16, enabled=on))
+    monkeypatch.setattr(active_learning, "collect_log_probs", look(collect_log_probs))
+    monkeypatch.setattr(nn.functional, "cross_entropy", look(nn.functional.cross_entropy))
+    for mixed in (True, False):
+        on.clear()
+        run({"bald": get_methods()["bald"]}, DATA[:1], budget=30, steps=2, mixed_precision=mixed)
+        assert on == [mixed] * (2 + 2 + 2 + 1)  # in each of two rounds two steps and a test, and once the pool
+
+
+@needs_cuda
+def test_cuda_learns_what_the_cpu_learns():
+    (cpu,), _ = train([0], steps=100)
+    (gpu,), _ = train([0], steps=100, device="cuda")
+    assert gpu[1].weight.is_cuda
+    assert_close(weights(gpu.cpu()), weights(cpu), atol=0.01, rtol=0.01)
+    (mixed,), _ = train([0], steps=100, device="cuda", mixed_precision=True)
+    assert not same_weights(mixed.cpu(), gpu) and mixed[1].weight.dtype == torch.float32
+    rows = run(device="cuda", steps=200, early_stopping="accuracy", mixed_precision=True)
+    assert rows[-1]["labels"] == 50 and rows[-1]["accuracy"] > 0.6
+    assert timeless(run(device="cuda", steps=200, early_stopping="accuracy", mixed_precision=True)) == timeless(rows)
+
+
+# The global random state
+
+
+def states():
+    "Of Python, NumPy and PyTorch, GPUs included."
+    gpus = [x.tolist() for x in torch.cuda.get_rng_state_all()] if torch.cuda.is_available() else []
+    return random.getstate(), str(np.random.get_state()), torch.get_rng_state().tolist(), gpus
+
+
+def seed_everything(seed):
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def compare(folder, **options):
+    with redirect_stderr(StringIO()):
+        compare_methods(folder, methods="random,softmaxbald,batchbald", trials=1, samples=5, configs=50, budget=40, repeats=1, **options)
+    return timeless([json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()])
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_cuda)])
+def test_the_global_random_state_is_neither_used_nor_changed(tmp_path, device):
+    make = partial(make_mlp, hidden=16)
+    every = get_methods(20)
+    results = []
+    for seed in (1, 2):
+        seed_everything(seed)
+        before = states()
+        plain = run(every, DATA[:1], budget=30, make_model=make, device=device)
+        stopped = run(budget=40, warm_start=True, early_stopping="loss", epoch_steps=5, device=device)
+        compared = compare(tmp_path / str(seed), device=device)
+        assert states() == before
+        results.append([timeless(plain), timeless(stopped), compared])
+    assert results[0] == results[1]
+
+
+def test_making_a_model_reaches_no_gpu(monkeypatch):
+    "`torch.manual_seed` seeds GPUs as well, now or when they are first used."
+    def touched(*args): raise AssertionError("a GPU was seeded")
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", touched)
+    monkeypatch.setattr(torch, "manual_seed", touched)
+    assert same_weights(make_seeded(make_mlp, derive_generator(1)), make_seeded(make_mlp, derive_generator(1)))
