@@ -128,8 +128,9 @@ def _as_labels(labels, n: int, classes: int, name: str) -> Tensor:
 
 def _as_names(classes) -> list[str]:
     "The names of the classes."
-    names = [str(c) for c in (range(_check_count(classes, "classes", 2)) if isinstance(classes, int) else classes)]
-    if isinstance(classes, str) or len(names) < 2 or len(set(names)) < len(names):
+    named = isinstance(classes, Sequence) and not isinstance(classes, str)
+    names = [str(c) for c in (classes if named else range(_check_count(classes, "classes", 2)))]
+    if len(names) < 2 or len(set(names)) < len(names):
         raise ValueError(f"`classes` is {classes!r}; want how many there are, or two or more different names")
     return names
 
@@ -179,8 +180,10 @@ class Labelling:
             raise ValueError(f"`methods` is {methods!r}; want one or more different names of {sorted(get_methods())}")
         self.batch_size, self.steps, self.samples = _check_count(batch_size, "batch_size"), _check_count(steps, "steps"), _check_count(samples, "samples")
         self.seed, self.device = seed, device
-        self.start = {int(i): int(c) for i, c in dict(start or {}).items()}
-        if not all(0 <= i < P and 0 <= c < C for i, c in self.start.items()):
+        if not isinstance(start or {}, Mapping):
+            raise ValueError(f"`start` is a {type(start).__name__}; want labels by position, such as {{3: 0, 17: 2}}")
+        self.start = {_check_count(i, "start", 0): _check_count(c, "start", 0) for i, c in (start or {}).items()}
+        if any(i >= P or c >= C for i, c in self.start.items()):
             raise ValueError(f"`start` has positions or labels that do not exist; want positions from 0 to {P - 1} and labels from 0 to {C - 1}")
         self.pool_labels = None if pool_labels is None else _as_labels(pool_labels, P, C, "pool_labels")
         if (test_inputs is None) != (test_labels is None):
@@ -428,7 +431,7 @@ def _learned(labelling: Labelling) -> str:
         if labelling.round and (share := _guessed(labelling, labelling.round - 1, name)) is not None:
             facts.append(f"had guessed {share:.0%} of its last batch")
         parts.append(f"{labels_of_methods[name]}: {', '.join(facts)}")
-    return "; ".join(parts)
+    return "\n".join(parts)
 
 # %% ../nbs/13_label_by_hand.ipynb #f29ae926
 def _draw_curve(labelling: Labelling, ax) -> None:
@@ -440,8 +443,11 @@ def _draw_curve(labelling: Labelling, ax) -> None:
             points = [(record["learners"][name]["labels"], _guessed(labelling, r, name)) for r, record in enumerate(labelling.rounds[:-1])]
         points = [(n, 100 * value) for n, value in points if value is not None]
         color, style = _styles[name]
-        ax.plot([n for n, _ in points], [value for _, value in points], color=color, ls=style, marker="o", ms=4, label=labels_of_methods[name])
+        width = 1.6 if name != labelling.methods[0] else 3.6  # so that both can be seen where they are equal
+        ax.plot([n for n, _ in points], [value for _, value in points], color=color, ls=style, lw=width, marker="o", ms=2.4 * width**0.7 + 1, label=labels_of_methods[name])
     ax.set(xlabel="labels of each learner", ylabel="test accuracy (%)" if labelling.test is not None else "guessed before labelling (%)")
+    if labelling.test is None:
+        ax.set_ylim(-5, 105)
     ax.xaxis.get_major_locator().set_params(integer=True)
     ax.legend(frameon=False, loc="best")
     ax.spines[["top", "right"]].set_visible(False)
@@ -463,12 +469,12 @@ def _draw_pairs(labelling: Labelling, axes) -> None:
             ax.set_axis_off()
             continue
         ax.set_facecolor("#cccccc")
-        shown = ax.imshow(pairs_B_B, cmap="Blues", vmin=0, vmax=highest, extent=(0.5, B + 0.5, B + 0.5, 0.5))
+        shown = ax.imshow(pairs_B_B.numpy(), cmap="Blues", vmin=0, vmax=highest, extent=(0.5, B + 0.5, B + 0.5, 0.5))
         ax.set(xlabel="place in the batch", ylabel="place in the batch")
         for axis in (ax.xaxis, ax.yaxis):
             axis.get_major_locator().set_params(integer=True)
     if shown is not None:
-        axes[0].figure.colorbar(shown, ax=list(axes), label="I(y; y') of two images (nats)", shrink=0.9)
+        axes[0].figure.colorbar(shown, ax=list(axes), label="$I(y_i; y_j)$ of two images (nats)", shrink=0.9)
 
 
 def _draw_images(labelling: Labelling, axes_L_B) -> None:
@@ -484,7 +490,7 @@ def _draw_images(labelling: Labelling, axes_L_B) -> None:
             position = batch["indices"][b]
             image = labelling.images[position].float()
             image = (image - image.min()) / (image.max() - image.min()).clamp_min(1e-30)
-            ax.imshow(image.movedim(0, -1).expand(-1, -1, 3) if image.ndim == 3 else image, cmap="gray", interpolation="nearest")
+            ax.imshow((image.movedim(0, -1).expand(-1, -1, 3) if image.ndim == 3 else image).numpy(), cmap="gray", interpolation="nearest")
             ax.set_title(labelling.class_names[labels[position]] if position in labels else "?", fontsize=11, pad=3)
             if batch["scores"]:
                 ax.set_xlabel(f"{batch['scores'][b]:.2f}\n+{gains[b]:.2f}", fontsize=9)
@@ -522,20 +528,16 @@ def _batch_html(labelling: Labelling, name: str) -> str:
     batch, labels, parts = labelling.batches[name], labelling.labels, []
     gains = [b - a for a, b in zip([0.0, *batch["joint"]], batch["joint"])]
     for b, position in enumerate(batch["indices"]):
-        lines = ["?"]
+        told, guess = ("now" if position == labelling.current else "?"), "&nbsp;"
         if position in labels:
-            lines = [f'<b style="font-size:15px">{html.escape(labelling.class_names[labels[position]])}</b>']
+            told = f"<b>{html.escape(labelling.class_names[labels[position]])}</b>"
             if batch["guesses"]:
-                guess = batch["guesses"][b]
-                lines.append("guessed" if guess == labels[position] else f"not {html.escape(labelling.class_names[guess])}")
-        elif position == labelling.current:
-            lines = ["now"]
-        if len(lines) < 2:
-            lines.append("&nbsp;")
+                guess = "guessed" if batch["guesses"][b] == labels[position] else f"not {html.escape(labelling.class_names[batch['guesses'][b]])}"
+        lines = [f'<span style="font-size:15px">{told}</span>', guess]
         if batch["scores"]:
             lines += [f"{batch['scores'][b]:.2f}", f"+{gains[b]:.2f}"]
         picture = _image_html(labelling, position, 56, "#e69f00" if position == labelling.current else "transparent")
-        parts.append(f'<div style="text-align:center;font-size:12px;line-height:1.35">{picture}<br>{"<br>".join(lines)}</div>')
+        parts.append(f'<div style="text-align:center;font-size:12px;line-height:18px">{picture}<br>{"<br>".join(lines)}</div>')
     return (
         f'<div style="color:inherit;line-height:1.4"><b>{labels_of_methods[name]}</b>: {_reason(name, batch)}'
         f'<div style="display:flex;flex-wrap:wrap;gap:6px;margin-top:4px">{"".join(parts)}</div></div>'
@@ -552,10 +554,11 @@ def label_by_hand(
 
     labelling = Labelling(inputs, path, **options)
     status, message, question, learned = HTML(), HTML(), HTML(), HTML()
-    progress, undo = IntProgress(min=0, layout=Layout(width="220px")), Button(description="Undo", tooltip="take the last click back", icon="undo")
+    progress, undo = IntProgress(min=0, layout=Layout(width="220px")), Button(description="Undo", tooltip="take the last click back")
     wrap, button_layout, button_style = Layout(flex_flow="row wrap"), Layout(width="auto", min_width="44px"), ButtonStyle()
     classes, batches = HBox(layout=wrap), [HTML() for _ in labelling.methods]
-    panel = VBox([HBox([progress, status]), question, HBox([classes, undo], layout=wrap), message, *batches, learned])
+    legend = HTML("Under each image: its label, what the network had guessed, its own score, and what it adds to those before it (nats).")
+    panel = VBox([HBox([progress, status]), question, HBox([classes, undo], layout=wrap), message, *batches, legend, learned])
     panel.labelling, panel.buttons, panel.undo_button = labelling, (), undo
     shown = None  # the round that is on the screen
 
@@ -567,7 +570,7 @@ def label_by_hand(
         left, clicked = len(labelling.todo), sum(round == labelling.round for round, _, _ in labelling.clicks)
         progress.max, progress.value = max(1, clicked + left), clicked
         where = "nothing is saved" if labelling.path is None else f"saved in {html.escape(str(labelling.path))}"
-        status.value = f"round {labelling.round}: {clicked} of {clicked + left} labelled; {len(labelling.clicks)} clicks in all, {where}"
+        status.value = f"round {labelling.round}: {clicked} of {clicked + left} labelled; clicks in all: {len(labelling.clicks)}, {where}"
         if labelling.current is not None:
             question.value = f"{_image_html(labelling, labelling.current, 168)}<br>What is this?"
         else:
@@ -587,7 +590,7 @@ def label_by_hand(
             button.close()
         png = base64.b64encode(plot_labelling(labelling, images=False)._repr_png_()).decode()
         picture = f'<img alt="learning curve and pairwise information" src="data:image/png;base64,{png}" style="max-width:100%">'
-        learned.value = f'<div style="line-height:1.4">{_learned(labelling)}</div>{picture}'
+        learned.value = f'<div style="line-height:1.4;white-space:pre-line">{_learned(labelling)}</div>{picture}'
 
     def enable(on):
         for button in panel.buttons:
