@@ -118,7 +118,7 @@ def _append(f, record: dict) -> int:
 # %% ../nbs/13_label_by_hand.ipynb #be523ca2
 def _as_labels(labels, n: int, classes: int, name: str) -> Tensor:
     "Class numbers, int64."
-    labels = torch.as_tensor(labels)
+    labels = torch.as_tensor(labels).cpu()
     if labels.shape != (n,) or labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise ValueError(f"`{name}` has shape {tuple(labels.shape)} and type {labels.dtype}; want one whole number for each of the {n} images")
     if n and not 0 <= labels.min() <= labels.max() < classes:
@@ -172,7 +172,7 @@ class Labelling:
         seed: int = 0,
         device=None,  # where to train and predict; None means the CPU
     ):
-        inputs = torch.as_tensor(inputs)
+        inputs = torch.as_tensor(inputs).detach().cpu()
         self.images, self.class_names = _as_images(inputs, image_shape), _as_names(classes)
         P, C = len(inputs), len(self.class_names)
         self.methods, unknown = list(methods), set(methods) - set(get_methods())
@@ -189,7 +189,7 @@ class Labelling:
         if (test_inputs is None) != (test_labels is None):
             raise ValueError("`test_inputs` and `test_labels` come together; one of them is missing")
         if test_inputs is not None:
-            test_inputs = torch.as_tensor(test_inputs)
+            test_inputs = torch.as_tensor(test_inputs).detach().cpu()
             if test_inputs.shape[1:] != inputs.shape[1:] or not len(test_inputs) or not test_inputs.isfinite().all():
                 raise ValueError(f"`test_inputs` has shape {tuple(test_inputs.shape)}; want finite inputs of shape {tuple(inputs.shape[1:])}, as in the pool")
             test_labels = _as_labels(test_labels, len(test_inputs), C, "test_labels")
@@ -202,7 +202,7 @@ class Labelling:
         digest = hashlib.sha256(repr(tuple(inputs.shape)).encode() + inputs.float().contiguous().numpy().tobytes()).hexdigest()
         self._opening = {"kind": "start", "pool": digest[:32], "images": P, "classes": self.class_names, "methods": self.methods, "start": sorted(self.start.items())}
         self._opening = json.loads(json.dumps(self._opening))  # as it will be read
-        self.path, self.message = None if path is None else Path(path), ""
+        self.path = None if path is None else Path(path)
         self._load(os.O_CREAT)
         self.learn()
 
@@ -265,7 +265,7 @@ class LabelsChanged(RuntimeError):
 @patch
 def _load(self: Labelling, flags: int = 0) -> None:
     "The state, read from the file. A torn last line is cut off; a new file gets its first record."
-    self.rounds, self.clicks, self._size = [], [], 0  # clicks: round, position, label
+    self.rounds, self.clicks, self._size, self.message = [], [], 0, ""  # clicks: round, position, label
     if self.path is None:
         return
     try:
@@ -443,7 +443,7 @@ def _draw_curve(labelling: Labelling, ax) -> None:
             points = [(record["learners"][name]["labels"], _guessed(labelling, r, name)) for r, record in enumerate(labelling.rounds[:-1])]
         points = [(n, 100 * value) for n, value in points if value is not None]
         color, style = _styles[name]
-        width = 1.6 if name != labelling.methods[0] else 3.6  # so that both can be seen where they are equal
+        width = 3.6 if name == labelling.methods[0] and len(labelling.methods) > 1 else 1.6  # so that both can be seen where they are equal
         ax.plot([n for n, _ in points], [value for _, value in points], color=color, ls=style, lw=width, marker="o", ms=2.4 * width**0.7 + 1, label=labels_of_methods[name])
     ax.set(xlabel="labels of each learner", ylabel="test accuracy (%)" if labelling.test is not None else "guessed before labelling (%)")
     if labelling.test is None:
@@ -603,7 +603,7 @@ def label_by_hand(
             try:
                 change()
             except LabelsChanged as error:
-                text = str(error)
+                text = f"{error}. {labelling.message}"
             if labelling.is_due:
                 enable(False)
                 message.value = f'<b role="status">Learning from {len(labelling.labels)} labels ...</b>'
