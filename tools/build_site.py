@@ -105,16 +105,16 @@ def api_page(titles):
     package = get_config().lib_path.name
     symbols = importlib.import_module(f"{package}._modidx").d["syms"]
     lines = ["# All names", "", f"`from {package}.all import *` brings them all. Each name leads to the chapter that derives, checks and documents it."]
+    modules = {page: name for name, links in symbols.items() for page in {link.split(".html")[0] for link, _ in links.values()}}
     for page, title in titles.items():
-        module_name = f"{package}.{page}"
-        if module_name not in symbols: continue
-        module = importlib.import_module(module_name)
+        if page not in modules: continue
+        module = importlib.import_module(modules[page])
         rows = []
         for name in module.__all__:
-            if not (link := symbols[module_name].get(f"{module_name}.{name}")): continue  # a constant
+            if not (link := symbols[module.__name__].get(f"{module.__name__}.{name}")): continue  # a constant
             what = " ".join(inspect.getdoc(getattr(module, name)).split("\n\n")[0].split()).replace("|", r"\|")
             rows.append(f'| <a href="{link[0]}"><code>{name}</code></a> | {what} |')
-        if rows: lines += ["", f'## {title}', "", f'`{module_name}`, from <a href="{page}.html">{title}</a>', "", "| name | what it is |", "|---|---|", *rows]
+        if rows: lines += ["", f"## {title}", "", f'`{module.__name__}`, from <a href="{page}.html">{title}</a>', "", "| name | what it is |", "|---|---|", *rows]
     return "\n".join(lines) + "\n"
 
 
@@ -214,11 +214,12 @@ def notebook_to_myst(nb):
     return {"cells": result, "metadata": {"language_info": {"name": "python"}}, "nbformat": 4, "nbformat_minor": 5}
 
 
-def toctrees(sidebar):
-    "The sidebar for Sphinx: one hidden table of contents for each section."
+def toctrees(sidebar, titles):
+    "The sidebar for Sphinx: one hidden table of contents for each section, chapters with their numbers."
     sections = {}
     for page, section, notebook in sidebar:
-        if page != "index": sections.setdefault(section, []).append(page)
+        number = chapter_number(notebook)
+        if page != "index": sections.setdefault(section, []).append(f"{number}\u2002{titles[page]} <{page}>" if number else page)
     return "\n\n".join("```{toctree}\n:hidden:\n" + (f":caption: {section}\n\n" if section else "\n") + "\n".join(pages) + "\n```"
                        for section, pages in sections.items())
 
@@ -233,17 +234,22 @@ def write_sphinx_source(folder):
     "All that Sphinx reads, apart from its conf.py."
     sidebar = read_sidebar()
     facts = {"website": yaml.safe_load((ROOT / "_quarto.yml").read_text())["website"], "copyright": get_config().copyright, "pages": {}}
+    titles = {}
     for page, section, notebook in sidebar:
         facts["pages"][page] = {"section": section, "number": chapter_number(notebook), "notebook": notebook}
         if not notebook:
             shutil.copy(PAGES / f"{page}.md", folder)
             continue
         nb = json.loads((PAGES / notebook).read_text(encoding="utf-8"))
-        facts["pages"][page]["description"] = split_front_matter(nb)[0].get("description")
+        meta, _ = split_front_matter(nb)
+        facts["pages"][page]["description"], titles[page] = meta.get("description"), meta["title"]
         try: nb = notebook_to_myst(nb)
         except SiteError as error: raise SiteError(f"nbs/{notebook}: {error}") from None
-        if page == "index": nb["cells"].append({"cell_type": "markdown", "metadata": {}, "id": "toctrees", "source": toctrees(sidebar)})
         (folder / f"{page}.ipynb").write_text(json.dumps(nb), encoding="utf-8")
+    index = folder / "index.ipynb"
+    nb = json.loads(index.read_text(encoding="utf-8"))
+    nb["cells"].append({"cell_type": "markdown", "metadata": {}, "id": "toctrees", "source": toctrees(sidebar, titles)})
+    index.write_text(json.dumps(nb), encoding="utf-8")
     shutil.copytree(PAGES / "images", folder / "images")
     (folder / "site.json").write_text(json.dumps(facts), encoding="utf-8")
 

@@ -27,7 +27,7 @@ templates_path = ["templates"]
 html_theme = "furo"
 html_static_path = [os.environ["SITE_STATIC"]]
 html_css_files = ["styles.css", "site.css"]
-html_favicon = html_logo = None
+html_favicon = html_logo = "../../nbs/images/logo.svg"
 html_copy_source = html_show_sourcelink = False
 html_domain_indices = html_use_index = False
 _sans = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
