@@ -8,6 +8,8 @@ WORKERS ?= 2
 # Notebooks that `make outputs` re-runs, and the flags (say `slow`) of further cells that it includes
 NBS ?=
 FLAGS ?=
+# How `make docs` builds: quarto or sphinx; empty is Quarto where it is installed
+BUILDER ?=
 # What `make bench` runs; `make bench-full` runs the slower ones too
 BENCHMARKS ?= peers limit growth quality memory
 ALL_BENCHMARKS ?= $(BENCHMARKS) many_machines kbald temperature
@@ -20,6 +22,7 @@ INSTALL := $(UV) pip install --python $(BIN)/python
 # An empty file per kind of installation: newer than what it was made from means nothing to do
 RUN_INSTALLED := $(BIN)/.installed
 DEV_INSTALLED := $(BIN)/.installed-dev
+DOCS_INSTALLED := $(BIN)/.installed-docs
 BENCH_INSTALLED := .venv-bench/.installed
 METADATA := settings.ini setup.py pyproject.toml
 
@@ -55,11 +58,8 @@ outputs: $(DEV_INSTALLED) ## run notebooks in place, all or NBS="nbs/01_bald.ipy
 	$(BIN)/python tools/exec_nbs.py $(addprefix --flag ,$(FLAGS)) $(NBS)
 	$(BIN)/python tools/readme.py
 
-# README.md is written first, so that nbdev finds it fresh and leaves it alone
-docs: $(DEV_INSTALLED) ## build the site in _docs (needs Quarto)
-	@command -v quarto >/dev/null || { echo "make docs needs Quarto: https://quarto.org/docs/get-started"; exit 1; }
-	$(BIN)/python tools/readme.py
-	$(BIN)/nbdev_docs
+docs: $(DOCS_INSTALLED) ## build the site in _docs, with Quarto, or else with Sphinx and npm
+	$(BIN)/python tools/build_site.py $(BUILDER)
 
 bench: $(BENCH_INSTALLED) ## time BatchBALD against other libraries and by itself, into benchmarks/records (some 5 minutes)
 	@set -e; for o in $(BENCHMARKS); do echo "== $$o"; .venv-bench/bin/python benchmarks/$$o.py; done
@@ -81,6 +81,10 @@ $(RUN_INSTALLED): $(METADATA) | $(BIN)/python
 
 $(DEV_INSTALLED): $(METADATA) | $(BIN)/python
 	$(INSTALL) --quiet --editable '.[dev]'
+	@touch $@
+
+$(DOCS_INSTALLED): $(DEV_INSTALLED)
+	$(INSTALL) --quiet --editable '.[dev,docs]'
 	@touch $@
 
 # Apart from .venv, so that what other libraries want does not decide what development uses

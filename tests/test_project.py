@@ -39,7 +39,7 @@ def sidebar_files(contents):
     "The notebooks that a sidebar lists, sections opened."
     for entry in contents:
         if isinstance(entry, str): yield entry
-        else: yield from sidebar_files(entry["contents"])
+        else: yield from sidebar_files(entry.get("contents", []))  # an entry with an address is no notebook
 
 
 def test_sidebar_lists_every_chapter_in_order():
@@ -83,6 +83,16 @@ def test_workflows_call_targets_that_exist(path):
     targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     called = re.findall(r"\bmake ([\w-]+)", commands)
     assert called and set(called) <= set(targets)
+
+
+def test_workflows_agree_with_settings():
+    cfg = read_settings()
+    workflows = {o.stem: yaml.safe_load(o.read_text()) for o in WORKFLOWS}
+    assert all(o[True]["push"]["branches"] == [cfg["branch"]] for o in workflows.values())
+    newest = re.search(r"^newest_minor = (\d+)", (ROOT / "setup.py").read_text(), re.MULTILINE)[1]
+    assert workflows["test"]["jobs"]["test"]["strategy"]["matrix"]["python"] == [cfg["min_python"], f"3.{newest}"]
+    upload, = [step for step in workflows["pages"]["jobs"]["build"]["steps"] if "upload-pages-artifact" in step.get("uses", "")]
+    assert upload["with"]["path"] == cfg["doc_path"]
 
 
 def test_wheel_holds_every_module_and_data_file(tmp_path):

@@ -1,0 +1,338 @@
+"""The site in _docs, as a reader meets it: its links, and its pages in a browser; and the panel of a chapter in JupyterLab.
+
+What needs the site wants `make docs` first, what needs a browser wants Playwright (which `make docs` installs) and Chromium. Where
+something is missing, items are skipped and say so. Screenshots to look at go to results/site.
+"""
+import html, http.server, json, os, re, shutil, socket, subprocess, sys, threading, time, urllib.request
+from functools import lru_cache, partial
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "_docs"
+SHOTS = ROOT / "results/site"
+NOTEBOOKS = sorted((ROOT / "nbs").glob("*.ipynb"))
+CHROMIUM = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, ["chromium", "chromium-browser", "google-chrome"])), None)
+WEBSITE = yaml.safe_load((ROOT / "_quarto.yml").read_text())["website"]
+
+
+def page_of(file): return re.sub(r"^\d+[a-zA-Z0-9]*_", "", Path(file).stem)
+
+
+def sidebar_pages(contents):
+    for entry in contents:
+        if isinstance(entry, str): yield page_of(entry)
+        elif "href" in entry: yield page_of(entry["href"])
+        else: yield from sidebar_pages(entry["contents"])
+
+
+PAGES = list(sidebar_pages(WEBSITE["sidebar"]["contents"]))
+
+
+# ---- What is needed ----
+
+@pytest.fixture(scope="session")
+def site():
+    "The folder with the site, if there is one and it is fresh."
+    index = DOCS / "index.html"
+    if not index.exists(): pytest.skip("there is no site: run `make docs`")
+    if not (DOCS / "searchindex.js").exists(): pytest.skip("the site is Quarto's: run `make docs BUILDER=sphinx`")
+    sources = [*NOTEBOOKS, ROOT / "nbs/styles.css", ROOT / "_quarto.yml", ROOT / "tools/build_site.py", *(ROOT / "tools/site").glob("*.*"),
+               *(ROOT / "tools/site").glob("[st]*/*")]
+    newer = [str(o.relative_to(ROOT)) for o in sources if o.stat().st_mtime > index.stat().st_mtime]
+    if newer: pytest.skip(f"the site is older than {newer[0]}: run `make docs`")
+    return DOCS
+
+
+@pytest.fixture(scope="session")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is missing: run `make docs`")
+    if not CHROMIUM: pytest.skip("Chromium is missing: install it (`apt-get install chromium`), or name it in CHROMIUM")
+    quiet = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+    with playwright.sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=CHROMIUM, args=quiet)
+        yield browser
+        browser.close()
+
+
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *args): pass
+
+
+@pytest.fixture(scope="session")
+def address(site):
+    "The site's address on this machine."
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(QuietHandler, directory=site)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.fixture
+def visit(browser, address):
+    "Opens a page of the site, and fails at the end where anything went wrong on the way."
+    contexts, trouble = [], []
+
+    def watch_request(request):
+        if not request.url.startswith((address, "data:", "blob:")): trouble.append(f"asked another host: {request.url}")
+
+    def watch_response(response):
+        if response.status >= 400: trouble.append(f"{response.status} {response.url}")
+
+    def visit(path, width=1400, height=1000, scheme="light"):
+        context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
+        context.set_default_timeout(120_000)  # other tests may keep the machine busy
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda o: trouble.append(f"console: {o.text}") if o.type in ("error", "warning") else None)
+        page.on("pageerror", lambda o: trouble.append(f"script: {o}"))
+        page.on("requestfailed", lambda o: trouble.append(f"failed: {o.url}"))
+        page.on("request", watch_request)
+        page.on("response", watch_response)
+        page.goto(f"{address}/{path}", wait_until="load")
+        page.evaluate("async () => { await document.fonts.ready; if (window.MathJax) await MathJax.startup.promise }")
+        return page
+
+    yield visit
+    for context in contexts: context.close()
+    assert not trouble
+
+
+# ---- The files ----
+
+class PageParser(HTMLParser):
+    "Targets, links, and what else a page asks for."
+
+    def __init__(self, text):
+        super().__init__()
+        self.ids, self.links, self.assets = {"", "top"}, [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        if "id" in attributes: self.ids.add(attributes["id"])
+        if tag == "a" and "href" in attributes: self.links.append(attributes["href"])
+        if tag == "link" and attributes["rel"] != "canonical": self.assets.append(attributes["href"])
+        if "src" in attributes: self.assets.append(attributes["src"])
+
+
+@lru_cache(maxsize=None)
+def parsed(path): return PageParser(path.read_text(encoding="utf-8"))
+
+
+def own_file(url):
+    "The file of this checkout that an address on GitHub or Colab shows, or None."
+    match = re.match(rf"(?:{re.escape(WEBSITE['repo-url'])}|https://colab.research.google.com/github/{urlsplit(WEBSITE['repo-url']).path[1:]})/blob/{WEBSITE['repo-branch']}/(.+)", url)
+    return ROOT / match[1].split("#")[0] if match else None
+
+
+def broken_links(path):
+    "Links of a page to files and anchors that are not there, and what it would fetch from other hosts."
+    page = parsed(path)
+    for url in [*page.links, *page.assets]:
+        parts = urlsplit(url)
+        if url in page.assets and (parts.scheme not in ("", "data") or parts.netloc): yield f"fetches {url}"
+        elif url.startswith(WEBSITE["site-url"]): yield f"leaves for the published site: {url}"
+        elif (file := own_file(url)) is not None:
+            if not file.is_file(): yield f"no such file: {url}"
+        elif not parts.scheme and not parts.netloc:
+            target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
+            if not target.is_file(): yield f"no such page: {url}"
+            elif target.suffix == ".html" and unquote(parts.fragment) not in parsed(target).ids: yield f"no such anchor: {url}"
+
+
+@pytest.mark.parametrize("page", [*PAGES, "search"])
+def test_links_and_anchors_resolve(site, page):
+    assert list(broken_links(site / f"{page}.html")) == []
+
+
+def test_there_is_a_page_for_each_entry_of_the_sidebar_and_no_other(site):
+    assert {o.stem for o in site.glob("*.html")} == {*PAGES, "search"}
+
+
+def test_pages_follow_one_another_as_in_the_sidebar(site):
+    link = r'<a class="{}-page" href="([^"#]+)'
+    for page, neighbour in zip(PAGES, PAGES[1:]):
+        assert re.search(link.format("next"), (site / f"{page}.html").read_text(encoding="utf-8"))[1] == f"{neighbour}.html"
+        assert re.search(link.format("prev"), (site / f"{neighbour}.html").read_text(encoding="utf-8"))[1] == f"{page}.html"
+
+
+def test_every_symbol_has_an_anchor(site):
+    "nbdev links names to these addresses, here and in other projects."
+    from batchbald_nbdev._modidx import d
+    addresses = {address for symbols in d["syms"].values() for address, _ in symbols.values()}
+    missing = [o for o in sorted(addresses) if o.split("#")[1] not in parsed(site / o.split("#")[0]).ids]
+    assert addresses and not missing
+
+
+def text_of(markup): return html.unescape(re.sub(r"<[^>]+>", "", markup))
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda o: o.name)
+def test_cells_are_shown_folded_or_hidden_as_they_ask(site, notebook):
+    "By the longest line of each cell of code."
+    markup = (site / f"{page_of(notebook)}.html").read_text(encoding="utf-8")
+    everything = text_of(markup)
+    unfolded = text_of(re.sub(r"<details class=\"[^\"]*\bhide\b.*?</details>", "", markup, flags=re.DOTALL))
+    wanted = {"shown": set(), "folded": set(), "hidden": set()}
+    for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
+        if cell["cell_type"] != "code": continue
+        source = "".join(cell["source"])
+        flags = set(re.findall(r"^#\s*\|\s*(\S+)", source, re.MULTILINE))
+        code = [o.strip() for o in source.splitlines() if not re.match(r"#\s*\|", o)]
+        kind = "hidden" if flags & {"hide", "default_exp"} else "folded" if flags & {"export", "exporti", "code-fold:"} else "shown"
+        if any(code): wanted[kind].add(max(code, key=len))
+    assert not [o for o in wanted["shown"] if o not in unfolded]
+    assert not [o for o in wanted["folded"] - wanted["shown"] if o in unfolded or o not in everything]
+    assert not [o for o in wanted["hidden"] - wanted["shown"] - wanted["folded"] if o in everything]
+
+
+# ---- In a browser ----
+
+# Math that was not typeset: elements without MathJax's output or with its error, and TeX in the text
+UNTYPESET = r"""() => {
+  const elements = [...document.querySelectorAll(".math")].filter(o => !o.querySelector("mjx-container") || o.querySelector("mjx-merror, [data-mjx-error]"))
+  const walker = document.createTreeWalker(document.querySelector("article"), NodeFilter.SHOW_TEXT), texts = []
+  while (walker.nextNode()) {
+    const o = walker.currentNode
+    if (!o.parentElement.closest("pre, code, script, mjx-container") && /\$|\\[a-zA-Z]{2,}/.test(o.data)) texts.push(o.data)
+  }
+  return [...elements.map(o => o.textContent), ...texts]
+}"""
+# Beside the page itself. Local files are not compressed; a server would send less
+WEIGHT = """() => [...performance.getEntriesByType("navigation"), ...performance.getEntriesByType("resource")].reduce((sum, o) => sum + o.transferSize, 0)"""
+# The theme lets its column scroll on a phone, so the window alone tells nothing
+TOO_WIDE = """() => [document.documentElement, document.querySelector(".content")].filter(o => o.scrollWidth > o.clientWidth).map(o => `${o.className}: ${o.scrollWidth}`)"""
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_page_in_a_browser(visit, name):
+    "No error, no other host, all math typeset and numbered, all pictures there, not heavy, not wider than a phone."
+    page = visit(f"{name}.html")
+    assert page.evaluate(UNTYPESET) == []
+    assert page.evaluate("[...document.images].filter(o => !o.naturalWidth || !o.alt).map(o => o.src)") == []
+    assert page.evaluate(WEIGHT) < 3e6
+    chapter = re.search(r"Chapter (\w+)", page.locator(".eyebrow").inner_text()) if page.locator(".eyebrow").count() else None
+    if chapter:
+        numbers = [o.strip("()¶# ") for o in page.locator(".eqno").all_text_contents()]
+        assert numbers == [f"{chapter[1]}.{i + 1}" for i in range(page.locator("div.math").count())]
+        assert page.locator(".eqno a").count() == len(numbers)
+    page.set_viewport_size({"width": 390, "height": 844})
+    assert page.evaluate(TOO_WIDE) == []
+
+
+def test_landing_page_has_promise_picture_and_doors(visit):
+    page = visit("index.html", 1400, 1000)
+    assert WEBSITE["description"] in page.locator("article").inner_text()
+    doors = page.locator(".doors a")
+    assert doors.count() == 3
+    picture = page.locator("article img").first
+    assert picture.bounding_box()["y"] < 1000  # begins on the first screen, and so do the doors above it
+    assert doors.nth(2).bounding_box()["y"] < picture.bounding_box()["y"]
+    doors.nth(0).click()
+    page.wait_for_url("**/information.html")
+
+
+def test_search_finds_a_word_of_the_book(visit):
+    page = visit("index.html")
+    box = page.locator("input[name=q]").first
+    box.fill("submodular")
+    box.press("Enter")
+    page.wait_for_url("**/search.html**")
+    page.locator("#search-results li a").first.wait_for()
+    page.get_by_text(re.compile("Search finished")).wait_for()
+    targets = page.locator("#search-results li a").evaluate_all("all => all.map(o => o.href.split('/').pop().split(/[?#]/)[0])")
+    assert "bald.html" in targets
+
+
+def test_first_text_of_a_chapter_is_there_within_a_second(visit):
+    "The best of three, since other tests may keep the machine busy."
+    times = []
+    for _ in range(3):
+        page = visit("kbald.html")
+        times.append(page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime"))
+        assert page.locator("article .subtitle").is_visible()
+    assert min(times) < 1000, times
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_pages_and_figures_in(visit, scheme):
+    "Light and dark follow the system and the button, and figures can be read in both. The screenshots are for people."
+    from PIL import Image
+    SHOTS.mkdir(parents=True, exist_ok=True)
+
+    def shades(target, name):
+        "Grey values of a screenshot, sorted."
+        path = SHOTS / f"{name}_{scheme}.png"
+        target.screenshot(path=path)
+        return sorted(Image.open(path).convert("L").tobytes())
+
+    for name, path, width, height in [("landing", "index.html", 1400, 1000), ("phone", "batchbald.html", 390, 844), ("chapter", "information.html", 1400, 1000)]:
+        page = visit(path, width, height, scheme)
+        seen = shades(page, name)
+        assert (seen[len(seen) // 2] > 200) == (scheme == "light"), name
+        assert (seen[len(seen) // 2] < 60) == (scheme == "dark"), name
+    seen = shades(page.locator(".cell_output img").first, "figure")
+    assert seen[len(seen) // 2] > 190 and seen[len(seen) // 100] < 120  # ground and ink
+    before = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    page.locator(".theme-toggle-content button").click()  # the first click is for what the system does not have
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") != before
+
+
+# ---- JupyterLab ----
+
+@pytest.fixture
+def lab(tmp_path):
+    "JupyterLab on a notebook that shows the panel of the chapter Information, by that chapter's own cell."
+    chapter = json.loads((ROOT / "nbs/00_information.ipynb").read_text(encoding="utf-8"))
+    call, = [o for o in chapter["cells"] if "eval: false" in "".join(o["source"]) and "explore_i_diagram" in "".join(o["source"])]
+    sources = [["from batchbald_nbdev.plots import explore_i_diagram"], call["source"]]
+    cells = [{"cell_type": "code", "execution_count": None, "id": f"cell-{i}", "metadata": {}, "outputs": [], "source": o} for i, o in enumerate(sources)]
+    notebook = {"cells": cells, "metadata": {"kernelspec": {"display_name": "python3", "language": "python", "name": "python3"}}, "nbformat": 4, "nbformat_minor": 5}
+    (tmp_path / "panel.ipynb").write_text(json.dumps(notebook))
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    own = {o: str(tmp_path / o) for o in ("JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR", "JUPYTERLAB_SETTINGS_DIR", "JUPYTERLAB_WORKSPACES_DIR")}
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--expose-app-in-browser", f"--port={port}", "--ServerApp.ip=127.0.0.1",
+               "--IdentityProvider.token=", f"--ServerApp.root_dir={tmp_path}"]
+    log = tmp_path / "log"
+    with open(log, "w") as file: process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **own}, stdin=subprocess.DEVNULL, stdout=file, stderr=file)
+    try:
+        for _ in range(240):
+            try: urllib.request.urlopen(f"http://127.0.0.1:{port}/api/status", timeout=2); break
+            except OSError:
+                assert process.poll() is None, log.read_text()
+                time.sleep(0.5)
+        yield f"http://127.0.0.1:{port}/lab/tree/panel.ipynb?reset"
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def test_panel_follows_its_slider_in_jupyterlab(browser, lab):
+    "Numbers and picture are those that the panel has for the slider's new value; saved state could not know it."
+    from batchbald_nbdev.plots import explore_i_diagram
+    expected = explore_i_diagram()
+    slider, _, scores, _ = expected.children
+    page = browser.new_page(viewport={"width": 1400, "height": 1200})
+    page.set_default_timeout(120_000)
+    page.goto(lab)
+    page.wait_for_function("() => window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'")
+    page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells') }")
+    handle = page.locator(".jp-OutputArea .widget-slider .noUi-handle").first
+    handle.wait_for()
+    page.get_by_text(scores.value).wait_for()
+    picture = page.locator(".jp-OutputArea img.widget-image")
+    before = picture.screenshot()
+    handle.focus()
+    for _ in range(4): handle.press("ArrowLeft")
+    slider.value -= 4 * slider.step
+    page.get_by_text(scores.value).wait_for()
+    page.wait_for_timeout(1000)  # the picture comes in a message of its own
+    assert picture.screenshot() != before
+    page.close()

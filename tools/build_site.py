@@ -1,0 +1,296 @@
+"""Build the site in _docs from the outputs that the notebooks hold: no notebook runs.
+
+    python tools/build_site.py            with Quarto where it is installed, else with Sphinx
+    python tools/build_site.py sphinx     with Sphinx in any case
+
+nbdev turns the notebooks into pages in _proc: documentation of exported names, links to symbols, hidden cells gone. Either builder
+starts from those, and takes title and sidebar from _quarto.yml. Sphinx reads another Markdown (MyST) and no cell options, so for
+Sphinx the pages are translated.
+"""
+import argparse, ast, html, importlib, inspect, json, os, re, shutil, subprocess, sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import yaml
+from execnb.nbio import mk_cell
+from nbdev import serve
+from nbdev.config import get_config
+from nbdev.processors import FilterDefaults, rm_export
+
+ROOT = Path(__file__).resolve().parent.parent
+SITE = ROOT / "tools/site"  # what Sphinx needs beside pages
+PAGES = ROOT / "_proc"
+DOCS = ROOT / "_docs"
+
+
+_number = re.compile(r"^\d+[a-zA-Z0-9]*_")  # of a notebook; its page has none
+
+
+class SiteError(ValueError): "The site cannot be built; the message says why."
+
+
+# ---- Pages, for either builder ----
+
+def names_of(tree):
+    "What a piece of Python defines at its top level, and methods as `Class.method`."
+    for node in tree.body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)): yield node.name
+        if isinstance(node, ast.ClassDef): yield from (f"{node.name}.{o.name}" for o in node.body if isinstance(o, ast.FunctionDef))
+        if isinstance(node, ast.Assign): yield from (o.id for target in node.targets for o in ast.walk(target) if isinstance(o, ast.Name))
+
+
+def fold_export(cell):
+    "Exported code stays on its page, folded, because prose speaks of it. nbdev would remove it."
+    directives = set(cell.directives_ or ())
+    if directives & {"hide", "default_exp"}: del cell["source"]
+    elif directives & {"export", "exporti"}:
+        tree = ast.parse(cell.source)
+        cell.defines_ = list(names_of(tree))  # a name that ends in _ is not written to the file
+        titles = [o for o in cell.defines_ if "." not in o]
+        summary = f"Source of {', '.join(titles[:4])}{' and more' * (len(titles) > 4)}" if titles else "Imports"
+        cell.source = f'#| code-fold: true\n#| code-summary: "{summary}"\n{cell.source}'
+
+
+class PageFilter(FilterDefaults):
+    "nbdev's processing of a notebook, with exported code folded below its documentation."
+
+    def base_procs(self): return [fold_export if o is rm_export else o for o in super().base_procs()]
+
+    def __call__(self, nb):
+        super().__call__(nb)
+        documented = {o for cell in nb.cells for o in re.findall(r"^show_doc\((\w+)", cell.source, re.MULTILINE)}
+        cells, sources = [], []
+        for cell in nb.cells:
+            if "show_doc(" not in cell.source: cells, sources = cells + sources, []
+            if "defines_" not in cell:
+                cells.append(cell)
+                continue
+            # Links to symbols need an anchor. Documentation brings one along; other names have none
+            if anchors := "".join(f'<span id="{o.lower()}"></span>' for o in cell.defines_ if o not in documented):
+                sources.append(mk_cell(anchors, "markdown"))
+            sources.append(cell)
+        nb.cells = cells + sources
+
+
+def doors():
+    "The three ways in, for the landing page."
+    cfg = get_config()
+    colab = f"https://colab.research.google.com/github/{cfg.user}/{cfg.repo}/blob/{cfg.branch}/{cfg.nbs_path.name}/index.ipynb"
+    entries = [("information.html", "Read the book", "From two coins to batches out of millions of points, one idea at a time."),
+               (colab, "Run it on Colab", "Every chapter is a notebook. Nothing to install."),
+               ("api.html", "Import the library", "Plain functions over PyTorch tensors, all on one page.")]
+    links = (f'<a href="{url}"><strong>{title}</strong> <span>{text}</span></a>' for url, title, text in entries)
+    return f'<div class="doors">\n{chr(10).join(links)}\n</div>'
+
+
+def read_sidebar():
+    "Of each page, in order: its name, its section, and its notebook's file name (none for the list of all names)."
+    def walk(contents, section):
+        for entry in contents:
+            if isinstance(entry, str): yield _number.sub("", Path(entry).stem), section, entry
+            elif "href" in entry: yield Path(entry["href"]).stem, section, None
+            else: yield from walk(entry["contents"], entry["section"])
+    website = yaml.safe_load((ROOT / "_quarto.yml").read_text())["website"]
+    return list(walk(website["sidebar"]["contents"], None))
+
+
+def split_front_matter(nb):
+    "Title and the like, which nbdev puts into a raw cell at the top, and the other cells."
+    first, *cells = nb["cells"]
+    return yaml.safe_load("".join(first["source"]).strip().strip("-")), cells
+
+
+def api_page(titles):
+    "Every public name by chapter, with its first line of documentation."
+    package = get_config().lib_path.name
+    symbols = importlib.import_module(f"{package}._modidx").d["syms"]
+    lines = ["# All names", "", f"`from {package}.all import *` brings them all. Each name leads to the chapter that derives, checks and documents it."]
+    modules = {page: name for name, links in symbols.items() for page in {link.split(".html")[0] for link, _ in links.values()}}
+    for page, title in titles.items():
+        if page not in modules: continue
+        module = importlib.import_module(modules[page])
+        rows = []
+        for name in module.__all__:
+            if not (link := symbols[module.__name__].get(f"{module.__name__}.{name}")): continue  # a constant
+            what = " ".join(inspect.getdoc(getattr(module, name)).split("\n\n")[0].split()).replace("|", r"\|")
+            rows.append(f'| <a href="{link[0]}"><code>{name}</code></a> | {what} |')
+        if rows: lines += ["", f"## {title}", "", f'`{module.__name__}`, from <a href="{page}.html">{title}</a>', "", "| name | what it is |", "|---|---|", *rows]
+    return "\n".join(lines) + "\n"
+
+
+def make_pages():
+    "Fill _proc."
+    os.chdir(ROOT)
+    serve.FilterDefaults = PageFilter
+    serve.proc_nbs(force=True, n_workers=0)
+    index = PAGES / "index.ipynb"
+    nb = json.loads(index.read_text(encoding="utf-8"))
+    intro = next(o for o in nb["cells"] if "![" in "".join(o["source"]))
+    intro["source"] = "".join(intro["source"]).replace("![", f"{doors()}\n\n![", 1)  # the doors stand above the picture
+    index.write_text(json.dumps(nb), encoding="utf-8")
+    titles = {}
+    for page, _, notebook in read_sidebar():
+        if notebook: titles[page] = split_front_matter(json.loads((PAGES / notebook).read_text(encoding="utf-8")))[0]["title"]
+    (PAGES / "api.md").write_text(api_page(titles), encoding="utf-8")
+
+
+# ---- Quarto ----
+
+def build_with_quarto():
+    subprocess.run(["quarto", "render", "--no-cache"], cwd=PAGES, check=True)
+    shutil.rmtree(DOCS, ignore_errors=True)
+    shutil.move(PAGES / DOCS.name, DOCS)
+
+
+# ---- Sphinx ----
+
+_option = re.compile(r"^#\s*\|\s*([\w-]+)\s*:\s*(.*?)\s*$")
+
+
+def split_options(source):
+    "The options (`#| echo: false`) of a code cell, and the code without them and without flags such as `#| slow`."
+    options, code = {}, []
+    for line in source.splitlines():
+        if match := _option.match(line): options[match[1]] = match[2].strip("\"'")
+        elif not re.match(r"#\s*\|", line): code.append(line)
+    return options, "\n".join(code).strip("\n")
+
+
+def to_myst(text):
+    "Markdown as Quarto reads it, as MyST reads it."
+    cfg = get_config()
+    label = r"((?:`[^`]*`|[^\]`])*)"
+    base = re.escape(cfg.doc_host + cfg.doc_baseurl)
+    # Badges are pictures from other hosts; here they are text
+    text = re.sub(r"\[!\[([^\]]*)\]\(https?:[^)]*\)\]\(([^)]*)\)", r'<a class="badge" href="\2">\1</a>', text)
+    # nbdev links symbols by the site's full address
+    text = re.sub(rf"\[{label}\]\({base}/([^)\s]*)\)", r'<a class="reference internal" href="\2">\1</a>', text)
+    text = re.sub(r"\]\(\d+[a-zA-Z0-9]*_(\w+\.ipynb)", r"](\1", text)  # pages are named without their numbers
+    return re.sub(r"^(:{3,})\s*\{\.callout-(\w+)[^}]*\}", r"\1{\2}", text, flags=re.MULTILINE)
+
+
+def documentation_to_myst(text):
+    "What `show_doc` wrote."
+    text = text.removeprefix("---\n\n")
+    source = re.match(r"\[source\]\(([^)]*)\)\{[^}]*\}\n\n", text)
+    if source: text = text[source.end():]
+    link = f'<a class="source-link" href="{source[1]}">source</a>\n\n' if source else ""
+    name = re.match(r"#+ (.+)", text)[1]
+    return f'<span id="{html.escape(name.lower())}"></span>{link}\n\n{{.documented}}\n{to_myst(text)}'
+
+
+def code_cell(cell, section):
+    "A code cell for MyST-NB, or Markdown where it holds documentation, or None where nothing of it is shown."
+    options, code = split_options("".join(cell["source"]))
+    if unknown := options.keys() - {"code-fold", "code-summary", "echo", "output", "include", "eval"}:
+        raise SiteError(f"cell {cell.get('id')}: the option `#| {unknown.pop()}` is not translated for Sphinx")
+    if options.get("output") == "asis":
+        texts = ["".join(o["data"]["text/markdown"]) for o in cell["outputs"] if "text/markdown" in o.get("data", {})]
+        return {"cell_type": "markdown", "metadata": {}, "source": "\n\n".join(map(documentation_to_myst, texts))}
+    if options.get("include") == "false" or not (code or cell["outputs"]): return None
+    tags = [tag for tag, wanted in [("remove-input", options.get("echo") == "false"), ("remove-output", options.get("output") == "false"),
+                                    ("hide-input", options.get("code-fold", "false") != "false")] if wanted]
+    prompt = options.get("code-summary", "Code")
+    settings = {"code_prompt_show": prompt, "code_prompt_hide": prompt, "image": {"alt": f"Figure, section {section}; the text around it says what it shows"}}
+    for output in cell["outputs"]:
+        # Widgets need a kernel, which a page does not have; their text stays
+        output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
+        if markdown := output.get("data", {}).get("text/markdown"): output["data"]["text/markdown"] = to_myst("".join(markdown))
+    return {"cell_type": "code", "metadata": {"tags": tags, "mystnb": settings}, "source": code, "outputs": cell["outputs"], "execution_count": None}
+
+
+def notebook_to_myst(nb):
+    "A page from _proc for MyST-NB."
+    meta, cells = split_front_matter(nb)
+    result = [{"cell_type": "markdown", "metadata": {}, "source": f"# {meta['title']}\n\n{{.subtitle}}\n{meta.get('description', '')}"}]
+    section = meta["title"]
+    for cell in cells:
+        source = "".join(cell["source"])
+        if headings := re.findall(r"^#+ (.+)", source, re.MULTILINE) if cell["cell_type"] == "markdown" else None: section = headings[-1]
+        if "WARNING: THIS FILE WAS AUTOGENERATED" in source: continue
+        if cell["cell_type"] == "markdown": result.append({"cell_type": "markdown", "metadata": {}, "source": to_myst(source)})
+        elif cell["cell_type"] == "code" and (shown := code_cell(cell, section)): result.append(shown)
+    for number, cell in enumerate(result): cell["id"] = f"cell-{number}"
+    return {"cells": result, "metadata": {"language_info": {"name": "python"}}, "nbformat": 4, "nbformat_minor": 5}
+
+
+def toctrees(sidebar, titles):
+    "The sidebar for Sphinx: one hidden table of contents for each section, chapters with their numbers."
+    sections = {}
+    for page, section, notebook in sidebar:
+        number = chapter_number(notebook)
+        if page != "index": sections.setdefault(section, []).append(f"{number}\u2002{titles[page]} <{page}>" if number else page)
+    return "\n\n".join("```{toctree}\n:hidden:\n" + (f":caption: {section}\n\n" if section else "\n") + "\n".join(pages) + "\n```"
+                       for section, pages in sections.items())
+
+
+def chapter_number(notebook):
+    "`4a` of `04a_many_machines.ipynb`, or None: what comes after the chapters (90 and up) has none."
+    match = re.match(r"0?(\d+[a-z]*)_", notebook or "")
+    return match[1] if match and not re.match(r"9\d", match[1]) else None
+
+
+def write_sphinx_source(folder):
+    "All that Sphinx reads, apart from its conf.py."
+    sidebar = read_sidebar()
+    facts = {"website": yaml.safe_load((ROOT / "_quarto.yml").read_text())["website"], "copyright": get_config().copyright, "pages": {}}
+    titles = {}
+    for page, section, notebook in sidebar:
+        facts["pages"][page] = {"section": section, "number": chapter_number(notebook), "notebook": notebook}
+        if not notebook:
+            shutil.copy(PAGES / f"{page}.md", folder)
+            continue
+        nb = json.loads((PAGES / notebook).read_text(encoding="utf-8"))
+        meta, _ = split_front_matter(nb)
+        facts["pages"][page]["description"], titles[page] = meta.get("description"), meta["title"]
+        try: nb = notebook_to_myst(nb)
+        except SiteError as error: raise SiteError(f"nbs/{notebook}: {error}") from None
+        (folder / f"{page}.ipynb").write_text(json.dumps(nb), encoding="utf-8")
+    index = folder / "index.ipynb"
+    nb = json.loads(index.read_text(encoding="utf-8"))
+    nb["cells"].append({"cell_type": "markdown", "metadata": {}, "id": "toctrees", "source": toctrees(sidebar, titles)})
+    index.write_text(json.dumps(nb), encoding="utf-8")
+    shutil.copytree(PAGES / "images", folder / "images")
+    (folder / "site.json").write_text(json.dumps(facts), encoding="utf-8")
+
+
+def write_static(folder):
+    "Styles, and what npm brings, so that a page asks no other host for anything."
+    if not shutil.which("npm"): raise SiteError("npm is missing: install Node.js (https://nodejs.org), or Quarto (https://quarto.org)")
+    done = subprocess.run(["npm", "ci", "--no-audit", "--no-fund", "--loglevel=error"], cwd=SITE, capture_output=True, text=True)
+    if done.returncode: raise SiteError(f"`npm ci` failed in {SITE.relative_to(ROOT)}:\n{done.stderr}")
+    shutil.copytree(SITE / "static", folder)
+    shutil.copy(ROOT / "nbs/styles.css", folder)
+    modules = SITE / "node_modules"
+    for source, target, patterns in [("mathjax/es5", "mathjax", ["tex-chtml.js", "output/chtml/fonts/woff-v2/*"]),
+                                     ("@fontsource-variable/source-serif-4/files", "fonts", ["*-latin-wght-*.woff2"])]:
+        for path in (o for pattern in patterns for o in (modules / source).glob(pattern)):
+            destination = folder / target / path.relative_to(modules / source)
+            destination.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, destination)
+
+
+def build_with_sphinx():
+    with TemporaryDirectory() as folder:
+        folder = Path(folder)
+        source, static, output = folder / "source", folder / "static", folder / "html"
+        source.mkdir()
+        write_sphinx_source(source)
+        write_static(static)
+        command = [sys.executable, "-m", "sphinx", "-b", "html", "-q", "-E", "-W", "--keep-going", "-c", SITE, "-d", folder / "doctrees", source, output]
+        done = subprocess.run(command, env={**os.environ, "SITE_SOURCE": str(source), "SITE_STATIC": str(static)})
+        if done.returncode: raise SiteError("Sphinx warned or failed, see above")
+        for name in ("objects.inv", ".buildinfo"): (output / name).unlink(missing_ok=True)
+        shutil.rmtree(DOCS, ignore_errors=True)
+        shutil.move(output, DOCS)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("builder", nargs="?", choices=["quarto", "sphinx"], default="quarto" if shutil.which("quarto") else "sphinx")
+    args = parser.parse_args()
+    try:
+        make_pages()
+        {"quarto": build_with_quarto, "sphinx": build_with_sphinx}[args.builder]()
+    except (SiteError, subprocess.CalledProcessError) as error: sys.exit(f"{error}")
+    print(f"{DOCS.relative_to(ROOT)}/index.html, built with {args.builder.title()}")
