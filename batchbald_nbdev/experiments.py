@@ -263,7 +263,7 @@ def _run(command: str, main: Callable, stopped: str) -> None:
             warnings.simplefilter("always", UserWarning)
             warnings.showwarning = show
             main()
-    except (ValueError, OSError) as e:
+    except (ValueError, OSError, ImportError) as e:
         sys.exit(_say(command, e, 2))
     except KeyboardInterrupt:
         sys.exit(_say(command, stopped, 130))
