@@ -265,6 +265,7 @@ def test_state_of_an_ordinary_model_fits_its_consistent_twin(images):
 
 def test_switching_between_training_and_evaluation(model, images):
     expected, quiet = collect_log_probs(model, images, 4), model(images)
+    assert not expected.requires_grad and quiet.requires_grad
     model.train()
     assert not torch.equal(model(images), model(images))
     model[1].load_state_dict(make_cnn()[1].state_dict())  # running statistics as they were
