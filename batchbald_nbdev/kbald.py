@@ -18,9 +18,9 @@ from torch import Tensor
 
 from .bald import CandidateBatch, _check_given, _first_best, compute_bald
 from .batchbald import _halving, _mean_gains, _Rows, get_batchbald_batch
-from .information import _as_tensor, _check_count, _iter_probs, _plogp, _probs, _shape, _work_device, _work_dtype
-from .joint_entropy import WeightedJointEntropy, _generator
-from .plain_batchbald import CeilingWarning, _ties
+from .information import _as_tensor, _check_count, _iter_probs, _plogp, _probs, _shape, _work_device, _work_dtype, check_log_probs
+from .joint_entropy import WeightedJointEntropy, _generator, _repeat_information
+from .plain_batchbald import CeilingWarning, _ties, _warn_near_ceiling
 
 # %% ../nbs/05_kbald.ipynb #ac4f9c4d
 def _check_picks(log_probs_B_K_C, K: int, C: int) -> Tensor:
@@ -34,7 +34,7 @@ def _check_picks(log_probs_B_K_C, K: int, C: int) -> Tensor:
 def compute_pair_information(
     log_probs_N_K_C,  # log p(y_n = c | w_k), candidates
     log_probs_B_K_C,  # the same for picks, under the same parameter samples
-    dtype: torch.dtype | None = None,  # arithmetic: torch.float32, torch.double; None follows the input
+    dtype: torch.dtype | None = None,  # arithmetic: torch.float32, torch.double; None is torch.double for float64 input, else torch.float32
     device=None,  # where to compute; None means where the input lies
 ) -> Tensor:  # information_N_B, nats, float64, at least 0
     "Mutual information $I(y_n; y_b)$ of the label of every candidate and of every pick (eq. 6, second term). Raises `ValueError` on bad input."
@@ -44,6 +44,7 @@ def compute_pair_information(
     dtype, device, B = _work_dtype(x, dtype), _work_device(device, x), len(picks)
     information_N_B = torch.empty(N, B, dtype=torch.double, device=device)
     if not B:
+        check_log_probs(x)
         return information_N_B
     probs_K_BC = torch.cat([p for _, p in _iter_probs(picks, dtype, device, "log_probs_B_K_C")]).transpose(0, 1).reshape(K, B * C)
     entropies_B = -_plogp(probs_K_BC.mean(0, dtype=torch.double)).view(B, C).sum(1)
@@ -65,7 +66,10 @@ def _weights(m: int, k: int) -> list[float]:
 _most_products, _most_entries, _chunk_entries = 2**40, 2**24, 2**22  # of a whole search; of the posteriors of one set of picks; of those stacked
 
 
-def _check_work(N: int, K: int, C: int, k: int, most: int):
+_remedy = "a smaller `k` or `batch_size`, or `get_batchbald_batch`, which needs neither"
+
+
+def _check_work(N: int, K: int, C: int, k: int, most: int, remedy: str = _remedy):
     "Refuse what would take hours or would not fit; `most` is the number of picks before the last one."
     if k > most:
         configurations = sum(C**m for m in range(1, most + 1)) if most * math.log2(C) < 60 else math.inf
@@ -74,8 +78,8 @@ def _check_work(N: int, K: int, C: int, k: int, most: int):
     size = min(k - 1, most) * math.log2(C) + math.log2(K)
     if N * C * configurations > _most_products or size > math.log2(_most_entries):
         raise ValueError(
-            f"`k` is {k}: beside {most} earlier picks its terms take {N * C * configurations:.2g} products of {K} numbers (at most {_most_products:.2g} are computed), "
-            f"and a term's table 2^{size:.0f} entries (at most 2^24); choose a smaller `k` or `batch_size`, or `get_batchbald_batch`, which needs neither"
+            f"{k}-BALD: beside {most} earlier picks its terms take {N * C * configurations:.2g} products of {K} numbers (at most {_most_products:.2g} are computed), "
+            f"and a term's table 2^{size:.0f} entries (at most 2^24); choose {remedy}"
         )
 
 # %% ../nbs/05_kbald.ipynb #cffca747
@@ -86,8 +90,7 @@ class _Expansion:
     "k-BALD gains of candidates beside a growing batch. A candidate is brought up to date when asked for."
 
     def __init__(self, log_probs_N_K_C: Tensor, k: int, most: int, dtype: torch.dtype, device, max_bytes: int, pair_weight: float = 1.0):
-        N, K, C = _shape(log_probs_N_K_C, "log_probs_N_K_C")
-        _check_work(N, K, C, k, most)
+        N = len(log_probs_N_K_C)
         self.x, self.dtype, self.device, self.pair_weight = log_probs_N_K_C, dtype, _work_device(device, log_probs_N_K_C), pair_weight
         self.k, self.exact = min(k, most + 1), k > most  # exact: nothing is ever cut off
         self.bald_N = compute_bald(log_probs_N_K_C, dtype, self.device)
@@ -147,7 +150,7 @@ def compute_kbald_gains(
     log_probs_N_K_C,  # log p(y_n = c | w_k), candidates
     log_probs_B_K_C,  # the same for picks, under the same parameter samples
     k: int = 2,  # most labels in a term; from B + 1 on nothing is cut off
-    dtype: torch.dtype | None = None,  # arithmetic: torch.float32, torch.double; None follows the input
+    dtype: torch.dtype | None = None,  # arithmetic: torch.float32, torch.double; None is torch.double for float64 input, else torch.float32
     device=None,  # where to compute; None means where the input lies
     *,
     max_bytes: int = 2**28,  # for candidates kept, and for intermediate results
@@ -156,7 +159,9 @@ def compute_kbald_gains(
     x = _as_tensor(log_probs_N_K_C)
     N, K, C = _shape(x, "log_probs_N_K_C")
     picks, dtype = _check_picks(log_probs_B_K_C, K, C), _work_dtype(x, dtype)
-    search = _Expansion(x, _check_count(k, "k"), len(picks), dtype, device, _check_count(max_bytes, "max_bytes"))
+    k, max_bytes = _check_count(k, "k"), _check_count(max_bytes, "max_bytes")
+    _check_work(N, K, C, k, len(picks), "a smaller `k` or fewer picks")
+    search = _Expansion(x, k, len(picks), dtype, device, max_bytes)
     if len(picks):
         search.picks = [probs_K_C for _, p in _iter_probs(picks, dtype, search.device, "log_probs_B_K_C") for probs_K_C in p]
     return search.update(torch.arange(N, device=search.device))
@@ -165,13 +170,15 @@ def compute_kbald_gains(
 def compute_kbald(
     log_probs_B_K_C,  # log p(y_i = c | w_k) of a batch
     k: int = 2,  # most labels in a term; from B on it is the joint information
-    dtype: torch.dtype | None = None,  # arithmetic: torch.float32, torch.double; None follows the input
+    dtype: torch.dtype | None = None,  # arithmetic: torch.float32, torch.double; None is torch.double for float64 input, else torch.float32
     device=None,  # where to compute; None means where the input lies
 ) -> float:  # nats, of either sign
     "k-BALD score of a batch (eq. 6 cut off after terms of k labels, Kirsch 2023). Raises `ValueError` on bad input."
     x = _as_tensor(log_probs_B_K_C, "log_probs_B_K_C")
-    B, _, _ = _shape(x, "log_probs_B_K_C")
-    return sum(compute_kbald_gains(x[i : i + 1], x[:i], k, dtype, device).item() for i in range(B))
+    if x.ndim != 3 or 0 in x.shape:
+        raise ValueError(f"`log_probs_B_K_C` has shape {tuple(x.shape)}; want three non-empty axes (B points, K parameter samples, C classes)")
+    check_log_probs(x, name="log_probs_B_K_C")
+    return sum(compute_kbald_gains(x[i : i + 1], x[:i], k, dtype, device).item() for i in range(len(x)))
 
 # %% ../nbs/05_kbald.ipynb #5f5898e4
 def _best_gain(search: _Expansion, lazy: bool = True) -> int:
@@ -199,13 +206,15 @@ def _take(search: _Expansion, pick: int):
     search.gains_N[pick] = -math.inf
 
 
-def _expand(log_probs_N_K_C, batch_size, name, k, dtype, device, given, max_bytes, pair_weight=1.0) -> tuple[_Expansion, int, list[int]]:
+def _expand(log_probs_N_K_C, batch_size, name, k, dtype, device, given, max_bytes, pair_weight=1.0, remedy=_remedy) -> tuple[_Expansion, int, list[int]]:
     "Checked arguments: a search that knows what is given, and how many points to pick."
     x = _as_tensor(log_probs_N_K_C)
-    N, _, _ = _shape(x, "log_probs_N_K_C")
+    N, K, C = _shape(x, "log_probs_N_K_C")
     k, max_bytes, given = _check_count(k, "k"), _check_count(max_bytes, "max_bytes"), _check_given(given, N)
     batch_size = min(_check_count(batch_size, name, 0), N - len(given))
-    search = _Expansion(x, k, max(0, len(given) + batch_size - 1), _work_dtype(x, dtype), device, max_bytes, pair_weight)
+    most = max(0, len(given) + batch_size - 1)
+    _check_work(N, K, C, k, most, remedy)
+    search = _Expansion(x, k, most, _work_dtype(x, dtype), device, max_bytes, pair_weight)
     for pick in given:
         _take(search, pick)
     return search, batch_size, given
@@ -224,7 +233,7 @@ def get_kbald_batch(
     log_probs_N_K_C,  # log p(y_n = c | w_k)
     batch_size: int,  # points to pick, B
     k: int = 2,  # most labels in a term: 1 is top-k BALD; from `batch_size` (and `given`) on it is BatchBALD
-    dtype: torch.dtype | None = None,  # arithmetic: torch.float32, torch.double; None follows the input
+    dtype: torch.dtype | None = None,  # arithmetic: torch.float32, torch.double; None is torch.double for float64 input, else torch.float32
     device=None,  # where to compute; None means where the input lies
     *,
     given: Iterable[int] = (),  # positions already out for labelling
@@ -233,36 +242,57 @@ def get_kbald_batch(
 ) -> CandidateBatch:  # scores: k-BALD score of picks 0..i, nats; may fall and go negative
     """Greedy k-BALD (eq. 6 cut off after terms of k labels, Kirsch 2023).
 
-    Raises `ValueError` on bad input, and where terms of k labels would take more than 2^40 products."""
+    Raises `ValueError` on bad input, and where terms of k labels would take more than 2^40 products or tables of more than 2^24 entries.
+    Warns (`CeilingWarning`) where a score is above log K and so no information any more."""
     search, batch_size, _ = _expand(log_probs_N_K_C, batch_size, "batch_size", k, dtype, device, given, max_bytes)
-    return _greedy(search, batch_size, lazy)
+    batch, K = _greedy(search, batch_size, lazy), search.x.shape[1]
+    above = [n for n, score in enumerate(batch.scores, 1) if score > math.log(K) + 100 * _ties[search.dtype]]
+    if above:
+        warnings.warn(
+            f"the first {above[0]} of {batch_size} picks have a {k}-BALD score above log K = {math.log(K):.3f} nats, more than K = {K} parameter samples can tell: "
+            "such a score is no information any more. Pick fewer points, use more parameter samples, or `get_batchbald_batch`.",
+            CeilingWarning,
+            stacklevel=2,
+        )
+    return batch
 
 # %% ../nbs/05_kbald.ipynb #e2fe2412
 def _check_limit(value, name: str, highest: float = math.inf) -> float:
     "A number from 0 to `highest`."
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= highest:
+    try:
+        flag = isinstance(value, (str, bytes, bool)) or getattr(value, "dtype", None) in (bool, torch.bool)
+        number = math.nan if flag else float(value)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        number = math.nan
+    if not 0 <= number <= highest:
         raise ValueError(f"`{name}` is {value!r}; want a number from 0 to {highest:g}")
-    return float(value)
+    return number
 
 # %% ../nbs/05_kbald.ipynb #550a4541
 def get_dynamic_kbald_batch(
     log_probs_N_K_C,  # log p(y_n = c | w_k)
     max_batch_size: int,  # most points to pick
-    dtype: torch.dtype | None = None,  # arithmetic: torch.float32, torch.double; None follows the input
+    dtype: torch.dtype | None = None,  # arithmetic: torch.float32, torch.double; None is torch.double for float64 input, else torch.float32
     device=None,  # where to compute; None means where the input lies
     *,
     tolerance: float = 0.1,  # most that 2- and 3-BALD of the batch may differ, as a share of 2-BALD; infinity never stops
     given: Iterable[int] = (),  # positions already out for labelling
     max_bytes: int = 2**28,  # for candidates kept between steps, and for intermediate results
 ) -> CandidateBatch:  # scores: 2-BALD score of picks 0..i, nats
-    "Greedy 2-BALD until 2- and 3-BALD diverge (section 2, Kirsch 2023); at least one pick. Raises `ValueError` on bad input."
+    """Greedy 2-BALD until 2- and 3-BALD diverge (section 2, Kirsch 2023); at least one pick.
+
+    Raises `ValueError` on bad input, and before the search where terms of three labels would be too large."""
     tolerance = _check_limit(tolerance, "tolerance")
-    search, max_batch_size, given = _expand(log_probs_N_K_C, max_batch_size, "max_batch_size", 2, dtype, device, given, max_bytes)
+    remedy = "a smaller `max_batch_size`, or `get_dynamic_batchbald_batch`, which has no such limit"
+    search, max_batch_size, given = _expand(log_probs_N_K_C, max_batch_size, "max_batch_size", 2, dtype, device, given, max_bytes, remedy=remedy)
+    if tolerance < math.inf:  # every pick is looked at by 3-BALD: better refused now than half-way
+        _check_work(1, *search.x.shape[1:], 3, max(0, len(given) + max_batch_size - 1), remedy + ", or infinite `tolerance`")
     indices, gains, difference = [], [], 0.0
     for _ in range(max_batch_size):
         pick = _best_gain(search)
         gain, known = search.gains_N[pick].item(), given + indices
-        difference += compute_kbald_gains(search.x[pick : pick + 1], search.x[known], 3, search.dtype, search.device, max_bytes=max_bytes).item() - gain
+        if tolerance < math.inf:
+            difference += compute_kbald_gains(search.x[pick : pick + 1], search.x[known], 3, search.dtype, search.device, max_bytes=max_bytes).item() - gain
         if indices and abs(difference) > tolerance * abs(sum(gains) + gain) + 100 * _ties[search.dtype]:
             break
         indices.append(pick)
@@ -275,7 +305,7 @@ def get_dynamic_batchbald_batch(
     log_probs_N_K_C,  # log p(y_n = c | w_k)
     max_batch_size: int,  # most points to pick
     num_samples: int = 4_000,  # label configurations to carry, M; exact while they suffice
-    dtype: torch.dtype | None = None,  # of the products: torch.float32 (None) or torch.double; sums are float64
+    dtype: torch.dtype | None = None,  # of the products: torch.float32 (None, whatever the input is) or torch.double; sums are float64
     device=None,  # where to compute; None means where the input lies
     *,
     gain_share: float = 0.2,  # least that a pick may add, as a share of what the first one adds; 0 never stops
@@ -319,7 +349,7 @@ def _ranked(log_probs_N_K_C, max_batch_size, dtype, device, given):
 def get_conservativebald_batch(
     log_probs_N_K_C,  # log p(y_n = c | w_k)
     max_batch_size: int,  # most points to pick
-    dtype: torch.dtype | None = None,  # arithmetic: torch.float32, torch.double; None follows the input
+    dtype: torch.dtype | None = None,  # arithmetic: torch.float32, torch.double; None is torch.double for float64 input, else torch.float32
     device=None,  # where to compute; None means where the input lies
     *,
     threshold: float = 0.1,  # most that any two points of the batch may share, nats; infinity is top-k BALD
@@ -351,20 +381,23 @@ def get_budgetbald_batch(
     log_probs_N_K_C,  # log p(y_n = c | w_k)
     max_batch_size: int,  # most points to pick
     num_samples: int = 4_000,  # label configurations to carry, M; exact while they suffice
-    dtype: torch.dtype | None = None,  # of the products: torch.float32 (None) or torch.double; sums are float64
+    dtype: torch.dtype | None = None,  # of the products: torch.float32 (None, whatever the input is) or torch.double; sums are float64
     device=None,  # where to compute; None means where the input lies
     *,
     budget: float = 0.5,  # most that the picks may add to the total correlation of the batch (and of `given`), nats; infinity is top-k BALD
     given: Iterable[int] = (),  # positions already out for labelling
     generator: torch.Generator | None = None,  # for resampling; a fresh one seeded with 0 if None
 ) -> CandidateBatch:  # scores: joint information of picks 0..i beyond `given`, nats, never falling
-    "Highest BALD scores first, as long as the total correlation of the batch stays within `budget` (section 4, Kirsch 2023). Raises `ValueError` on bad input."
+    """Highest BALD scores first, as long as the total correlation of the batch stays within `budget` (section 4, Kirsch 2023).
+
+    Raises `ValueError` on bad input. Warns (`CeilingWarning`) where the batch has used up what K parameter samples can tell, log K."""
     budget, dtype = _check_limit(budget, "budget"), _work_dtype(torch.empty(0), dtype)
     x, given, max_batch_size, bald_N, order_n = _ranked(log_probs_N_K_C, max_batch_size, dtype, device, given)
-    state = WeightedJointEntropy(num_samples, x.shape[1], dtype=dtype, device=bald_N.device, generator=_generator(generator))
+    K, generator = x.shape[1], _generator(generator)
+    state = WeightedJointEntropy(num_samples, K, dtype=dtype, device=bald_N.device, generator=generator)
     if given:
         state.add_variables(x[given])
-    before, spent, picks, scores = state.information, 0.0, [], []
+    spent, picks = 0.0, []
     for block_n in order_n.split(_block // 4):
         while len(block_n) and len(picks) < max_batch_size:
             cost_n = (bald_N[block_n] - state.compute_gains(x[block_n.to(x.device)])).clamp_min(0)
@@ -374,22 +407,30 @@ def get_budgetbald_batch(
                 picks.append(int(block_n[0]))
                 spent += cost_n[0].item()
                 state.add_variables(x[picks[-1:]])
-                scores.append(state.information - before)
                 block_n = block_n[1:]
         if len(picks) >= max_batch_size:
             break
-    return CandidateBatch(scores, picks, torch.tensor(scores, dtype=torch.double).diff(prepend=torch.zeros(1, dtype=torch.double)).tolist(), ceiling=math.log(x.shape[1]))
+    if not picks:
+        return CandidateBatch([], [], [], [], math.log(K))
+    information_R_B = _repeat_information(x[given + picks], num_samples, dtype=dtype, device=bald_N.device, generator=generator)
+    used_R_1 = information_R_B[:, len(given) - 1 : len(given)] if given else torch.zeros(len(information_R_B), 1, dtype=torch.double)
+    scores_R_B, used = information_R_B[:, len(given) :] - used_R_1, used_R_1.mean().item()
+    apart_R_B = scores_R_B - scores_R_B[:1]  # 0 to the last digit where runs agree, that is while all configurations are carried
+    scores_B, errors_B = (scores_R_B[0] + apart_R_B.mean(0)).cummax(0).values, apart_R_B.std(0) / math.sqrt(len(apart_R_B))
+    _warn_near_ceiling((used + scores_B).tolist(), K, bool(given), stacklevel=2)
+    scores_B = scores_B.clamp(0, max(math.log(K) - used, 0.0))
+    return CandidateBatch(scores_B.tolist(), picks, scores_B.diff(prepend=scores_B.new_zeros(1)).tolist(), errors_B.tolist(), math.log(K))
 
 # %% ../nbs/05_kbald.ipynb #0c044c6c
 def get_largebatchbald_batch(
     log_probs_N_K_C,  # log p(y_n = c | w_k)
     batch_size: int,  # points to pick, B
-    dtype: torch.dtype | None = None,  # arithmetic: torch.float32, torch.double; None follows the input
+    dtype: torch.dtype | None = None,  # arithmetic: torch.float32, torch.double; None is torch.double for float64 input, else torch.float32
     device=None,  # where to compute; None means where the input lies
     *,
     given: Iterable[int] = (),  # positions already out for labelling
     max_bytes: int = 2**28,  # for candidates kept between steps, and for intermediate results
 ) -> CandidateBatch:  # scores: Large BatchBALD score of picks 0..i, nats; may fall and go negative
     "Greedy Large BatchBALD (Rubashevskii et al. 2023): BALD scores less every pair twice. Raises `ValueError` on bad input."
-    search, batch_size, _ = _expand(log_probs_N_K_C, batch_size, "batch_size", 2, dtype, device, given, max_bytes, pair_weight=2.0)
+    search, batch_size, _ = _expand(log_probs_N_K_C, batch_size, "batch_size", 2, dtype, device, given, max_bytes, 2.0, "a smaller `batch_size`, or `get_batchbald_batch`")
     return _greedy(search, batch_size)

@@ -76,6 +76,8 @@ def check_kbald(record):
     table = [row for row in record["rows"] if row["question"] == "table 1"]
     assert {row["method"] for row in table} == {"BALD", "2-BALD", "3-BALD", "BatchBALD", "BatchBALD, plain loop"}
     assert all(len(row["indices"]) == row["B"] for row in record["rows"]) and {row["B"] for row in table} == {3, 5}
+    bald, = {row["bald_seconds"] for row in table}  # one for all sizes of batch
+    assert all(row["times_bald"] == row["seconds"] / bald for row in table)
 def check_temperature(record):
     rows = {(row["method"], row["temperature"]): row for row in record["rows"]}
     assert {("random", None), ("bald", 0.0), ("batchbald", None)} < rows.keys() and {name for name, _ in rows} >= set(temperature.DRAWS)

@@ -250,12 +250,12 @@ def test_copies_come_in_order_however_many_terms_there_are():
 
 
 def test_three_bald_of_fifty_points_from_a_thousand_is_allowed_and_more_is_refused_with_a_reason():
-    with pytest.raises(ValueError, match=r"`k` is 3.*product.*batch_size"):
+    with pytest.raises(ValueError, match=r"3-BALD.*product.*`k` or `batch_size`"):
         kbald._check_work(10**6, 100, 10, 3, 1_000)
     for N, k, most in ((1_000, 3, 49), (60_000, 3, 49), (10**6, 2, 500), (1_000, 4, 30), (1_000, 1, 10**6), (1_000, 99, 4)):
         kbald._check_work(N, 100, 10, k, most)
     for k, most in ((8, 9), (8, 7)):  # few products, but of tables of 10^7 configurations
-        with pytest.raises(ValueError, match=r"`k` is 8.*2\^30 entries"):
+        with pytest.raises(ValueError, match=r"8-BALD.*2\^30 entries"):
             kbald._check_work(1, 100, 10, k, most)
     for k, size in ((5, 60), (99, 50), (10**9, 10**6)):
         with pytest.raises(ValueError, match="`k`"):
@@ -277,6 +277,42 @@ def test_bad_picks_are_named():
                 score(x, wrong)
 
 
+def test_candidates_are_checked_though_there_are_no_picks():
+    x = pool()
+    with pytest.raises(ValueError, match="log_probs_N_K_C.*probabilities"):
+        compute_pair_information(x.exp(), x[:0])
+
+
+def test_the_batch_that_is_scored_is_named():
+    x = pool()
+    with pytest.raises(ValueError, match=r"`log_probs_B_K_C` has shape .*\(B points"):
+        compute_kbald(x[0])
+    with pytest.raises(ValueError, match="`log_probs_B_K_C` looks like probabilities"):
+        compute_kbald(x.exp())
+
+
+def test_a_score_above_log_k_warns():
+    x = example_log_probs(20)[:100, :10].double().log_softmax(-1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", CeilingWarning)
+        short = get_kbald_batch(x, 3)
+    assert short.scores[-1] < math.log(10)
+    for k in (1, 3):
+        with pytest.warns(CeilingWarning, match="log K = 2.303.*K = 10") as caught:
+            batch = get_kbald_batch(x, 20, k)
+        first = next(n for n, score in enumerate(batch.scores, 1) if score > math.log(10))
+        (warning,) = caught
+        assert f"the first {first} of 20 picks have a {k}-BALD score" in str(warning.message) and warning.filename == __file__
+
+
+def test_what_is_an_information_does_not_warn():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", CeilingWarning)
+        for dtype in (torch.float32, torch.double):
+            get_kbald_batch(torch.eye(2).repeat(8, 1, 1).log(), 8, 8, dtype)  # log K to the last digit
+            get_kbald_batch(pool(K=1), 8, dtype=dtype)
+
+
 # When to stop
 
 
@@ -293,6 +329,32 @@ def test_dynamic_kbald_stops_where_the_orders_part():
             assert batch.indices == whole.indices[:n] and np.allclose(batch.scores, whole.scores[:n], **TIGHT)
             ends.add(n)
         assert len(ends) > 3 and 12 in ends
+
+
+def test_dynamic_kbald_refuses_before_the_search_by_its_own_arguments():
+    wide = torch.zeros(6, 100, 500).log_softmax(-1)
+    for given, size in (((), 5), ((0, 3), 1)):
+        with pytest.raises(ValueError, match="3-BALD.*`max_batch_size`.*`tolerance`") as error:
+            get_dynamic_kbald_batch(wide, size, given=given)
+        assert "`k`" not in str(error.value) and "`batch_size`" not in str(error.value)
+    assert get_dynamic_kbald_batch(wide, 2).indices == [0, 1]  # no triples
+
+
+def test_dynamic_kbald_with_infinite_tolerance_does_without_3bald(monkeypatch):
+    wide = torch.zeros(6, 100, 500).log_softmax(-1)
+    assert get_dynamic_kbald_batch(wide, 5, tolerance=math.inf).indices == [0, 1, 2, 3, 4]
+    monkeypatch.setattr(kbald, "compute_kbald_gains", None)
+    assert len(get_dynamic_kbald_batch(pool(), 5, tolerance=math.inf).indices) == 5
+
+
+def test_what_is_too_large_is_said_in_arguments_that_there_are():
+    wide = torch.zeros(2, 1, 2**13).log_softmax(-1)
+    for select, size in ((get_dynamic_kbald_batch, "max_batch_size"), (get_largebatchbald_batch, "batch_size")):
+        with pytest.raises(ValueError, match=f"a smaller `{size}`") as error:
+            select(torch.full((10**6, 1, 2), math.log(0.5)), 10**6)
+        assert "`k`" not in str(error.value)
+    with pytest.raises(ValueError, match="a smaller `k` or fewer picks"):
+        compute_kbald_gains(wide, wide, 3)
 
 
 def test_dynamic_batchbald_stops_by_gain_and_by_ceiling():
@@ -388,6 +450,31 @@ def test_budget_batches_stay_within_their_total_correlation(budget, monkeypatch)
             assert get_budgetbald_batch(x, 3, 2**10, torch.double, budget=budget, given=given).indices == picks[:3]
 
 
+def test_budget_batches_report_estimates_with_honest_errors():
+    x = spread_pool(60, 30, 4)
+    batch = get_budgetbald_batch(x, 12, 64, budget=math.inf)
+    assert batch.indices == get_bald_batch(x, 12).indices and len(batch.standard_errors) == 12
+    assert batch.standard_errors[:3] == [0, 0, 0] and min(batch.standard_errors[4:]) > 0
+    assert np.allclose(batch.scores[:3], [exact_information(x, batch.indices[: n + 1]) for n in range(3)], rtol=0, atol=1e-5)
+    for given in ([], [5, 9]):
+        runs = [get_budgetbald_batch(x, 12, 64, budget=math.inf, given=given, generator=seeded(s)) for s in range(50)]
+        spread, told = np.std([o.scores[-1] for o in runs], ddof=1), np.mean([o.standard_errors[-1] for o in runs])
+        assert 0.5 < spread / told < 2
+        true = exact_information(x, runs[0].indices[:6] + given) - exact_information(x, given)
+        assert abs(np.mean([o.scores[5] for o in runs]) - true) < 0.02
+    assert get_budgetbald_batch(x, 12, 64, budget=math.inf, generator=seeded(3)) == get_budgetbald_batch(x, 12, 64, budget=math.inf, generator=seeded(3))
+
+
+def test_budget_batches_warn_near_the_ceiling():
+    x = example_log_probs(20)[:, :10].float().log_softmax(-1)
+    with pytest.warns(CeilingWarning, match="use more than 95%") as caught:
+        batch = get_budgetbald_batch(x, 20, budget=math.inf)
+    assert len(caught) == 1 and caught[0].filename == __file__ and batch.scores[-1] <= batch.ceiling == math.log(10)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", CeilingWarning)
+        get_budgetbald_batch(x, 3, budget=math.inf)
+
+
 @pytest.mark.parametrize("options", POOLS)
 def test_large_batchbald_counts_pairs_twice(options):
     x = pool(**options)
@@ -412,9 +499,16 @@ LIMITS = {
 
 @pytest.mark.parametrize("name", LIMITS)
 def test_bad_limits_are_named(name):
-    for wrong in (-0.1, math.nan, None, "0.1", True, *([1.5] if "share" in name else [])):
+    for wrong in (-0.1, math.nan, None, "0.1", b"0.1", True, np.True_, torch.tensor(True), torch.ones(2), [0.1], 1j, 10**400, *([1.5] if "share" in name else [])):
         with pytest.raises(ValueError, match=name):
             LIMITS[name](wrong)
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_limits_may_be_numbers_of_numpy_and_of_tensors(name):
+    for number in (1, 0.5):
+        for same in (np.float32(number), np.float64(number), np.array(number), torch.tensor(number)) + ((np.int64(1),) if number == 1 else ()):
+            assert LIMITS[name](same) == LIMITS[name](number)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA")
