@@ -9,6 +9,7 @@ __all__ = ['compute_epig', 'get_epig_batch', 'compute_epig_bald', 'get_batchepig
 # %% ../nbs/07_epig.ipynb #0cd79396
 import copy
 import math
+import warnings
 from collections.abc import Iterable
 
 import torch
@@ -18,8 +19,8 @@ from .bald import CandidateBatch, _check_batch_size, _check_given, _first_best, 
 from .batchbald import _halving, _plogp_
 from .information import _as_tensor, _check_count, _iter_probs, _plogp, _probs, _shape, _work_device, _work_dtype, check_log_probs
 from .joint_entropy import WeightedJointEntropy, _generator, _repeat_information, _repeats, _uniform
-from .plain_batchbald import _ties, _warn_near_ceiling
-from .stochastic import get_softmax_batch
+from .plain_batchbald import CeilingWarning, _ties, _warn_near_ceiling, _warn_share
+from .stochastic import _check_temperature, get_softmax_batch
 
 # %% ../nbs/07_epig.ipynb #a07d75c2
 def _evaluation_gains(
@@ -56,7 +57,9 @@ def _evaluation_gains(
 def _check_evaluation(log_probs_N_K_C, log_probs_E_K_C, given=(), batch_size: int = 0) -> tuple[Tensor, Tensor, list[int], int]:
     "Pool and evaluation set as tensors whose axes fit, positions that are given, and how many points to pick."
     x, y = _as_tensor(log_probs_N_K_C), _as_tensor(log_probs_E_K_C, "log_probs_E_K_C")
-    (N, K, _), (_, K_of_E, _) = _shape(x, "log_probs_N_K_C"), _shape(y, "log_probs_E_K_C")
+    if y.ndim != 3 or 0 in y.shape:
+        raise ValueError(f"`log_probs_E_K_C` has shape {tuple(y.shape)}; want three non-empty axes (E evaluation points, K parameter samples, C classes)")
+    (N, K, _), K_of_E = _shape(x, "log_probs_N_K_C"), y.shape[1]
     if K != K_of_E:
         raise ValueError(f"`log_probs_E_K_C` has {K_of_E} parameter samples and `log_probs_N_K_C` has {K}; want predictions under the same samples, in the same order")
     given = _check_given(given, N)
@@ -107,6 +110,17 @@ def get_epig_batch(
     return CandidateBatch(scores_N[indices].tolist(), indices)
 
 # %% ../nbs/07_epig.ipynb #9a940e65
+def _warn_if_bald(known: float, E: int, K: int, stacklevel: int):
+    "Where the evaluation labels alone use up what K parameter samples can tell, so that EPIG-BALD is BALD."
+    if known > _warn_share * math.log(K) > 0:
+        warnings.warn(
+            f"the labels of the {E} evaluation points use more than {_warn_share:.0%} of log K = {math.log(K):.3f} nats, all that K = {K} parameter samples can tell, "
+            "so that EPIG-BALD is BALD here. Use fewer evaluation points, more parameter samples, a second model, or EPIG.",
+            CeilingWarning,
+            stacklevel=stacklevel + 1,
+        )
+
+
 def _before_and_after(log_probs_N_K_C, log_probs_E_K_C, log_probs_after_N_K_C, num_samples, dtype, device, generator):
     "The pool, a state that knows nothing; the pool again, and a state that knows the evaluation labels."
     if (log_probs_E_K_C is None) == (log_probs_after_N_K_C is None):
@@ -135,12 +149,16 @@ def compute_epig_bald(
     log_probs_after_N_K_C=None,  # in place of the evaluation inputs: the pool under a second model that was also trained on predictions for them
     generator: torch.Generator | None = None,  # for resampling configurations; a fresh one seeded with 0 if None
 ) -> Tensor:  # scores_N, nats, float64; with a second model of either sign
-    """EPIG-BALD, $I(y_n; w) - I(y_n; w | y_1, ..., y_E) = I(y_n; y_1, ..., y_E)$: a difference of two BALD scores (section 6, Kirsch et al. 2021).
+    """EPIG-BALD, $I(y_n; w) - I(y_n; w | y_1, ..., y_E) = I(y_n; y_1, ..., y_E)$: a difference of two BALD scores (section 6, Kirsch et al. 2021a).
 
-    Raises `ValueError` on bad input, and unless exactly one of `log_probs_E_K_C` and `log_probs_after_N_K_C` is given."""
+    Raises `ValueError` on bad input, and unless exactly one of `log_probs_E_K_C` and `log_probs_after_N_K_C` is given.
+    Warns (`CeilingWarning`) where the evaluation labels use up what K parameter samples can tell, so that nothing but BALD is left."""
     x, before, z, after = _before_and_after(log_probs_N_K_C, log_probs_E_K_C, log_probs_after_N_K_C, num_samples, dtype, device, generator)
     scores_N = before.compute_gains(x) - after.compute_gains(z)
-    return scores_N if log_probs_E_K_C is None else scores_N.clamp_min(0)
+    if log_probs_E_K_C is None:
+        return scores_N
+    _warn_if_bald(after.information, len(log_probs_E_K_C), x.shape[1], stacklevel=2)
+    return scores_N.clamp_min(0)
 
 # %% ../nbs/07_epig.ipynb #ac543c4e
 def _pairs(weights_M: Tensor, E: int, num_pairs: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
@@ -236,14 +254,20 @@ def get_batchepigbald_batch(
     given: Iterable[int] = (),  # positions already out for labelling
     generator: torch.Generator | None = None,  # for resampling; a fresh one seeded with 0 if None
 ) -> CandidateBatch:  # scores: difference of two BatchBALD scores of picks 0..i beyond `given`, nats; with a second model it may fall and go negative
-    """Greedy BatchEPIG-BALD, $I(y_1, ..., y_B; w) - I(y_1, ..., y_B; w | y_E)$: information about all evaluation labels jointly (section 6, Kirsch et al. 2021).
+    """Greedy BatchEPIG-BALD, $I(y_1, ..., y_B; w) - I(y_1, ..., y_B; w | y_E)$: information about all evaluation labels jointly (section 6, Kirsch et al. 2021a).
 
-    Raises `ValueError` on bad input, and unless exactly one of `log_probs_E_K_C` and `log_probs_after_N_K_C` is given. Warns as `get_batchepig_batch` does."""
+    Raises `ValueError` on bad input, and unless exactly one of `log_probs_E_K_C` and `log_probs_after_N_K_C` is given. Warns as `get_batchepig_batch` and `compute_epig_bald` do.
+    The `ceiling` is $I(y_E; w)$, what the evaluation labels tell about the parameters, and log K with a second model."""
     generator = _generator(generator)
     x, before, z, after = _before_and_after(log_probs_N_K_C, log_probs_E_K_C, log_probs_after_N_K_C, num_samples, dtype, device, generator)
     N, K, _ = check_log_probs(x)
     given = _check_given(given, N)
     batch_size = _check_batch_size(batch_size, N - len(given))
+    known_E_K_C = z[:0] if log_probs_E_K_C is None else _as_tensor(log_probs_E_K_C)
+    E, bounded, ceiling = len(known_E_K_C), log_probs_E_K_C is not None, math.log(K)
+    if bounded:
+        ceiling = min(after.information, ceiling)
+        _warn_if_bald(ceiling, E, K, stacklevel=2)
     if given:
         before.add_variables(x[given])
         after.add_variables(z[given])
@@ -257,9 +281,8 @@ def get_batchepigbald_batch(
     _warn_near_ceiling(information, K, bool(given), stacklevel=2)
 
     if not indices:
-        return CandidateBatch([], [], [], [], math.log(K))
-    bounded, picks = log_probs_after_N_K_C is None, given + indices
-    known_E_K_C = _as_tensor(log_probs_E_K_C) if bounded else z[:0]
+        return CandidateBatch([], [], [], [], ceiling)
+    picks = given + indices
 
     def repeat(*parts_K_C):
         parts = [part.to(before.weights_M.device).double().log_softmax(-1) for part in parts_K_C if len(part)]
@@ -268,10 +291,10 @@ def get_batchepigbald_batch(
         return _repeat_information(rows_B_K_C, num_samples, dtype=before.posteriors_M_K.dtype, generator=generator)
 
     after_R_B = repeat(known_E_K_C, z[picks])
-    E = len(known_E_K_C)
-    if E:
+    if bounded:
+        ceiling = min(after_R_B[:, E - 1].mean().item(), math.log(K))  # sixteen runs know it better than the one before the search
         after_R_B = after_R_B[:, E:] - after_R_B[:, E - 1 : E]
-    return _batch(indices, repeat(x[picks]) - after_R_B, math.log(K), bounded)
+    return _batch(indices, repeat(x[picks]) - after_R_B, ceiling, bounded)
 
 # %% ../nbs/07_epig.ipynb #8c08ba12
 def get_softmaxepig_batch(
@@ -281,9 +304,10 @@ def get_softmaxepig_batch(
     *,
     temperature: float = 1 / 8,  # T, in units of the largest EPIG of the pool; 0 is top-k, infinity random
     generator: torch.Generator | None = None,  # a fresh one seeded with 0 if None
+    max_bytes: int = 2**28,  # for intermediate results
 ) -> CandidateBatch:  # scores: each point's EPIG, nats, in the order drawn
     "`get_softmax_batch` of EPIG scores, $p_i \\propto \\exp(s_i / (T \\max_n s_n))$; reported are the scores, not the noised ones. Raises `ValueError` on bad input."
-    scores_N = compute_epig(log_probs_N_K_C, log_probs_E_K_C)
+    temperature, scores_N = _check_temperature(temperature), compute_epig(log_probs_N_K_C, log_probs_E_K_C, max_bytes=max_bytes)
     largest = scores_N.max().item()
     unit = largest if largest > _ties[_work_dtype(_as_tensor(log_probs_N_K_C))] else 1.0  # less than that is rounding: no point tells anything
     return get_softmax_batch(scores_N, batch_size, temperature=temperature * unit, generator=generator)

@@ -17,13 +17,13 @@ from .information import _check_count
 from .joint_entropy import _generator, _uniform
 
 # %% ../nbs/06_stochastic.ipynb #b7ca5df7
-def _gumbel_top_k(levels_N: Tensor, temperature: float, batch_size: int, generator: torch.Generator | None) -> list[int]:
-    "Positions of a draw without replacement with weights exp(level / T), in the order drawn; levels of -inf come after all others, uniformly."
+def _gumbel_order(levels_N: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:
+    "All positions in the order of a draw without replacement with weights exp(level / T); levels of -inf come after all others, uniformly."
     clocks_N = -torch.log1p(-_uniform((len(levels_N),), _generator(generator), "cpu"))
     gumbel_N = -clocks_N.clamp_min(torch.finfo(torch.double).tiny).log()
     keys_N = levels_N + temperature * gumbel_N if temperature <= 1 else levels_N / temperature + gumbel_N
     by_noise_N = gumbel_N.argsort(descending=True, stable=True)  # so that equal keys, such as -inf, keep the order of their noise
-    return by_noise_N[keys_N[by_noise_N].argsort(descending=True, stable=True)][:batch_size].tolist()
+    return by_noise_N[keys_N[by_noise_N].argsort(descending=True, stable=True)]
 
 
 def _check_temperature(temperature) -> float:
@@ -43,9 +43,11 @@ def _draw(scores_N, batch_size: int, temperature: float, generator, levels) -> C
     if temperature == 0:
         return get_top_k_batch(scores_N, batch_size)
     if temperature == math.inf:
-        indices = _gumbel_top_k(torch.zeros(len(scores_N)).double(), 1.0, batch_size, generator)
+        order_N = _gumbel_order(torch.zeros(len(scores_N)).double(), 1.0, generator)
     else:
-        indices = _gumbel_top_k(levels(scores_N.double().cpu(), temperature), temperature, batch_size, generator)
+        order_N = _gumbel_order(levels(scores_N.double().cpu(), temperature), temperature, generator)
+    barred_N = (scores_N == -math.inf).cpu()[order_N]
+    indices = torch.cat([order_N[~barred_N], order_N[barred_N]])[:batch_size].tolist()
     return CandidateBatch(scores_N[indices].tolist(), indices)
 
 # %% ../nbs/06_stochastic.ipynb #8298a22c
@@ -75,7 +77,7 @@ def get_softmax_batch(
 
 
 def get_power_batch(
-    scores_N,  # one score for each pool point; below zero counts as zero
+    scores_N,  # one score for each pool point; below zero counts as zero, -inf means never, while others are left
     batch_size: int,  # points to draw, B
     *,
     temperature: float = 1 / 4,  # T, without unit; 0 is top-k, infinity random
@@ -88,7 +90,7 @@ def get_power_batch(
 
 
 def get_softrank_batch(
-    scores_N,  # one score for each pool point, of any sign
+    scores_N,  # one score for each pool point, of any sign; -inf means never, while others are left
     batch_size: int,  # points to draw, B
     *,
     temperature: float = 1.0,  # T, without unit; 0 is top-k, infinity random
@@ -108,7 +110,7 @@ def get_random_batch(
 ) -> CandidateBatch:  # scores: 0
     "A batch drawn uniformly without replacement. Raises `ValueError` on an empty pool or a negative size."
     N = _check_count(N, "N")
-    indices = _gumbel_top_k(torch.zeros(N).double(), 1.0, _check_batch_size(batch_size, N), generator)
+    indices = _gumbel_order(torch.zeros(N).double(), 1.0, generator)[: _check_batch_size(batch_size, N)].tolist()
     return CandidateBatch([0.0] * len(indices), indices)
 
 # %% ../nbs/06_stochastic.ipynb #77f30de2

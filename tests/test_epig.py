@@ -105,12 +105,13 @@ def test_batchepigbald_against_brute_force(x, y):
     z = pool(*x.shape, seed=9)[:, :5]
     jointly = lambda S: information([x[i] for i in S], list(y))
     models = lambda S: parameters([x[i] for i in S]) - parameters([z[i] for i in S])
-    for score, options in ((jointly, {"log_probs_E_K_C": y}), (models, {"log_probs_E_K_C": None, "log_probs_after_N_K_C": z})):
+    for score, ceiling, options in ((jointly, parameters(list(y)), {"log_probs_E_K_C": y}), (models, math.log(6), {"log_probs_E_K_C": None, "log_probs_after_N_K_C": z})):
         for given in ((), (4,)):
             batch = get_batchepigbald_batch(x, batch_size=2, num_samples=1000, given=given, **options)
             picks, scores = greedy(score, 7, 2, given)
             assert batch.indices == picks and np.allclose(batch.scores, scores, rtol=0, atol=1e-10)
-            assert batch.standard_errors == [0.0] * 2 and batch.ceiling == math.log(6)
+            assert batch.standard_errors == [0.0] * 2 and batch.ceiling == pytest.approx(ceiling, abs=1e-10)
+            assert get_batchepigbald_batch(x, batch_size=0, num_samples=1000, given=given, **options).ceiling == pytest.approx(ceiling, abs=1e-10)
 
 
 def test_scores_of_two_models_may_fall_and_are_not_touched():
@@ -233,6 +234,18 @@ def test_batchepig_reports_information(seed):
     assert not set(rest.indices) & set(batch.indices) and rest.scores[-1] <= batch.ceiling - batch.scores[-1] + 0.02
 
 
+@pytest.mark.parametrize("E", [1, 3, 30])
+def test_the_ceiling_of_batchepigbald_is_what_the_evaluation_labels_tell(E):
+    x, y = pool(60, 12, 5), pool(E, 12, 4, seed=20)
+    batch = get_batchepigbald_batch(x, y, 12, 60)
+    known = WeightedJointEntropy(4**6, 12, dtype=torch.double).add_variables(y).information
+    assert batch.ceiling == pytest.approx(known, rel=1e-9 if E < 3 else 0.03) and batch.ceiling <= math.log(12)
+    assert all(0 <= a <= b <= batch.ceiling for a, b in zip(batch.scores, batch.scores[1:])) and batch.scores[-1] > 0.8 * batch.ceiling
+    if E == 1:
+        other = get_batchepig_batch(x, y, 12, 60)  # of one label both are the same
+        assert batch.ceiling == pytest.approx(other.ceiling, abs=1e-10) and batch.indices[:2] == other.indices[:2]
+
+
 def test_what_is_reported_beyond_given_points():
     values = torch.tensor([[0.2, 0.5, 0.7, 0.65, 1.2]]).double().repeat(16, 1)
     values[8:, 2:] += 0.1  # half of the runs see more in the picks
@@ -332,7 +345,11 @@ def test_softmax_has_its_temperature_in_units_of_the_largest_score():
     silent = pool(30, 8, 3)[:, :1].expand(30, 8, 3)  # all samples alike: nothing to learn, all scores 0 but for rounding
     picks = [get_softmaxepig_batch(silent, y, 1, generator=seeded(s)).indices[0] for s in range(300)]
     assert len(set(picks)) == 30 and max(map(picks.count, picks)) < 30
-    with pytest.raises(ValueError, match="temperature"): get_softmaxepig_batch(x, y, 9, temperature=-1)
+    for wrong in (-1, math.nan, None, "warm", True, [1, 2]):
+        with pytest.raises(ValueError) as error: get_softmaxepig_batch(x, y, 9, temperature=wrong)
+        assert str(error.value).startswith(f"`temperature` is {wrong!r};")  # as it was given, not in other units
+    for budget in (1, 2**16): assert get_softmaxepig_batch(x, y, 9, max_bytes=budget).indices == get_softmaxepig_batch(x, y, 9).indices
+    with pytest.raises(ValueError, match="max_bytes"): get_softmaxepig_batch(x, y, 9, max_bytes=0)
 
 
 SELECT = {
@@ -362,7 +379,7 @@ def test_a_bad_evaluation_set_is_named(run, bad):
     make, message = BAD[bad]
     with pytest.raises(ValueError, match=message) as error:
         run(pool(), make(pool(4, seed=1)))
-    assert "`log_probs_E_K_C`" in str(error.value)
+    assert "`log_probs_E_K_C`" in str(error.value) and "N points" not in str(error.value)
 
 
 def test_a_bad_pool_is_named_even_where_nothing_is_picked():
@@ -396,6 +413,19 @@ def test_a_batch_that_uses_up_the_samples_warns_its_caller_once(select):
     with pytest.warns(CeilingWarning, match="picks use more than 95%") as caught:
         select(x, y, 10, 300)
     assert len(caught) == 1 and caught[0].filename == __file__ and "of 10 picks" in str(caught[0].message)
+
+
+@pytest.mark.parametrize("select", [compute_epig_bald, lambda x, y, **o: get_batchepigbald_batch(x, y, 1, **o), lambda x, y, **o: get_batchepigbald_batch(x, y, 0, **o)])
+def test_evaluation_labels_that_use_up_the_samples_are_warned_of(select):
+    x, y = pool(20, 8, 3), pool(60, 8, 3, seed=1)
+    with pytest.warns(CeilingWarning, match="60 evaluation points use more than 95%.*BALD") as caught:
+        select(x, y)
+    assert len(caught) == 1 and caught[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        select(x, y[:2])
+        select(x, None, log_probs_after_N_K_C=pool(20, 8, 3, seed=1))
+        select(x[:, :1], y[:, :1])
 
 
 def test_no_warning_below_the_ceiling_or_where_there_is_nothing_to_learn():

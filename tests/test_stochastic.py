@@ -184,7 +184,7 @@ def test_nearly_zero_is_top_k_up_to_ties(draw, temperature):
 
 @each
 def test_infinity_is_the_random_batch(draw):
-    scores = [0.0, 5.0, -1.0, -math.inf, 3.0, 1e300]
+    scores = [0.0, 5.0, -1.0, -2.0, 3.0, 1e300]
     for seed in range(5):
         assert draw(scores, 4, temperature=math.inf, generator=seeded(seed)).indices == get_random_batch(6, 4, generator=seeded(seed)).indices
     positive = random_scores()
@@ -229,7 +229,7 @@ def test_defaults_are_those_of_the_contract():
 
 @pytest.mark.parametrize("temperature", [1e-3, 1 / 4, 1, 100])
 def test_power_draws_zeros_last_and_uniformly(temperature):
-    scores, last = np.array([0.0, 1e-300, -1.0, 3.0, -0.0, -math.inf, 5e-324]), []
+    scores, last = np.array([0.0, 1e-300, -1.0, 3.0, -0.0, -1e300, 5e-324]), []
     for seed in range(400):
         batch = get_power_batch(scores, 7, temperature=temperature, generator=seeded(seed))
         assert set(batch.indices[:3]) == {1, 3, 6}
@@ -246,6 +246,20 @@ def test_infinite_scores(draw):
             assert set(picks[:2]) == {1, 3} and picks[2] == 2
         firsts.add(picks[0])
     assert {1, 3} <= firsts
+
+
+@each
+@pytest.mark.parametrize("temperature", [0, 5e-324, 0.1, 1.0, 1e308, math.inf])
+def test_minus_infinity_is_never_drawn_while_others_are_left(draw, temperature):
+    scores, thirds, lasts = np.array([0.0, -math.inf, -1.0, 2.0, -math.inf]), set(), set()
+    for seed in range(60):
+        picks = draw(scores, 5, temperature=temperature, generator=seeded(seed)).indices
+        assert set(picks[3:]) == {1, 4}
+        assert draw(scores, 2, temperature=temperature, generator=seeded(seed)).indices == picks[:2]
+        thirds.add(picks[2]), lasts.add(picks[4])
+    assert temperature < math.inf or thirds == {0, 2, 3}  # random among the others
+    assert lasts == {4} if temperature == 0 else lasts == {1, 4}
+    assert draw([-math.inf] * 3, 2, temperature=temperature).scores == [-math.inf] * 2
 
 
 def test_extreme_scores_and_temperatures_do_not_overflow():
