@@ -7,7 +7,7 @@ Repeated digits: 600 digits, 8 noisy copies of each, 20 initial labels, K = 50. 
 same initial weights on the same draws, so a method is compared with random acquisition within each trial. Top-k BALD stands for temperature 0, random
 for infinity, and BatchBALD has none. A trial that would begin after `--limit` seconds is left out.
 
-Quick: 12 trials up to 150 labels in batches of 10 (some 12 minutes). Full: 30 trials up to 200 labels in batches of 5, 10, 20 and 50 (hours).
+Quick: 12 trials up to 150 labels in batches of 10 (some 18 minutes). Full: 30 trials up to 200 labels in batches of 5, 10, 20 and 50 (hours).
 """
 
 import math
