@@ -114,7 +114,7 @@ def api_page(titles):
             if not (link := symbols[module.__name__].get(f"{module.__name__}.{name}")): continue  # a constant
             what = " ".join(inspect.getdoc(getattr(module, name)).split("\n\n")[0].split()).replace("|", r"\|")
             rows.append(f'| <a href="{link[0]}"><code>{name}</code></a> | {what} |')
-        if rows: lines += ["", f"## {title}", "", f'`{module.__name__}`, from <a href="{page}.html">{title}</a>', "", "| name | what it is |", "|---|---|", *rows]
+        if rows: lines += ["", f"## {title}", "", f'`{module.__name__}`, from <a href="{page}.html">{title}</a>', "", '<div class="names">', "", "| name | what it is |", "|---|---|", *rows, "", "</div>"]
     return "\n".join(lines) + "\n"
 
 
@@ -125,8 +125,11 @@ def make_pages():
     serve.proc_nbs(force=True, n_workers=0)
     index = PAGES / "index.ipynb"
     nb = json.loads(index.read_text(encoding="utf-8"))
-    intro = next(o for o in nb["cells"] if "![" in "".join(o["source"]))
-    intro["source"] = "".join(intro["source"]).replace("![", f"{doors()}\n\n![", 1)  # the doors stand above the picture
+    # The doors stand above the picture (a badge is no picture: it stands in a link)
+    for cell in nb["cells"]:
+        cell["source"], found = re.subn(r"^!\[", lambda match: f"{doors()}\n\n![", "".join(cell["source"]), count=1, flags=re.MULTILINE)
+        if found: break
+    else: raise SiteError("nbs/index.ipynb: no cell has a line that begins with a picture, above which the landing page has its links")
     index.write_text(json.dumps(nb), encoding="utf-8")
     titles = {}
     for page, _, notebook in read_sidebar():
@@ -163,6 +166,7 @@ def to_myst(text):
     base = re.escape(cfg.doc_host + cfg.doc_baseurl)
     # Badges are pictures from other hosts; here they are text
     text = re.sub(r"\[!\[([^\]]*)\]\(https?:[^)]*\)\]\(([^)]*)\)", r'<a class="badge" href="\2">\1</a>', text)
+    text = re.sub(r'<a href="([^"]*)"[^>]*><img src="https?:[^>]*\balt="([^"]*)"[^>]*></a>', r'<a class="badge" href="\1">\2</a>', text)
     # nbdev links symbols by the site's full address
     text = re.sub(rf"\[{label}\]\({base}/([^)\s]*)\)", r'<a class="reference internal" href="\2">\1</a>', text)
     text = re.sub(r"\]\(\d+[a-zA-Z0-9]*_(\w+\.ipynb)", r"](\1", text)  # pages are named without their numbers
@@ -280,7 +284,7 @@ def build_with_sphinx():
         command = [sys.executable, "-m", "sphinx", "-b", "html", "-q", "-E", "-W", "--keep-going", "-c", SITE, "-d", folder / "doctrees", source, output]
         done = subprocess.run(command, env={**os.environ, "SITE_SOURCE": str(source), "SITE_STATIC": str(static)})
         if done.returncode: raise SiteError("Sphinx warned or failed, see above")
-        for name in ("objects.inv", ".buildinfo"): (output / name).unlink(missing_ok=True)
+        for name in ("objects.inv", ".buildinfo"): (output / name).unlink(missing_ok=True)  # for other projects, and for the next build
         shutil.rmtree(DOCS, ignore_errors=True)
         shutil.move(output, DOCS)
 

@@ -21,7 +21,6 @@ myst_heading_anchors = 4
 suppress_warnings = ["myst.header"]  # nbdev's documentation of a name is a heading of level 3, wherever it stands
 
 mathjax_path = "mathjax/tex-chtml.js"
-mathjax3_config = {"options": {"menuOptions": {"settings": {"assistiveMml": True}}}}
 
 templates_path = ["templates"]
 html_theme = "furo"
