@@ -569,8 +569,6 @@ def label_by_hand(
             draw_round()
         left, clicked = len(labelling.todo), sum(round == labelling.round for round, _, _ in labelling.clicks)
         progress.max, progress.value = max(1, clicked + left), clicked
-        where = "nothing is saved" if labelling.path is None else f"saved in {html.escape(str(labelling.path))}"
-        status.value = f"round {labelling.round}: {clicked} of {clicked + left} labelled; clicks in all: {len(labelling.clicks)}, {where}"
         if labelling.current is not None:
             question.value = f"{_image_html(labelling, labelling.current, 168)}<br>What is this?"
         else:
@@ -579,6 +577,8 @@ def label_by_hand(
             widget.value = _batch_html(labelling, name)
         message.value = f'<b role="status">{html.escape(text)}</b>' if text else ""
         enable(True)
+        where = "nothing is saved" if labelling.path is None else f"saved in {html.escape(str(labelling.path))}"
+        status.value = f"round {labelling.round}: {clicked} of {clicked + left} labelled; clicks in all: {len(labelling.clicks)}, {where}"
 
     def draw_round():
         old, record = panel.buttons, shown
