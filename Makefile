@@ -40,10 +40,10 @@ install: $(RUN_INSTALLED) ## set up .venv with what running needs
 dev: $(DEV_INSTALLED) ## set up .venv with what development needs
 
 test: $(DEV_INSTALLED) ## run every notebook and the project's own tests
-	$(BIN)/python -m pytest -n $(WORKERS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 test-slow: $(DEV_INSTALLED) ## the same with slow cells and tests, and gpu cells where there is a GPU
-	SLOW=1 $(BIN)/python -m pytest -n $(WORKERS)
+	SLOW=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 check: $(DEV_INSTALLED) ## are modules, README and notebooks in step? changes nothing
 	@$(BIN)/python tools/check.py

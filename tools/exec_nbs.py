@@ -72,7 +72,7 @@ def execute(
     for cell in nb.cells:
         if is_skipped(cell, skip_flags): cell.metadata["tags"] = ["skip-execution"]  # cleaning removes the tag
     NotebookClient(
-        nb, kernel_name="python3", timeout=3600, record_timing=False, coalesce_streams=True,
+        nb, kernel_name="python3", timeout=3600, startup_timeout=600, record_timing=False, coalesce_streams=True,
         extra_arguments=["--IPKernelApp.log_level=40"],  # only errors; the kernel's start-up warnings are no news
         resources={"metadata": {"path": str(path.parent)}},
     ).execute()
