@@ -1,5 +1,5 @@
 "Items marked `slow` run only with SLOW=1, as cells flagged `#| slow` do."
-import os, tempfile
+import os, shutil, tempfile
 
 # One thread each, because tests run side by side; before anything imports PyTorch, and for what tests start
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -13,3 +13,16 @@ def pytest_collection_modifyitems(items):
     if os.environ.get("SLOW") == "1": return
     for item in items:
         if "slow" in item.keywords: item.add_marker(pytest.mark.skip(reason="slow: set SLOW=1"))
+
+
+@pytest.fixture(scope="session")
+def browser():
+    "One for all tests of a process: Playwright cannot be started twice."
+    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is missing: run `make docs`")
+    chromium = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, ["chromium", "chromium-browser", "google-chrome"])), None)
+    if not chromium: pytest.skip("Chromium is missing: install it (`apt-get install chromium`), or name it in CHROMIUM")
+    quiet = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+    with playwright.sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=chromium, args=quiet)
+        yield browser
+        browser.close()

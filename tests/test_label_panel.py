@@ -1,29 +1,24 @@
 """The labelling panel in JupyterLab, in a browser, by really clicking: labels reach the file, undo, learning, a restarted kernel.
 
-Needs Playwright (`pip install playwright`, no browser download) and Chromium (`apt-get install chromium`), and is skipped without. SHOTS is a
+Needs Playwright (`make docs` installs it) and Chromium (`apt-get install chromium`), and is skipped without. SHOTS is a
 folder for screenshots.
 """
 import json
 import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
 import time
 import urllib.request
+from importlib.util import find_spec
 from pathlib import Path
 
 import nbformat
 import pytest
 
-playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
 ROOT = Path(__file__).resolve().parent.parent
-CHROME = os.environ.get("CHROME") or shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = [
-    pytest.mark.skipif(not CHROME, reason="no Chromium"),
-    pytest.mark.skipif(subprocess.run([sys.executable, "-c", "import jupyterlab"], capture_output=True).returncode != 0, reason="no JupyterLab"),
-]
+pytestmark = pytest.mark.skipif(find_spec("jupyterlab") is None, reason="JupyterLab is missing: run `make dev`")
 
 CELLS = [
     "from batchbald_nbdev.datasets import get_balanced_indices, get_repeated_digits\nfrom batchbald_nbdev.labelling import label_by_hand",
@@ -66,14 +61,6 @@ def lab(tmp_path_factory):
         finally:
             server.terminate()  # its kernels with it
             server.wait(30)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=CHROME, args=["--no-sandbox", "--disable-gpu"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 What needs the site wants `make docs` first, what needs a browser wants Playwright (which `make docs` installs) and Chromium. Where
 something is missing, items are skipped and say so. Screenshots to look at go to results/site.
 """
-import html, http.server, json, os, re, shutil, socket, subprocess, sys, threading, time, urllib.request
+import html, http.server, json, os, re, socket, subprocess, sys, threading, time, urllib.request
 from functools import lru_cache, partial
 from html.parser import HTMLParser
 from pathlib import Path
@@ -16,7 +16,6 @@ ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "_docs"
 SHOTS = ROOT / "results/site"
 NOTEBOOKS = sorted((ROOT / "nbs").glob("*.ipynb"))
-CHROMIUM = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, ["chromium", "chromium-browser", "google-chrome"])), None)
 WEBSITE = yaml.safe_load((ROOT / "_quarto.yml").read_text())["website"]
 
 
@@ -46,17 +45,6 @@ def site():
     newer = [str(o.relative_to(ROOT)) for o in sources if o.stat().st_mtime > index.stat().st_mtime]
     if newer: pytest.skip(f"the site is older than {newer[0]}: run `make docs`")
     return DOCS
-
-
-@pytest.fixture(scope="session")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is missing: run `make docs`")
-    if not CHROMIUM: pytest.skip("Chromium is missing: install it (`apt-get install chromium`), or name it in CHROMIUM")
-    quiet = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
-    with playwright.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=CHROMIUM, args=quiet)
-        yield browser
-        browser.close()
 
 
 class QuietHandler(http.server.SimpleHTTPRequestHandler):

@@ -7,7 +7,7 @@ nbdev turns the notebooks into pages in _proc: documentation of exported names, 
 starts from those, and takes title and sidebar from _quarto.yml. Sphinx reads another Markdown (MyST) and no cell options, so for
 Sphinx the pages are translated.
 """
-import argparse, ast, html, importlib, inspect, json, os, re, shutil, subprocess, sys
+import argparse, ast, html, importlib, inspect, io, json, os, re, shutil, subprocess, sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -16,6 +16,7 @@ from execnb.nbio import mk_cell
 from nbdev import serve
 from nbdev.config import get_config
 from nbdev.processors import FilterDefaults, rm_export
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 SITE = ROOT / "tools/site"  # what Sphinx needs beside pages
@@ -274,6 +275,16 @@ def write_static(folder):
             shutil.copy(path, destination)
 
 
+def shrink_pictures(folder):
+    "Figures need few colours: 256 of them halve a file, and nobody sees it. What is transparent or hardly smaller stays as it was."
+    for path in folder.glob("*.png"):
+        with Image.open(path) as picture:
+            if picture.mode != "P" and picture.convert("RGBA").getextrema()[3][0] == 255:
+                small = io.BytesIO()
+                picture.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
+                if small.tell() < 0.8 * path.stat().st_size: path.write_bytes(small.getvalue())
+
+
 def build_with_sphinx():
     with TemporaryDirectory() as folder:
         folder = Path(folder)
@@ -284,6 +295,7 @@ def build_with_sphinx():
         command = [sys.executable, "-m", "sphinx", "-b", "html", "-q", "-E", "-W", "--keep-going", "-c", SITE, "-d", folder / "doctrees", source, output]
         done = subprocess.run(command, env={**os.environ, "SITE_SOURCE": str(source), "SITE_STATIC": str(static)})
         if done.returncode: raise SiteError("Sphinx warned or failed, see above")
+        shrink_pictures(output / "_images")
         for name in ("objects.inv", ".buildinfo"): (output / name).unlink(missing_ok=True)  # for other projects, and for the next build
         shutil.rmtree(DOCS, ignore_errors=True)
         shutil.move(output, DOCS)
