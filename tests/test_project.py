@@ -35,6 +35,19 @@ def test_version_is_the_one_in_settings():
     assert f"## {version}" in (ROOT / "CHANGELOG.md").read_text(), "the changelog has no section for this version"
 
 
+def test_citation_agrees_with_settings():
+    settings, citation = read_settings(), yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert (citation["title"], citation["version"]) == (settings["title"], settings["version"])
+    assert citation["repository-code"] == f"https://github.com/{settings['user']}/{settings['repo']}"
+    assert [o["name"] for o in citation["authors"]] == [settings["author"]]
+
+
+def test_issue_templates_say_what_they_are_for():
+    templates = sorted((ROOT / ".github/ISSUE_TEMPLATE").glob("*.md"))
+    assert templates
+    for path in templates: assert set(yaml.safe_load(path.read_text(encoding="utf-8").split("---")[1])) == {"name", "about"}
+
+
 def sidebar_files(contents):
     "The notebooks that a sidebar lists, sections opened."
     for entry in contents:
