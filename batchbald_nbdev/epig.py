@@ -19,7 +19,7 @@ from .bald import CandidateBatch, _check_batch_size, _check_given, _first_best, 
 from .batchbald import _halving, _plogp_
 from .information import _as_tensor, _check_count, _iter_probs, _plogp, _probs, _shape, _work_device, _work_dtype, check_log_probs
 from .joint_entropy import WeightedJointEntropy, _generator, _repeat_information, _repeats, _uniform
-from .plain_batchbald import CeilingWarning, _ties, _warn_near_ceiling, _warn_share
+from .plain_batchbald import CeilingWarning, _over_runs, _ties, _warn_near_ceiling, _warn_share
 from .stochastic import _check_temperature, get_softmax_batch
 
 # %% ../nbs/07_epig.ipynb #a07d75c2
@@ -57,9 +57,7 @@ def _evaluation_gains(
 def _check_evaluation(log_probs_N_K_C, log_probs_E_K_C, given=(), batch_size: int = 0) -> tuple[Tensor, Tensor, list[int], int]:
     "Pool and evaluation set as tensors whose axes fit, positions that are given, and how many points to pick."
     x, y = _as_tensor(log_probs_N_K_C), _as_tensor(log_probs_E_K_C, "log_probs_E_K_C")
-    if y.ndim != 3 or 0 in y.shape:
-        raise ValueError(f"`log_probs_E_K_C` has shape {tuple(y.shape)}; want three non-empty axes (E evaluation points, K parameter samples, C classes)")
-    (N, K, _), K_of_E = _shape(x, "log_probs_N_K_C"), y.shape[1]
+    (N, K, _), (_, K_of_E, _) = _shape(x, "log_probs_N_K_C"), _shape(y, "log_probs_E_K_C", "E evaluation points")
     if K != K_of_E:
         raise ValueError(f"`log_probs_E_K_C` has {K_of_E} parameter samples and `log_probs_N_K_C` has {K}; want predictions under the same samples, in the same order")
     given = _check_given(given, N)
@@ -193,21 +191,6 @@ def _reached(log_probs_B_K_C: Tensor, y: Tensor, num_samples: int, options: dict
                 run_B[i] = unknown - state.add_variables(row_K_C[None]).compute_gains(y).mean()
     return reached_R_B
 
-
-def _batch(indices: list[int], values_R_B: Tensor, ceiling: float, bounded: bool = True) -> CandidateBatch:
-    "Means and standard errors over runs, beyond the given points that come first; as information they do not fall and stay within the ceiling."
-    first = values_R_B.shape[1] - len(indices)
-    if not indices:
-        return CandidateBatch([], [], [], [], ceiling)
-    used_R_1 = values_R_B[:, first - 1 : first] if first else values_R_B.new_zeros(_repeats, 1)
-    beyond_R_B = values_R_B[:, first:] - used_R_1
-    apart_R_B = beyond_R_B - beyond_R_B[:1]  # 0 to the last digit where runs agree
-    scores_B, errors_B = beyond_R_B[0] + apart_R_B.mean(0), apart_R_B.std(0) / math.sqrt(_repeats)
-    if bounded:
-        scores_B = scores_B.clamp(0, max(ceiling - used_R_1.mean().item(), 0.0)).cummax(0).values
-    gains_B = scores_B.diff(prepend=scores_B.new_zeros(1))
-    return CandidateBatch(scores_B.tolist(), indices, gains_B.tolist(), errors_B.tolist(), ceiling)
-
 # %% ../nbs/07_epig.ipynb #4a6c3976
 def get_batchepig_batch(
     log_probs_N_K_C,  # log p(y_n = c | w_k) of the pool
@@ -239,7 +222,7 @@ def get_batchepig_batch(
         indices.append(_first_best(gains_N, _ties[options["dtype"]]))
         information.append(state.add_variables(x[indices[-1:]]).information)
     _warn_near_ceiling(information, K, bool(given), stacklevel=2)
-    return _batch(indices, _reached(x[given + indices], y, num_samples, options), ceiling)
+    return _over_runs(indices, _reached(x[given + indices], y, num_samples, options), ceiling)
 
 
 def get_batchepigbald_batch(
@@ -294,7 +277,7 @@ def get_batchepigbald_batch(
     if bounded:
         ceiling = min(after_R_B[:, E - 1].mean().item(), math.log(K))  # sixteen runs know it better than the one before the search
         after_R_B = after_R_B[:, E:] - after_R_B[:, E - 1 : E]
-    return _batch(indices, repeat(x[picks]) - after_R_B, ceiling, bounded)
+    return _over_runs(indices, repeat(x[picks]) - after_R_B, ceiling, bounded)
 
 # %% ../nbs/07_epig.ipynb #8c08ba12
 def get_softmaxepig_batch(

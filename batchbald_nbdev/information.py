@@ -42,10 +42,10 @@ def _as_tensor(x, name: str = "log_probs_N_K_C") -> Tensor:
     return x.detach()
 
 
-def _shape(log_probs_N_K_C: Tensor, name: str) -> tuple[int, int, int]:
+def _shape(log_probs_N_K_C: Tensor, name: str, points: str = "N points") -> tuple[int, int, int]:
     shape = tuple(log_probs_N_K_C.shape)
     if len(shape) != 3 or 0 in shape:
-        raise ValueError(f"`{name}` has shape {shape}; want three non-empty axes (N points, K parameter samples, C classes)")
+        raise ValueError(f"`{name}` has shape {shape}; want three non-empty axes ({points}, K parameter samples, C classes)")
     return shape
 
 

@@ -20,7 +20,7 @@ from .bald import CandidateBatch, _check_given, _first_best, compute_bald
 from .batchbald import _halving, _mean_gains, _Rows, get_batchbald_batch
 from .information import _as_tensor, _check_count, _iter_probs, _plogp, _probs, _shape, _work_device, _work_dtype, check_log_probs
 from .joint_entropy import WeightedJointEntropy, _generator, _repeat_information
-from .plain_batchbald import CeilingWarning, _ties, _warn_near_ceiling
+from .plain_batchbald import CeilingWarning, _over_runs, _ties, _warn_near_ceiling
 
 # %% ../nbs/05_kbald.ipynb #ac4f9c4d
 def _check_picks(log_probs_B_K_C, K: int, C: int) -> Tensor:
@@ -175,8 +175,7 @@ def compute_kbald(
 ) -> float:  # nats, of either sign
     "k-BALD score of a batch (eq. 6 cut off after terms of k labels, Kirsch 2023). Raises `ValueError` on bad input."
     x = _as_tensor(log_probs_B_K_C, "log_probs_B_K_C")
-    if x.ndim != 3 or 0 in x.shape:
-        raise ValueError(f"`log_probs_B_K_C` has shape {tuple(x.shape)}; want three non-empty axes (B points, K parameter samples, C classes)")
+    _shape(x, "log_probs_B_K_C", "B points")
     check_log_probs(x, name="log_probs_B_K_C")
     return sum(compute_kbald_gains(x[i : i + 1], x[:i], k, dtype, device).item() for i in range(len(x)))
 
@@ -413,13 +412,8 @@ def get_budgetbald_batch(
     if not picks:
         return CandidateBatch([], [], [], [], math.log(K))
     information_R_B = _repeat_information(x[given + picks], num_samples, dtype=dtype, device=bald_N.device, generator=generator)
-    used_R_1 = information_R_B[:, len(given) - 1 : len(given)] if given else torch.zeros(len(information_R_B), 1, dtype=torch.double)
-    scores_R_B, used = information_R_B[:, len(given) :] - used_R_1, used_R_1.mean().item()
-    apart_R_B = scores_R_B - scores_R_B[:1]  # 0 to the last digit where runs agree, that is while all configurations are carried
-    scores_B, errors_B = (scores_R_B[0] + apart_R_B.mean(0)).cummax(0).values, apart_R_B.std(0) / math.sqrt(len(apart_R_B))
-    _warn_near_ceiling((used + scores_B).tolist(), K, bool(given), stacklevel=2)
-    scores_B = scores_B.clamp(0, max(math.log(K) - used, 0.0))
-    return CandidateBatch(scores_B.tolist(), picks, scores_B.diff(prepend=scores_B.new_zeros(1)).tolist(), errors_B.tolist(), math.log(K))
+    _warn_near_ceiling(information_R_B.mean(0)[len(given) :].tolist(), K, bool(given), stacklevel=2)
+    return _over_runs(picks, information_R_B, math.log(K))
 
 # %% ../nbs/05_kbald.ipynb #0c044c6c
 def get_largebatchbald_batch(

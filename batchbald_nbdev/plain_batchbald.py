@@ -47,6 +47,21 @@ def _warn_near_ceiling(information_B: list[float], K: int, given: bool, stacklev
         )
 
 
+def _over_runs(indices: list[int], values_R_B: Tensor, ceiling: float, bounded: bool = True) -> CandidateBatch:
+    "Means and standard errors over runs, beyond the given points that come first; as information they do not fall and stay within the ceiling."
+    first = values_R_B.shape[1] - len(indices)
+    if not indices:
+        return CandidateBatch([], [], [], [], ceiling)
+    used_R_1 = values_R_B[:, first - 1 : first] if first else values_R_B.new_zeros(len(values_R_B), 1)
+    beyond_R_B = values_R_B[:, first:] - used_R_1
+    apart_R_B = beyond_R_B - beyond_R_B[:1]  # 0 to the last digit where runs agree
+    scores_B, errors_B = beyond_R_B[0] + apart_R_B.mean(0), apart_R_B.std(0) / math.sqrt(len(values_R_B))
+    if bounded:
+        scores_B = scores_B.clamp(0, max(ceiling - used_R_1.mean().item(), 0.0)).cummax(0).values
+    gains_B = scores_B.diff(prepend=scores_B.new_zeros(1))
+    return CandidateBatch(scores_B.tolist(), indices, gains_B.tolist(), errors_B.tolist(), ceiling)
+
+
 def _report(log_probs_B_K_C, given, indices, gains, exact, state, generator) -> CandidateBatch:
     "Scores, gains, standard errors and the ceiling for a finished batch; the first `given` points were given."
     K, used = log_probs_B_K_C.shape[1], 0.0
