@@ -88,53 +88,69 @@ def _fail(message: str):
 _keys = ("dataset", "method", "trial", "seed", "round", "labels", "accuracy", "nll", "indices", "classes", "scores", "distinct", "seconds")
 
 
+def _parse_lines(data: bytes) -> Iterator[tuple[int, dict | None, int]]:
+    "Of every line that has its end: its number, its record (None where it holds none), and how many bytes there are up to its end."
+    size = 0
+    for number, line in enumerate(data.split(b"\n")[:-1], 1):
+        size += len(line) + 1
+        try:
+            record = json.loads(line)
+        except ValueError:
+            record = None
+        yield number, record if isinstance(record, dict) else None, size
+
+
 def _read_records(path: Path, learners: Sequence[tuple[str, int]]) -> tuple[list[dict], int, str]:
     """Records of whole rounds, the bytes that they take, and in words what stands behind them.
 
     That can be a part of the next round and a torn line. Anything else is refused and left alone."""
-    records, part, size, at, round = [], [], 0, 0, 0
+    records, part, size, round = [], [], 0, 0
     data = path.read_bytes()
-    for number, line in enumerate(data.splitlines(keepends=True), 1):
-        if not line.endswith(b"\n"):
-            break
+    for number, row, at in _parse_lines(data):
         try:
-            row = json.loads(line)
             part.append({key: row[key] for key in _keys})
             fits = (row["method"], row["trial"], row["round"]) == (*learners[len(part) - 1], round)
-        except (ValueError, KeyError, TypeError, IndexError):
+        except (KeyError, TypeError, IndexError):  # TypeError: no record at all
             fits = False
         if not fits:
             _fail(f"`out`: line {number} of {path} is not the record that belongs there; mend it from a backup, use --overwrite, or choose another folder")
-        at += len(line)
         if len(part) == len(learners):  # a learner that bought nothing has done its last round
             learners = [learner for learner, row in zip(learners, part) if row["indices"]]
             records, part, size, round = records + part, [], at, round + 1
     return records, size, f"{len(part)} of {len(learners)} records" if size < len(data) else ""
 
 
-def _append(file: BinaryIO, rows: Sequence[dict]) -> None:
-    file.write("".join(json.dumps(row) + "\n" for row in rows).encode())
-    file.flush()
-    os.fsync(file.fileno())
+def _append(file: BinaryIO, rows: Sequence[dict]) -> int:
+    "Force all records to disk, or none of them; the size of the file after that."
+    size, data = file.seek(0, os.SEEK_END), "".join(json.dumps(row) + "\n" for row in rows).encode()
+    rest = memoryview(data)
+    try:
+        while rest:  # a disk may take a part, and say at the next what is wrong
+            rest = rest[file.write(rest) :]
+        os.fsync(file.fileno())
+    except OSError:
+        file.truncate(size)
+        raise
+    return size + len(data)
 
 
-def _lock(file: BinaryIO) -> None:
-    "Raise `OSError` if another run has locked the file; the system unlocks it when this process closes it or ends."
+def _lock(file: BinaryIO, wait: bool = False) -> None:
+    "Lock the file until it is closed or this process ends. Raise `OSError` if another one has locked it, or else `wait` for its end."
     if sys.platform == "win32":
         import msvcrt
 
         file.seek(2**30)  # what is locked nobody else may read, so a byte far behind the records
-        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        msvcrt.locking(file.fileno(), msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)
         file.seek(0, os.SEEK_END)
     else:
         import fcntl
 
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _open_locked(path: Path, mode: str) -> BinaryIO:
     "Open the records for one run alone."
-    file = open(path, mode)
+    file = open(path, mode, buffering=0)  # what was written is never written again
     try:
         _lock(file)
     except (BlockingIOError, PermissionError):
