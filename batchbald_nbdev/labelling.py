@@ -15,7 +15,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from functools import partial
 from io import BytesIO
@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from .active_learning import Round, derive_generator, evaluate, get_methods, make_mlp, make_seeded, train_models
 from .bald import compute_bald
 from .bayesian_models import collect_log_probs
+from .experiments import _append, _lock, _parse_lines
 from .information import _check_count
 from .joint_entropy import _repeat_information
 from .kbald import compute_pair_information
@@ -72,48 +73,25 @@ _opening = b'{"kind": "start"'
 
 def _read_records(data: bytes, path) -> tuple[list[dict], int]:
     "Records, and how many bytes they take; what comes after those is a torn line."
-    *lines, rest = data.split(b"\n")
     if data and not (data[: len(_opening)] == _opening[: len(data)]):
         raise ValueError(f"`path`: {path} is not a file of labels; it has been left alone, so choose another name")
     records, size = [], 0
-    for line in lines:
-        try:
-            record = json.loads(line)
-            if not isinstance(record, dict):
-                raise ValueError
-        except ValueError:
-            if size + len(line) + 1 < len(data):
-                raise ValueError(f"`path`: line {len(records) + 1} of {path} is not a record; mend it from a backup, or choose another file") from None
-            break
-        records.append(record)
-        size += len(line) + 1
+    for number, record, end in _parse_lines(data):
+        if record is not None:
+            records.append(record)
+            size = end
+        elif end < len(data):
+            raise ValueError(f"`path`: line {number} of {path} is not a record; mend it from a backup, or choose another file")
     return records, size
 
 
 @contextmanager
-def _locked(path, flags: int = 0):
-    "The file, open for reading and appending, while nobody else has it."
-    with os.fdopen(os.open(path, os.O_RDWR | os.O_APPEND | getattr(os, "O_BINARY", 0) | flags, 0o644), "r+b", buffering=0) as f:
-        try:
-            from fcntl import LOCK_EX, flock
-
-            flock(f, LOCK_EX)  # until the file is closed
-        except (ImportError, OSError):
-            pass  # Windows and some network drives: then all that is left is the comparison of sizes
+def _locked(path: Path):
+    "The file, open for reading and appending, while nobody else has it: whoever comes waits for a moment."
+    with open(path, "a+b", buffering=0) as f:
+        with suppress(ImportError, OSError):  # some network drives have no locks: then all that is left is the comparison of sizes
+            _lock(f, wait=True)
         yield f
-
-
-def _append(f, record: dict) -> int:
-    "Write one record to the disk, or nothing; the size of the file after that."
-    size, data = f.seek(0, os.SEEK_END), (json.dumps(record) + "\n").encode()
-    try:
-        if f.write(data) != len(data):
-            raise OSError("the disk took a part of the record only; is it full?")
-        os.fsync(f.fileno())
-    except OSError:
-        f.truncate(size)
-        raise
-    return size + len(data)
 
 # %% ../nbs/13_label_by_hand.ipynb #be523ca2
 def _as_labels(labels, n: int, classes: int, name: str) -> Tensor:
@@ -203,7 +181,7 @@ class Labelling:
         self._opening = {"kind": "start", "pool": digest[:32], "images": P, "classes": self.class_names, "methods": self.methods, "start": sorted(self.start.items())}
         self._opening = json.loads(json.dumps(self._opening))  # as it will be read
         self.path = None if path is None else Path(path)
-        self._load(os.O_CREAT)
+        self._load()
         self.learn()
 
     @property
@@ -263,20 +241,21 @@ class LabelsChanged(RuntimeError):
 
 # %% ../nbs/13_label_by_hand.ipynb #49d9c234
 @patch
-def _load(self: Labelling, flags: int = 0) -> None:
+def _load(self: Labelling) -> None:
     "The state, read from the file. A torn last line is cut off; a new file gets its first record."
     self.rounds, self.clicks, self._size, self.message = [], [], 0, ""  # clicks: round, position, label
     if self.path is None:
         return
     try:
-        with _locked(self.path, flags) as f:
+        with _locked(self.path) as f:
+            f.seek(0)
             data = f.readall()
             records, self._size = _read_records(data, self.path)
             if self._size < len(data):
                 f.truncate(self._size)
                 self.message = f"the last line of {self.path} was torn and has been cut off ({len(data) - self._size} bytes); the click before this may have to be made again"
             if not records:
-                self._size, records = _append(f, self._opening), [self._opening]
+                self._size, records = _append(f, [self._opening]), [self._opening]
     except OSError as error:
         raise ValueError(f"`path`: {self.path} cannot be used as a file of labels ({error.strerror or error})") from error
     wrong = [key for key, value in self._opening.items() if records[0].get(key) != value]
@@ -293,10 +272,11 @@ def _load(self: Labelling, flags: int = 0) -> None:
 def _write(self: Labelling, record: dict) -> None:
     "Write a record, then apply it. Raises `LabelsChanged` where the file is not what was read, after reading it again."
     if self.path is not None:
+        self.path.stat()  # a file that is gone is not begun anew
         with _locked(self.path) as f:
             grown = f.seek(0, os.SEEK_END) - self._size
             if not grown:
-                self._size = _append(f, record)
+                self._size = _append(f, [record])
         if grown < 0:
             raise ValueError(f"`path`: {self.path} is shorter than it was; put it back, or make a new panel")
         if grown:
