@@ -27,10 +27,10 @@ BENCH_INSTALLED := .venv-bench/.installed
 METADATA := settings.ini setup.py pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install dev test test-slow check export outputs docs bench bench-full
+.PHONY: help demo install dev test test-slow check export outputs docs bench bench-full release-check dist
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 
 demo: $(RUN_INSTALLED) ## compare acquisition functions on digits, into results/digits; resumes where it stopped
 	$(BIN)/batchbald_compare --resume --out results/digits
@@ -66,6 +66,18 @@ bench: $(BENCH_INSTALLED) ## time BatchBALD against other libraries and by itsel
 
 bench-full: $(BENCH_INSTALLED) ## the same at every size (hours; for a release, on an idle machine)
 	@set -e; for o in $(ALL_BENCHMARKS); do echo "== $$o"; .venv-bench/bin/python benchmarks/$$o.py --full; done
+
+release-check: $(DEV_INSTALLED) ## before a release: do tag, version and changelog agree? make release-check TAG=v0.1.0
+	$(BIN)/python tools/release.py "$$TAG"
+
+# From the folder of the new environment, where the checkout cannot be imported
+dist: | $(BIN)/python ## build sdist and wheel into dist, and pick a batch with the wheel in an environment of its own
+	rm -rf build dist
+	$(UV) build --quiet --out-dir dist
+	$(UV) venv --quiet --python $(PYTHON) build/venv
+	$(UV) pip install --quiet --python build/venv/bin/python dist/*.whl
+	cd build/venv && bin/python -c "from batchbald_nbdev.all import *; print(get_batchbald_batch(example_log_probs(), 3).indices)"
+	cd build/venv && bin/batchbald_compare --help >/dev/null && bin/batchbald_select --help >/dev/null
 
 .uv/bin/uv:
 	$(PYTHON) -m pip install --quiet --target .uv uv

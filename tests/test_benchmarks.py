@@ -1,5 +1,6 @@
 "Every benchmark runs in its tiny form, without the libraries it compares with, and its record has what it promises."
-import importlib, json, math, sys, time
+import importlib, json, math, os, subprocess, sys, time
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from batchbald_nbdev.all import (
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
-import common, peers, quality, temperature
+import common, peers, quality, redux, temperature
 
 PROMISED = {
     "peers": {"method", "labels", "N", "K", "C", "B", "M", "dtype", "seconds", "peak_bytes", "scaled", "indices", "information", "information_error", "times_ours"},
@@ -105,6 +106,39 @@ def test_temperatures_reach_the_draws():
 def check_many_machines(record):
     assert ["killed" in row["run"] for row in record["rows"]] == [False, False, True]
     assert all(row["same_batch"] for row in record["rows"]) and record["rows"][0]["computed_again"] > 0
+
+
+def answers(record): return {row["question"]: row["answer"] for row in record["rows"]}
+
+
+def test_batchbald_redux_does_what_the_record_says(tmp_path):
+    "The chapter for people who come from it shows the record."
+    python = Path(sys.executable) if find_spec("batchbald_redux") else BENCHMARKS.parent / ".venv-bench/bin/python"
+    if not python.exists(): pytest.skip("batchbald_redux is missing: run `make bench`")
+    path, env = tmp_path / "record.json", {**os.environ, "PYTHONPATH": str(BENCHMARKS.parent)}
+    done = subprocess.run([python, BENCHMARKS / "redux.py", "--out", path], env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    assert not done.returncode, done.stderr
+    then, now = (json.loads(o.read_text()) for o in (BENCHMARKS / "records/redux_quick.json", path))
+    assert then["versions"]["batchbald_redux"] == now["versions"]["batchbald_redux"]
+    then, now = answers(then), answers(now)
+    late, late_then = now.pop("late_picks"), then.pop("late_picks")
+    for record in (now, then):  # what is drawn or rounded differs between machines
+        assert record["precision"].pop("largest error of float16") == pytest.approx(0.003, rel=0.2)
+        assert record["no_checks"].pop("right") == pytest.approx([0.5208, 0.0534, 0.0315], abs=1e-3)
+        for kind in ("probabilities", "logits"): assert all(math.isfinite(o) for o in record["no_checks"].pop(kind))
+    assert now == then
+    sizes = ("points", "samples", "batch_size", "num_samples", "seeds")
+    assert [late[o] for o in sizes] == [late_then[o] for o in sizes]
+    for record in (late, late_then):
+        excess_R_B = torch.tensor(record["excess"])
+        assert excess_R_B.shape == (record["seeds"], record["batch_size"]) and excess_R_B[:, 0].abs().max() < 0.05 and 0.1 < excess_R_B[:, -1].std() < 0.3
+        assert record["batches with a score that falls"] > record["seeds"] / 2 and record["batches with a score beyond log K"] > 0
+
+
+def test_without_batchbald_redux_it_says_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setattr(redux, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit, match="make bench"): redux.main(["--out", str(tmp_path / "record.json")])
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.skipif(not peers.missing_peers(), reason="the other libraries are here")

@@ -101,11 +101,44 @@ def test_workflows_call_targets_that_exist(path):
 def test_workflows_agree_with_settings():
     cfg = read_settings()
     workflows = {o.stem: yaml.safe_load(o.read_text()) for o in WORKFLOWS}
-    assert all(o[True]["push"]["branches"] == [cfg["branch"]] for o in workflows.values())
+    assert workflows.keys() == {"pages", "release", "test"}
+    assert all(o[True]["push"] == ({"tags": ["v*"]} if name == "release" else {"branches": [cfg["branch"]]}) for name, o in workflows.items())
     newest = re.search(r"^newest_minor = (\d+)", (ROOT / "setup.py").read_text(), re.MULTILINE)[1]
     assert workflows["test"]["jobs"]["test"]["strategy"]["matrix"]["python"] == [cfg["min_python"], f"3.{newest}"]
     upload, = [step for step in workflows["pages"]["jobs"]["build"]["steps"] if "upload-pages-artifact" in step.get("uses", "")]
     assert upload["with"]["path"] == cfg["doc_path"]
+
+
+def test_a_release_is_checked_built_and_published_by_jobs_of_their_own():
+    "Publishing needs a right that nothing else should have, and waits for what checks."
+    build, publish = yaml.safe_load((ROOT / ".github/workflows/release.yml").read_text())["jobs"].values()
+    assert [step["run"].split()[1] for step in build["steps"] if "run" in step] == ["release-check", "check", "test", "dist"]
+    assert (publish["needs"], publish["environment"], publish["permissions"]) == ("build", "pypi", {"id-token": "write"})
+    assert "permissions" not in build and not any("run" in step for step in publish["steps"])
+    assert [step["uses"].split("@")[0] for step in publish["steps"]] == ["actions/download-artifact", "pypa/gh-action-pypi-publish"]
+    given, taken = ([step["with"] for step in job["steps"] if "-artifact@" in step.get("uses", "")] for job in (build, publish))
+    assert [(o["name"], o["path"]) for o in given + taken] == [("dist", "dist")] * 2
+
+
+def test_only_the_tag_of_the_version_is_released(tmp_path):
+    sys.path.insert(0, str(ROOT / "tools"))
+    from release import problems
+    version = read_settings()["version"]
+    for name in ("settings.ini", "CITATION.cff", "CHANGELOG.md"): shutil.copy(ROOT / name, tmp_path)
+    changelog = re.sub(rf"^## {re.escape(version)}.*", f"## {version} (2026-12-24)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    (tmp_path / "CHANGELOG.md").write_text(changelog)
+    assert list(problems(tmp_path, f"v{version}")) == []
+    for tag in (version, f"v{version}.1", f"v{version}rc1", "", "v0"):
+        problem, = problems(tmp_path, tag)
+        assert f"'v{version}'" in problem and f"{tag!r}" in problem
+    for heading, word in ((f"## {version} (Unreleased)", "date"), (f"## {version}", "date"), (f"## {version}9 (2026-12-24)", "no section")):
+        (tmp_path / "CHANGELOG.md").write_text(changelog.replace(f"## {version} (2026-12-24)", heading))
+        problem, = problems(tmp_path, f"v{version}")
+        assert word in problem
+    (tmp_path / "CHANGELOG.md").write_text(changelog)
+    (tmp_path / "CITATION.cff").write_text("version: 9.9.9")
+    problem, = problems(tmp_path, f"v{version}")
+    assert "CITATION.cff has version 9.9.9" in problem
 
 
 def test_wheel_holds_every_module_and_data_file(tmp_path):

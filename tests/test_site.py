@@ -158,6 +158,17 @@ def test_every_symbol_has_an_anchor(site):
     assert addresses and not missing
 
 
+def test_contents_for_language_models(site):
+    "llms.txt names every page in the order of the sidebar, with the title and the subtitle of its notebook."
+    title, summary, *lines = [o for o in (site / "llms.txt").read_text(encoding="utf-8").splitlines() if o]
+    assert (title, summary) == (f"# {WEBSITE['title']}", f"> {WEBSITE['description']}")
+    assert [o.removeprefix("## ") for o in lines if o.startswith("#")] == ["Overview", *(o["section"] for o in WEBSITE["sidebar"]["contents"] if "section" in o)]
+    entries = [re.fullmatch(rf"- \[(.+)\]\({re.escape(WEBSITE['site-url'])}/(\w+)\.html\): (.+)", o) for o in lines if not o.startswith("#")]
+    assert [o[2] for o in entries] == PAGES
+    firsts = {page_of(o): "".join(json.loads(o.read_text(encoding="utf-8"))["cells"][0]["source"]) for o in NOTEBOOKS}
+    assert {o[2]: f"# {o[1]}\n\n> {o[3]}" for o in entries if o[2] in firsts} == {page: o.strip() for page, o in firsts.items()}
+
+
 def text_of(markup): return html.unescape(re.sub(r"<[^>]+>", "", markup))
 
 
@@ -212,6 +223,32 @@ def test_page_in_a_browser(visit, name):
         assert page.locator(".eqno a").count() == len(numbers)
     page.set_viewport_size({"width": 390, "height": 844})
     assert page.evaluate(TOO_WIDE) == []
+
+
+def equations_for_quarto(notebook):
+    "Addresses and TeX of a chapter's equations as Quarto gets them, from the cells that a page shows."
+    sys.path.insert(0, str(ROOT / "tools"))
+    import build_site
+    nb = json.loads(notebook.read_text(encoding="utf-8"))
+    build_site.number_equations(nb, build_site.chapter_number(notebook.name))
+    text = "\n\n".join("".join(o["source"]) for o in nb["cells"] if o["cell_type"] == "markdown")
+    assert text.count("$$") == 2 * text.count('<span id="equation-')
+    return re.findall(r'<span id="(equation-\d+)"></span>\$\$(.+?)\$\$', text, re.DOTALL)
+
+
+def test_quarto_gets_the_numbers_and_addresses_that_sphinx_gives(visit):
+    "Without Quarto: what it would hand to MathJax is typeset here, with its number."
+    page, total = visit("kbald.html"), 0
+    typeset = """tex => MathJax.tex2chtmlPromise(tex, {display: true}).then(o => [!!o.querySelector("mjx-merror, [data-mjx-error]"), !!o.querySelector("mjx-labels")])"""
+    for notebook in NOTEBOOKS:
+        if notebook.name.startswith(("9", "index")): continue  # no chapters
+        equations = equations_for_quarto(notebook)
+        markup = (DOCS / f"{page_of(notebook)}.html").read_text(encoding="utf-8")
+        shown = re.findall(r'<div class="math[^"]*"[^>]* id="(equation-\d+)"', markup)
+        assert [address for address, _ in equations] == shown
+        assert [page.evaluate(typeset, tex) for _, tex in equations] == [[False, True]] * len(equations), notebook.name
+        total += len(equations)
+    assert total > 50
 
 
 def test_landing_page_has_promise_picture_and_doors(visit):

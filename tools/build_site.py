@@ -119,6 +119,18 @@ def api_page(titles):
     return "\n".join(lines) + "\n"
 
 
+def contents(facts):
+    "The site for a language model (llms.txt, https://llmstxt.org): every page by section, with what it says of itself."
+    website, section_before = yaml.safe_load((ROOT / "_quarto.yml").read_text())["website"], None
+    lines = [f"# {website['title']}", "", f"> {website['description']}"]
+    for page, section, _ in read_sidebar():
+        section = section or "Overview"
+        if section != section_before: lines += ["", f"## {section}", ""]
+        section_before = section
+        lines.append(f"- [{facts[page]['title']}]({website['site-url']}/{page}.html): {facts[page]['description']}")
+    return "\n".join(lines) + "\n"
+
+
 def make_pages():
     "Fill _proc."
     os.chdir(ROOT)
@@ -132,15 +144,37 @@ def make_pages():
         if found: break
     else: raise SiteError("nbs/index.ipynb: no cell has a line that begins with a picture, above which the landing page has its links")
     index.write_text(json.dumps(nb), encoding="utf-8")
-    titles = {}
-    for page, _, notebook in read_sidebar():
-        if notebook: titles[page] = split_front_matter(json.loads((PAGES / notebook).read_text(encoding="utf-8")))[0]["title"]
-    (PAGES / "api.md").write_text(api_page(titles), encoding="utf-8")
+    facts = {page: split_front_matter(json.loads((PAGES / notebook).read_text(encoding="utf-8")))[0] for page, _, notebook in read_sidebar() if notebook}
+    names = api_page({page: o["title"] for page, o in facts.items()})
+    (PAGES / "api.md").write_text(names, encoding="utf-8")
+    title, _, about, *_ = names.splitlines()
+    (PAGES / "llms.txt").write_text(contents({**facts, "api": {"title": title.lstrip("# "), "description": about}}), encoding="utf-8")
 
 
 # ---- Quarto ----
 
+_equation = re.compile(r"\$\$(.+?)(\s*)\$\$", re.DOTALL)
+
+
+def number_equations(nb, chapter):
+    "Equations get the numbers and the addresses that Sphinx gives them: 3.1, 3.2, ... in chapter 3."
+    count = 0
+
+    def numbered(match):
+        nonlocal count
+        count += 1
+        return rf'<span id="equation-{count}"></span>$${match[1]}\tag{{{chapter}.{count}}}{match[2]}$$'
+
+    for cell in nb["cells"]:
+        if cell["cell_type"] == "markdown": cell["source"] = _equation.sub(numbered, "".join(cell["source"]))
+
+
 def build_with_quarto():
+    for _, _, notebook in read_sidebar():
+        if not (chapter := chapter_number(notebook)): continue
+        nb = json.loads((PAGES / notebook).read_text(encoding="utf-8"))
+        number_equations(nb, chapter)
+        (PAGES / notebook).write_text(json.dumps(nb), encoding="utf-8")
     subprocess.run(["quarto", "render", "--no-cache"], cwd=PAGES, check=True)
     shutil.rmtree(DOCS, ignore_errors=True)
     shutil.move(PAGES / DOCS.name, DOCS)
@@ -308,5 +342,6 @@ if __name__ == "__main__":
     try:
         make_pages()
         {"quarto": build_with_quarto, "sphinx": build_with_sphinx}[args.builder]()
+        shutil.copy(PAGES / "llms.txt", DOCS)
     except (SiteError, subprocess.CalledProcessError) as error: sys.exit(f"{error}")
     print(f"{DOCS.relative_to(ROOT)}/index.html, built with {args.builder.title()}")
