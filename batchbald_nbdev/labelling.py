@@ -197,12 +197,17 @@ class Labelling:
     def labels(self) -> dict[int, int]:  # class by pool position
         "All labels that there are: those of the start, the known ones that answered, and the reader's."
         known = {i: c for record in self.rounds for i, c in record["known"]}
-        return {**self.start, **known, **{i: c for _, i, c in self.clicks}}
+        return {**self.start, **known, **{i: c for _, i, c in self.clicks if c is not None}}
+
+    @property
+    def skipped(self) -> set[int]:  # pool positions
+        "What the reader could not tell: without a label, and not asked about again."
+        return {i for _, i, c in self.clicks if c is None}
 
     @property
     def todo(self) -> list[int]:  # pool positions
         "What the reader has still to label in this round, in the order in which it is asked."
-        asked, have = dict.fromkeys(i for batch in self.batches.values() for i in batch["indices"]), self.labels
+        asked, have = dict.fromkeys(i for batch in self.batches.values() for i in batch["indices"]), self.labels.keys() | self.skipped
         return [i for i in asked if i not in have]
 
     @property
@@ -219,12 +224,13 @@ def _apply(self: Labelling, record: dict) -> None:
         fits = round == len(self.rounds) and list(record["learners"]) == self.methods and (not self.rounds or self.is_due)
         fits = fits and all(0 <= i < len(self.inputs) for batch in record["learners"].values() for i in batch["indices"])
         change = partial(self.rounds.append, record)
-    elif record["label"] is None:
+    elif kind == "label" and record["label"] is None:
         fits = bool(self.clicks) and self.clicks[-1][:2] == (round, record["position"])
         change = partial(self._take_back, round)
     else:
-        fits = kind == "label" and round == self.round and record["position"] in self.todo and 0 <= record["label"] < len(self.class_names)
-        change = partial(self.clicks.append, (round, record["position"], record["label"]))
+        label = None if kind == "skip" else record["label"]
+        fits = kind in ("label", "skip") and round == self.round and record["position"] in self.todo and (label is None or 0 <= label < len(self.class_names))
+        change = partial(self.clicks.append, (round, record["position"], label))
     if not fits:
         raise ValueError(f"this record does not fit: {record}")
     change()
@@ -243,7 +249,7 @@ class LabelsChanged(RuntimeError):
 @patch
 def _load(self: Labelling) -> None:
     "The state, read from the file. A torn last line is cut off; a new file gets its first record."
-    self.rounds, self.clicks, self._size, self.message = [], [], 0, ""  # clicks: round, position, label
+    self.rounds, self.clicks, self._size, self.message = [], [], 0, ""  # clicks: round, position, label (None: cannot tell)
     if self.path is None:
         return
     try:
@@ -293,12 +299,16 @@ def _write(self: Labelling, record: dict) -> None:
 @patch
 def label(self: Labelling, label: int) -> None:  # class number
     "The reader says what `current` shows. Raises `ValueError` where that cannot be, and `LabelsChanged` where another panel was quicker."
-    position = self.current
-    if position is None:
-        raise ValueError("there is no image to label; `learn()` starts the next round if there is one")
+    position = self._asked()
     if _check_count(label, "label", 0) >= len(self.class_names):
         raise ValueError(f"`label` is {label}; want 0 to {len(self.class_names) - 1}")
-    self._write(_click(self.round, position, int(label)))
+    self._write(_click("label", self.round, position, label=int(label)))
+
+
+@patch
+def skip(self: Labelling) -> None:
+    "The reader cannot tell what `current` shows: no label, and it is not asked about again. Raises as `label` does."
+    self._write(_click("skip", self.round, self._asked()))
 
 
 @patch
@@ -307,11 +317,18 @@ def undo(self: Labelling) -> None:
     if not self.clicks:
         raise ValueError("there is no click to take back")
     round, position, _ = self.clicks[-1]
-    self._write(_click(round, position, None))
+    self._write(_click("label", round, position, label=None))
 
 # %% ../nbs/13_label_by_hand.ipynb #ef622a45
-def _click(round: int, position: int, label: int | None) -> dict:
-    return {"kind": "label", "position": position, "label": label, "round": round, "time": datetime.now(timezone.utc).isoformat(timespec="seconds")}
+@patch
+def _asked(self: Labelling) -> int:  # pool position
+    if self.current is None:
+        raise ValueError("there is no image to label; `learn()` starts the next round if there is one")
+    return self.current
+
+
+def _click(kind: str, round: int, position: int, **label) -> dict:
+    return {"kind": kind, "position": position, **label, "round": round, "time": datetime.now(timezone.utc).isoformat(timespec="seconds")}
 
 # %% ../nbs/13_label_by_hand.ipynb #7639bcde
 @patch(as_prop=True)
@@ -335,7 +352,8 @@ def learn(self: Labelling) -> None:
 def _next_round(self: Labelling) -> dict:
     "The record of the next round: learners trained from scratch on what they have, measured, and asked."
     round, have, began = len(self.rounds), self.labels, time.perf_counter()
-    mine = {name: list(dict.fromkeys([*self.start, *(i for record in self.rounds for i in record["learners"][name]["indices"])])) for name in self.methods}
+    bought = {name: dict.fromkeys([*self.start, *(i for record in self.rounds for i in record["learners"][name]["indices"])]) for name in self.methods}
+    mine = {name: [i for i in bought[name] if i in have] for name in self.methods}
     models = {name: make_seeded(self.make_model, derive_generator(self.seed, round, "weights")) for name in self.methods if mine[name]}
     if models:
         train_models(
@@ -358,7 +376,7 @@ def _next_round(self: Labelling) -> dict:
 def _ask(self: Labelling, name: str, model: nn.Module | None, mine: list[int], round: int) -> dict:
     "How good the model of one learner is, which images it asks for, and why."
     free_P = torch.ones(len(self.inputs), dtype=torch.bool)
-    free_P[mine] = False
+    free_P[mine + list(self.skipped)] = False
     positions, accuracy = free_P.nonzero()[:, 0], None
 
     def predict(inputs: Tensor) -> Tensor:
@@ -367,7 +385,7 @@ def _ask(self: Labelling, name: str, model: nn.Module | None, mine: list[int], r
     if model is not None and self.test is not None:
         accuracy = evaluate(predict(self.test[0]), self.test[1])[0]
     if model is None or not len(positions):
-        picks = get_random_batch(len(positions), self.batch_size, generator=derive_generator(self.seed, round, "first")).indices if model is None else []
+        picks = get_random_batch(len(positions), self.batch_size, generator=derive_generator(self.seed, round, "first")).indices if len(positions) else []
         return {"accuracy": accuracy, "indices": positions[picks].tolist(), **_unexplained}
     state = Round(self.batch_size, len(positions), predict, self.inputs[positions], derive_generator(self.seed, round, "select"))
     with warnings.catch_warnings():
@@ -382,23 +400,28 @@ def _overlap(batch: dict) -> float:
 
 
 def _guessed(labelling: Labelling, round: int, name: str) -> float | None:
-    "Share of a batch whose label the model had right before it learned it; None where it had no opinion."
+    "Share of a batch's labels that the model had right before it learned them; None where it had no opinion, or nobody could tell."
     batch, labels = labelling.rounds[round]["learners"][name], labelling.labels
-    if not batch["guesses"]:
-        return None
-    return sum(labels[i] == guess for i, guess in zip(batch["indices"], batch["guesses"])) / len(batch["indices"])
+    right = [labels[i] == guess for i, guess in zip(batch["indices"], batch["guesses"]) if i in labels]
+    return sum(right) / len(right) if right else None
 
 
 def _reason(name: str, batch: dict) -> str:
     "Why these, in words."
     if not batch["indices"]:
-        return "has every label that there is"
+        return "nothing is left to ask"
     if not batch["scores"]:
         return "drawn at random: without labels there is no network to ask"
     return (
         f"own scores add up to {sum(batch['scores']):.2f} nats, together they tell {batch['joint'][-1]:.2f} (of at most {batch['ceiling']:.2f}), "
         f"so {max(0.0, _overlap(batch)):.2f} are counted more than once"
     )
+
+
+def _done(labelling: Labelling) -> str:
+    "What stands where the question was."
+    skipped = len(labelling.skipped)
+    return f"Every image has its label, but for {skipped} that you skipped." if skipped else "Every image has its label."
 
 
 def _learned(labelling: Labelling) -> str:
@@ -471,7 +494,8 @@ def _draw_images(labelling: Labelling, axes_L_B) -> None:
             image = labelling.images[position].float()
             image = (image - image.min()) / (image.max() - image.min()).clamp_min(1e-30)
             ax.imshow((image.movedim(0, -1).expand(-1, -1, 3) if image.ndim == 3 else image).numpy(), cmap="gray", interpolation="nearest")
-            ax.set_title(labelling.class_names[labels[position]] if position in labels else "?", fontsize=11, pad=3)
+            told = labelling.class_names[labels[position]] if position in labels else "skipped" if position in labelling.skipped else "?"
+            ax.set_title(told, fontsize=11, pad=3)
             if batch["scores"]:
                 ax.set_xlabel(f"{batch['scores'][b]:.2f}\n+{gains[b]:.2f}", fontsize=9)
         axes_B[0].set_ylabel(labels_of_methods[name], fontsize=10)
@@ -508,11 +532,11 @@ def _batch_html(labelling: Labelling, name: str) -> str:
     batch, labels, parts = labelling.batches[name], labelling.labels, []
     gains = [b - a for a, b in zip([0.0, *batch["joint"]], batch["joint"])]
     for b, position in enumerate(batch["indices"]):
-        told, guess = ("now" if position == labelling.current else "?"), "&nbsp;"
+        told, guess = "now" if position == labelling.current else "<i>skipped</i>" if position in labelling.skipped else "?", "&nbsp;"
         if position in labels:
             told = f"<b>{html.escape(labelling.class_names[labels[position]])}</b>"
             if batch["guesses"]:
-                guess = "guessed" if batch["guesses"][b] == labels[position] else f"not {html.escape(labelling.class_names[batch['guesses'][b]])}"
+                guess = f"guessed {html.escape(labelling.class_names[batch['guesses'][b]])}"
         lines = [f'<span style="font-size:15px">{told}</span>', guess]
         if batch["scores"]:
             lines += [f"{batch['scores'][b]:.2f}", f"+{gains[b]:.2f}"]
@@ -534,12 +558,12 @@ def label_by_hand(
 
     labelling = Labelling(inputs, path, **options)
     status, message, question, learned = HTML(), HTML(), HTML(), HTML()
-    progress, undo = IntProgress(min=0, layout=Layout(width="220px")), Button(description="Undo", tooltip="take the last click back")
+    progress, undo = IntProgress(min=0, layout=Layout(width="220px")), Button(description="Undo", tooltip="take the last click back", layout=Layout(width="auto", margin="2px 2px 2px 16px"))
     wrap, button_layout, button_style = Layout(flex_flow="row wrap"), Layout(width="auto", min_width="44px"), ButtonStyle()
     classes, batches = HBox(layout=wrap), [HTML() for _ in labelling.methods]
     legend = HTML("Under each image: its label, what the network had guessed, its own score, and what it adds to those before it (nats).")
-    panel = VBox([HBox([progress, status]), question, HBox([classes, undo], layout=wrap), message, *batches, legend, learned])
-    panel.labelling, panel.buttons, panel.undo_button = labelling, (), undo
+    panel = VBox([HBox([progress, status], layout=wrap), question, HBox([classes, undo], layout=wrap), message, *batches, legend, learned])
+    panel.labelling, panel.buttons, panel.skip_button, panel.undo_button = labelling, (), None, undo
     shown = None  # the round that is on the screen
 
     def draw(text=""):
@@ -547,33 +571,38 @@ def label_by_hand(
         if shown is not labelling.rounds[-1]:
             shown = labelling.rounds[-1]
             draw_round()
-        left, clicked = len(labelling.todo), sum(round == labelling.round for round, _, _ in labelling.clicks)
-        progress.max, progress.value = max(1, clicked + left), clicked
+        left, told = len(labelling.todo), [c for round, _, c in labelling.clicks if round == labelling.round]
+        skipped = told.count(None)
+        labelled = len(told) - skipped
+        progress.max, progress.value = max(1, labelled + left), labelled
         if labelling.current is not None:
             question.value = f"{_image_html(labelling, labelling.current, 168)}<br>What is this?"
         else:
-            question.value = "This batch has its labels, but nothing was learned from it." if labelling.is_due else "Every image has its label."
+            question.value = "This batch has its labels, but nothing was learned from it." if labelling.is_due else _done(labelling)
         for widget, name in zip(batches, labelling.methods):
             widget.value = _batch_html(labelling, name)
         message.value = f'<b role="status">{html.escape(text)}</b>' if text else ""
         enable(True)
         where = "nothing is saved" if labelling.path is None else f"saved in {html.escape(str(labelling.path))}"
-        status.value = f"round {labelling.round}: {clicked} of {clicked + left} labelled; clicks in all: {len(labelling.clicks)}, {where}"
+        passed = f", {skipped} skipped" if skipped else ""
+        status.value = f"round {labelling.round}: {labelled} of {labelled + left} labelled{passed}; clicks in all: {len(labelling.clicks)}, {where}"
 
     def draw_round():
-        old, record = panel.buttons, shown
+        old, record = classes.children, shown
         panel.buttons = tuple(Button(description=name, tooltip=f"this is {name}", layout=button_layout, style=button_style) for name in labelling.class_names)
-        for c, button in enumerate(panel.buttons):
-            button.on_click(lambda _, c=c: act(partial(labelling.label, c)) if record is labelling.rounds[-1] else draw())
-        classes.children = panel.buttons
+        panel.skip_button = Button(description="Cannot tell", layout=button_layout, tooltip="no label: the batch has one less, and this image is not asked about again")
+        changes = [*(partial(labelling.label, c) for c in range(len(panel.buttons))), labelling.skip]
+        classes.children = (*panel.buttons, panel.skip_button)
+        for button, change in zip(classes.children, changes):
+            button.on_click(lambda _, change=change: act(change) if record is labelling.rounds[-1] else draw())
         for button in old:
             button.close()
         png = base64.b64encode(plot_labelling(labelling, images=False)._repr_png_()).decode()
-        picture = f'<img alt="learning curve and pairwise information" src="data:image/png;base64,{png}" style="max-width:100%">'
-        learned.value = f'<div style="line-height:1.4;white-space:pre-line">{_learned(labelling)}</div>{picture}'
+        picture = f'<img alt="learning curve and pairwise information" src="data:image/png;base64,{png}" style="width:100%;min-width:620px;max-width:1000px">'
+        learned.value = f'<div style="line-height:1.4;white-space:pre-line">{_learned(labelling)}</div><div style="overflow-x:auto">{picture}</div>'
 
     def enable(on):
-        for button in panel.buttons:
+        for button in classes.children:
             button.disabled = not on or labelling.current is None
         undo.disabled = not on or not labelling.clicks
 

@@ -3,6 +3,8 @@ import json
 import multiprocessing
 import os
 import re
+import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -235,6 +237,141 @@ def test_without_locks_it_still_works(path, monkeypatch):
     test_a_second_panel_catches_up_and_does_not_write(path)
 
 
+def test_a_disk_that_takes_parts_gets_the_rest_and_a_full_one_gives_all_back(path):
+    class Disk:
+        "A file that takes ten bytes at a time, and no more than `room` in all."
+
+        def __init__(self, file, room):
+            self.file, self.room = file, room
+
+        def write(self, data):
+            if self.room <= 0:
+                raise OSError(28, "No space left on device")
+            n = min(10, self.room)
+            self.room -= n
+            return self.file.write(data[:n])
+
+        def __getattr__(self, name):
+            return getattr(self.file, name)
+
+    records = [{"a": 1, "b": "x" * 30}, {"a": 2}]
+    with open(path, "a+b", buffering=0) as f:
+        size = module._append(Disk(f, 1_000), records)
+        whole = path.read_bytes()
+        assert size == len(whole) and [json.loads(line) for line in whole.splitlines()] == records
+        with pytest.raises(OSError, match="No space"):
+            module._append(Disk(f, 25), records)
+        assert path.read_bytes() == whole
+        assert module._append(f, records[1:]) == path.stat().st_size
+    assert path.read_bytes() == whole + whole.splitlines(keepends=True)[1]
+
+
+def test_a_panel_waits_for_the_lock_where_a_run_gives_up(path, monkeypatch):
+    from fcntl import LOCK_EX, LOCK_NB
+
+    from batchbald_nbdev import experiments
+
+    asked = []
+    monkeypatch.setattr("fcntl.flock", lambda f, how: asked.append(how))
+    make(path)
+    experiments._open_locked(path, "ab").close()
+    assert asked and set(asked[:-1]) == {LOCK_EX} and asked[-1] == LOCK_EX | LOCK_NB
+    calls = []
+    windows = SimpleNamespace(LK_NBLCK="try", LK_LOCK="wait", locking=lambda handle, how, n: calls.append((os.lseek(handle, 0, os.SEEK_CUR), how, n)))
+    monkeypatch.setitem(sys.modules, "msvcrt", windows)
+    monkeypatch.setattr(experiments, "sys", SimpleNamespace(platform="win32"))
+    labelling = make(path)
+    labelling.label(1)
+    assert set(calls) == {(2**30, "wait", 1)} and make(path).clicks == labelling.clicks
+
+
+# what nobody can tell
+
+
+def test_a_skipped_image_has_no_label_and_is_not_asked_about_again(path):
+    labelling = make(path, test_inputs=INPUTS, test_labels=LABELS)
+    skipped = labelling.todo[2]
+    answer(labelling, 2)
+    assert labelling.current == skipped
+    labelling.skip()
+    record = json.loads(path.read_text().splitlines()[-1])
+    assert record | {"time": ""} == {"kind": "skip", "position": skipped, "round": 0, "time": ""}
+    assert labelling.skipped == {skipped} and skipped not in labelling.labels and labelling.current not in (skipped, None)
+    answer(labelling, 1)
+    assert labelling.round == 1 and {batch["labels"] for batch in labelling.batches.values()} == {3}  # one label less
+    while labelling.current is not None:
+        answer(labelling, 1)
+        assert state(make(path, test_inputs=INPUTS, test_labels=LABELS)) == state(labelling)
+    assert len(labelling.labels) == len(INPUTS) - 1 and [i for _, i, _ in labelling.clicks].count(skipped) == 1
+    for record in labelling.rounds[1:]:
+        assert all(skipped not in batch["indices"] for batch in record["learners"].values())
+
+
+def test_undo_takes_a_skip_back_over_a_round_too(path):
+    labelling = make(path, start={0: 0, 1: 1, 2: 2})
+    while len(labelling.todo) > 1:
+        answer(labelling, 1)
+    before = state(labelling)
+    labelling.skip()
+    assert labelling.is_due  # a skip ends a round as a label does
+    labelling.learn()
+    assert labelling.round == 1 and state(make(path, start={0: 0, 1: 1, 2: 2})) == state(labelling)
+    labelling.undo()
+    assert state(labelling) == before == state(make(path, start={0: 0, 1: 1, 2: 2})) and labelling.skipped == set()
+    answer(labelling, 1)
+    assert labelling.round == 1
+
+
+def test_a_skipped_label_trains_nobody():
+    "With and without the image that nobody could tell: the same labels, the same networks."
+    one, two = make(batch_size=4, seed=1, methods=["bald"]), make(batch_size=4, seed=1, methods=["bald"])
+    answer(one, 3)
+    one.skip()
+    one.learn()
+    skipped = next(iter(one.skipped))
+    known = {i: c for i, c in one.labels.items()}
+    two.start, two.rounds = known, one.rounds[:1]
+    two.clicks = [(0, skipped, None)]
+    assert two._next_round()["learners"] == {**one.rounds[1]["learners"]}
+
+
+def test_all_of_a_first_batch_skipped_leads_to_another_draw():
+    labelling = make(methods=["batchbald"])
+    first = labelling.todo
+    for _ in first:
+        labelling.skip()
+    labelling.learn()
+    assert labelling.round == 1 and labelling.batches["batchbald"]["labels"] == 0 and not set(first) & set(labelling.todo)
+    while labelling.current is not None:
+        labelling.skip()
+        labelling.learn()
+    assert labelling.labels == {} and len(labelling.skipped) == len(INPUTS) and not labelling.is_due
+    with pytest.raises(ValueError, match="no image"):
+        labelling.skip()
+
+
+def test_known_labels_do_not_answer_for_what_the_reader_skips(path):
+    labelling = make(path, start={0: 0, 1: 1, 2: 2}, pool_labels=LABELS)
+    both = [i for i in labelling.batches["batchbald"]["indices"] if i in labelling.batches["bald"]["indices"]]
+    assert both
+    while labelling.todo:
+        labelling.skip() if labelling.current == both[0] else labelling.label(int(LABELS[labelling.current]))
+    labelling.learn()
+    assert both[0] not in labelling.labels and {name: batch["labels"] for name, batch in labelling.batches.items()} == {"batchbald": 6, "bald": 6}
+
+
+@pytest.mark.parametrize("find, put", [(b'"kind": "skip"', b'"kind": "skips"'), (b'"round": 0, "time"', b'"round": 1, "time"'), (b'"kind": "skip", "position": ', b'"kind": "skip", "position": 7')])
+def test_a_damaged_skip_is_refused(path, find, put):
+    labelling = make(path)
+    labelling.skip()
+    labelling.label(1)
+    data = path.read_bytes()
+    at = data.index(b'{"kind": "skip"')
+    path.write_bytes(data[:at] + data[at:].replace(find, put, 1))
+    with pytest.raises(ValueError, match=r"`path`: line 3 of .* does not fit"):
+        make(path)
+
+
 # rounds
 
 
@@ -432,13 +569,36 @@ def test_the_panel_shows_every_image_its_label_and_what_it_was_taken_for():
         assert row.count("data:image/png;base64,") == 4 and row.count("pixelated") == 4
         assert [float(o) for o in re.findall(r"<br>(\d\.\d\d)<br>", row)] == [round(o, 2) for o in labelling.batches[name]["scores"]]
     assert f"image {labelling.current} of the pool" in panel.children[1].value
-    guess = labelling.batches["batchbald"]["guesses"][0]
+    guess, said = labelling.batches["batchbald"]["guesses"][0], ["guessed &lt;cat&gt;", "guessed d&amp;g", "guessed owl"]
     panel.buttons[guess].click()
-    assert "guessed" in panel.children[4].value
+    assert panel.children[4].value.count(said[guess]) == 1
     panel.undo_button.click()
     panel.buttons[(guess + 1) % 3].click()
     text = panel.children[4].value
-    assert "<cat>" not in text and "d&g" not in text and ["not &lt;cat&gt;", "not d&amp;g", "not owl"][guess] in text
+    assert "<cat>" not in text and "d&g" not in text and text.count(said[guess]) == 1
+
+
+def test_cannot_tell(path):
+    panel = label_by_hand(INPUTS, path, **SHORT)
+    first = panel.labelling.current
+    panel.skip_button.click()
+    assert panel.labelling.skipped == {first} and panel.labelling.current != first
+    assert status(panel).startswith("round 0: 0 of 3 labelled, 1 skipped; clicks in all: 1,") and panel.children[4].value.count("skipped") == 1
+    assert not panel.undo_button.disabled and panel.children[0].children[0].max == 3
+    panel.undo_button.click()
+    assert status(panel).startswith("round 0: 0 of 4 labelled; clicks in all: 0,") and panel.labelling.current == first
+    old = panel.skip_button
+    for _ in range(4):
+        old.click()
+    assert panel.labelling.round == 1 and panel.skip_button is not old and panel.labelling.rounds[1]["learners"]["bald"]["labels"] == 0
+    old.click()  # a second click that was on its way
+    assert len(panel.labelling.clicks) == 4
+    panel.buttons[0].click()
+    assert values(label_by_hand(INPUTS, path, **SHORT)) == values(panel)
+    assert plot_labelling(panel.labelling)._repr_png_()[:4] == b"\x89PNG"
+    while panel.labelling.current is not None:
+        panel.skip_button.click()
+    assert panel.skip_button.disabled and "but for 23 that you skipped" in panel.children[1].value
 
 
 def test_a_click_on_a_button_of_an_earlier_round_does_nothing():
