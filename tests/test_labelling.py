@@ -144,6 +144,18 @@ def test_a_damaged_file_is_refused_and_left_alone(path, find, put):
     assert path.read_bytes() == data
 
 
+@pytest.mark.parametrize("line", [b"[]", b"3", b"null", b"oops", b"\0\0", b""])
+def test_a_line_that_is_no_record_is_torn_at_the_end_and_refused_elsewhere(path, line):
+    labelling = make(path)
+    labelling.label(1)
+    data = path.read_bytes()
+    path.write_bytes(data + line + b"\n")
+    assert state(make(path)) == state(labelling) and path.read_bytes() == data
+    path.write_bytes(data + line + b"\n" + data)
+    with pytest.raises(ValueError, match="`path`: line 4 of .* is not a record"):
+        make(path)
+
+
 def test_a_file_of_other_images_or_learners_is_refused(path):
     make(path)
     for options, word in ((dict(classes=["a", "b", "c"]), "classes"), (dict(methods=["batchbald", "random"]), "methods"), (dict(start={0: 0}), "start")):
