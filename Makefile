@@ -48,8 +48,9 @@ test-slow: $(DEV_INSTALLED) ## the same with slow cells and tests, and gpu cells
 check: $(DEV_INSTALLED) ## are modules, README and notebooks in step? changes nothing
 	@$(BIN)/python tools/check.py
 
-# Cleaning comes first: it gives new cells the ids that the modules refer to
+# Cleaning comes before exporting: it gives new cells the ids that the modules refer to
 export: $(DEV_INSTALLED) ## clean the notebooks, export them to modules, write README.md
+	$(BIN)/python tools/colab.py
 	$(BIN)/nbdev_clean
 	$(BIN)/nbdev_export
 	$(BIN)/python tools/readme.py

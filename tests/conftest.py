@@ -1,5 +1,5 @@
 "Items marked `slow` run only with SLOW=1, as cells flagged `#| slow` do."
-import os, shutil, tempfile
+import os, shutil, tarfile, tempfile
 
 # One thread each, because tests run side by side; before anything imports PyTorch, and for what tests start
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -8,11 +8,25 @@ os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", os.path.join(tempfile.gett
 
 import pytest
 
+import bare
+
 
 def pytest_collection_modifyitems(items):
     if os.environ.get("SLOW") == "1": return
     for item in items:
         if "slow" in item.keywords: item.add_marker(pytest.mark.skip(reason="slow: set SLOW=1"))
+
+
+@pytest.fixture(scope="session")
+def packed(tmp_path_factory):
+    "A folder with `source` (what git would hand out), its sdist, and the wheel that is made of the sdist."
+    folder = tmp_path_factory.mktemp("packed")
+    bare.copy_tracked(folder / "source")
+    bare.build("sdist", folder / "source", folder)
+    sdist, = folder.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive: archive.extractall(folder, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
+    bare.build("wheel", folder / sdist.name.removesuffix(".tar.gz"), folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

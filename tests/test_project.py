@@ -1,5 +1,5 @@
-"The project around the notebooks: is everything in step, linked, and packed?"
-import configparser, json, re, shutil, subprocess, sys, zipfile
+"The project around the notebooks: is everything in step and linked?"
+import configparser, json, re, shutil, subprocess, sys
 from pathlib import Path
 
 import pytest
@@ -139,30 +139,3 @@ def test_only_the_tag_of_the_version_is_released(tmp_path):
     (tmp_path / "CITATION.cff").write_text("version: 9.9.9")
     problem, = problems(tmp_path, f"v{version}")
     assert "CITATION.cff has version 9.9.9" in problem
-
-
-def test_wheel_holds_every_module_and_data_file(tmp_path):
-    "Packed as a release is: an sdist, and a wheel from what the sdist holds."
-    source = tmp_path / "source"
-    source.mkdir()
-    for name in ["settings.ini", "setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "CHANGELOG.md",
-                 "CONTRIBUTING.md"]:
-        shutil.copy(ROOT / name, source)
-    shutil.copytree(ROOT / PACKAGE, source / PACKAGE, ignore=shutil.ignore_patterns("__pycache__"))
-    build = "import sys; from setuptools import build_meta; getattr(build_meta, sys.argv[1])(sys.argv[2])"
-    run("-c", build, "build_sdist", str(tmp_path), cwd=source)
-    sdist, = tmp_path.glob("*.tar.gz")
-    run("-m", "tarfile", "-e", str(sdist), str(tmp_path))
-    unpacked = tmp_path / sdist.name.removesuffix(".tar.gz")
-    run("-c", build, "build_wheel", str(tmp_path), cwd=unpacked)
-    wheel, = tmp_path.glob("*.whl")
-
-    with zipfile.ZipFile(wheel) as archive:
-        packed = {o for o in archive.namelist() if o.startswith(f"{PACKAGE}/")}
-        metadata, = [archive.read(o).decode() for o in archive.namelist() if o.endswith("/METADATA")]
-        scripts, = [archive.read(o).decode() for o in archive.namelist() if o.endswith("/entry_points.txt")]
-    expected = {o.relative_to(source).as_posix() for o in (source / PACKAGE).rglob("*") if o.is_file()}
-    assert packed == expected
-    cfg = read_settings()
-    assert f"\nVersion: {cfg['version']}\n" in metadata
-    assert all(o in scripts.replace(" ", "") for o in cfg["console_scripts"].split())

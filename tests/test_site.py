@@ -17,6 +17,7 @@ DOCS = ROOT / "_docs"
 SHOTS = ROOT / "results/site"
 NOTEBOOKS = sorted((ROOT / "nbs").glob("*.ipynb"))
 WEBSITE = yaml.safe_load((ROOT / "_quarto.yml").read_text())["website"]
+COLAB = f"https://colab.research.google.com/github/{urlsplit(WEBSITE['repo-url']).path[1:]}"
 
 
 def page_of(file): return re.sub(r"^\d+[a-zA-Z0-9]*_", "", Path(file).stem)
@@ -114,7 +115,7 @@ def parsed(path): return PageParser(path.read_text(encoding="utf-8"))
 
 def own_file(url):
     "The file of this checkout that an address on GitHub or Colab shows, or None."
-    match = re.match(rf"(?:{re.escape(WEBSITE['repo-url'])}|https://colab.research.google.com/github/{urlsplit(WEBSITE['repo-url']).path[1:]})/blob/{WEBSITE['repo-branch']}/(.+)", url)
+    match = re.match(rf"(?:{re.escape(WEBSITE['repo-url'])}|{COLAB})/blob/(?:{WEBSITE['repo-branch']}|v\d[^/]*)/(.+)", url)
     return ROOT / match[1].split("#")[0] if match else None
 
 
@@ -140,6 +141,12 @@ def test_links_and_anchors_resolve(site, page):
 
 def test_there_is_a_page_for_each_entry_of_the_sidebar_and_no_other(site):
     assert {o.stem for o in site.glob("*.html")} == {*PAGES, "search"}
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda o: o.name)
+def test_page_leads_to_its_notebook_on_colab(site, notebook):
+    links = [o for o in parsed(site / f"{page_of(notebook)}.html").links if o.startswith(COLAB)]
+    assert links and {o.split("/")[-1] for o in links} == {notebook.name}
 
 
 def test_pages_follow_one_another_as_in_the_sidebar(site):

@@ -18,6 +18,8 @@ from nbdev.config import get_config
 from nbdev.processors import FilterDefaults, rm_export
 from PIL import Image
 
+import colab
+
 ROOT = Path(__file__).resolve().parent.parent
 SITE = ROOT / "tools/site"  # what Sphinx needs beside pages
 PAGES = ROOT / "_proc"
@@ -75,10 +77,8 @@ class PageFilter(FilterDefaults):
 
 def doors():
     "The three ways in, for the landing page."
-    cfg = get_config()
-    colab = f"https://colab.research.google.com/github/{cfg.user}/{cfg.repo}/blob/{cfg.branch}/{cfg.nbs_path.name}/index.ipynb"
     entries = [("information.html", "Read the book", "From two coins to batches out of millions of points, one idea at a time."),
-               (colab, "Run it on Colab", "Every chapter is a notebook. Nothing to install."),
+               (colab.get_url("index.ipynb"), "Run it on Colab", "Every chapter is a notebook. Nothing to install."),
                ("api.html", "Import the library", "Plain functions over PyTorch tensors, all on one page.")]
     links = (f'<a href="{url}"><strong>{title}</strong> <span>{text}</span></a>' for url, title, text in entries)
     return f'<div class="doors">\n{chr(10).join(links)}\n</div>'
@@ -199,8 +199,8 @@ def to_myst(text):
     cfg = get_config()
     label = r"((?:`[^`]*`|[^\]`])*)"
     base = re.escape(cfg.doc_host + cfg.doc_baseurl)
-    # Badges are pictures from other hosts; here they are text
-    text = re.sub(r"\[!\[([^\]]*)\]\(https?:[^)]*\)\]\(([^)]*)\)", r'<a class="badge" href="\2">\1</a>', text)
+    # Badges are pictures in links, often from other hosts; here they are text
+    text = re.sub(r"\[!\[([^\]]*)\]\([^)]*\)\]\(([^)]*)\)", r'<a class="badge" href="\2">\1</a>', text)
     text = re.sub(r'<a href="([^"]*)"[^>]*><img src="https?:[^>]*\balt="([^"]*)"[^>]*></a>', r'<a class="badge" href="\1">\2</a>', text)
     # nbdev links symbols by the site's full address
     text = re.sub(rf"\[{label}\]\({base}/([^)\s]*)\)", r'<a class="reference internal" href="\2">\1</a>', text)

@@ -11,7 +11,7 @@ from nbdev.clean import nbdev_clean
 from nbdev.config import get_config
 from nbdev.doclinks import nbdev_export, nbglob
 
-import readme
+import colab, readme
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "batchbald_nbdev"
@@ -66,6 +66,7 @@ def cell_problems(cell, is_title):
     source = "".join(cell["source"])
     if is_title and not _title_cell.fullmatch(source.strip()):
         yield "is not just `# Title`, an empty line and one line `> subtitle`; the site would lose the rest"
+    if cell["cell_type"] not in ("code", "markdown", "raw"): yield f"is of the type {cell['cell_type']!r}, which Jupyter does not know; the site leaves it out"
     if cell["cell_type"] != "code": return
     runs = not re.search(r"^#\s*\|\s*(export|eval:\s*false)", source, re.MULTILINE) and "nbdev_export(" not in source
     if runs and _mixes_imports(source):
@@ -107,6 +108,8 @@ def problems(copy):
     found = list(module_problems(copy))
     try: found += readme.problems(ROOT, readme.render(copy))
     except readme.ReadmeError as error: found.append(str(error))
+    try: found += [problem for path in paths for problem in colab.problems(path)]
+    except colab.ColabError as error: found.append(str(error))
     for path in paths: found += notebook_problems(path, copy / path.relative_to(ROOT))
     return found
 

@@ -1,0 +1,81 @@
+"The sdist and the wheel: what they hold and say, and that they work in an environment that has nothing else and far from this checkout."
+import json, os, shlex, zipfile
+from email.parser import HeaderParser
+
+import numpy as np
+from packaging.requirements import Requirement
+import pytest
+
+import bare
+from batchbald_nbdev.bald import get_bald_batch
+from batchbald_nbdev.datasets import example_log_probs
+from test_project import PACKAGE, read_settings
+
+EXTRAS = ["dask", "vision", "dev", "docs", "bench"]
+
+
+def contents(wheel):
+    "Name -> bytes. The record of sizes and sums follows from the others."
+    with zipfile.ZipFile(wheel) as archive: return {o: archive.read(o) for o in archive.namelist() if not o.endswith("/RECORD")}
+
+
+def files_in(folder): return {o.relative_to(folder.parent).as_posix() for o in folder.rglob("*") if o.is_file() and o.suffix != ".pyc"}
+
+
+@pytest.fixture(scope="session")
+def wheel(packed):
+    wheel, = packed.glob("*.whl")
+    return wheel
+
+
+def test_wheel_holds_the_package_and_nothing_else(packed, wheel):
+    cfg = read_settings()
+    assert wheel.name == f"{PACKAGE}-{cfg['version']}-py3-none-any.whl"
+    tracked = files_in(packed / "source" / PACKAGE)
+    names = contents(wheel).keys()
+    assert {o for o in names if ".dist-info/" not in o} == tracked
+    assert {f"{PACKAGE}/all.py", f"{PACKAGE}/data/digits_20.npz"} <= tracked
+    assert {o.split(".dist-info/")[1] for o in names if ".dist-info/" in o} == {"METADATA", "WHEEL", "entry_points.txt", "licenses/LICENSE", "top_level.txt"}
+
+
+def test_metadata_is_what_settings_say(packed, wheel):
+    cfg, files = read_settings(), {o.split("/", 1)[1]: text.decode() for o, text in contents(wheel).items() if ".dist-info/" in o}
+    said = HeaderParser().parsestr(files["METADATA"])
+    assert [said[o] for o in ("Name", "Version", "Summary", "Author", "Author-email")] == [cfg[o] for o in ("lib_name", "version", "description", "author", "author_email")]
+    assert said["Requires-Python"] == f">={cfg['min_python']}" and said["License"] == "Apache-2.0" and said["Home-page"] == cfg["git_url"]
+    wanted = shlex.split(cfg["requirements"]) + [f"{o}; extra == '{extra}'" for extra in EXTRAS for o in shlex.split(cfg[f"{extra}_requirements"])]
+    assert set(map(Requirement, said.get_all("Requires-Dist"))) == set(map(Requirement, wanted))
+    assert sorted(said.get_all("Provides-Extra")) == sorted(EXTRAS)
+    scripts = [o.replace(" ", "") for o in files["entry_points.txt"].split("[console_scripts]")[1].split("[")[0].split("\n") if o]
+    assert sorted(scripts) == sorted(cfg["console_scripts"].split())
+    assert said.get_payload().strip() == (packed / "source/README.md").read_text(encoding="utf-8").strip()
+
+
+def test_wheel_of_the_sdist_is_the_wheel_of_the_checkout(packed, wheel, tmp_path):
+    bare.copy_tracked(tmp_path / "source")
+    bare.build("wheel", tmp_path / "source", tmp_path)
+    direct, = tmp_path.glob("*.whl")
+    assert contents(direct) == contents(wheel)
+
+
+def test_sdist_installs_and_its_scripts_work_where_the_checkout_is_not(packed, tmp_path):
+    "pip finds every requirement among the packages that it may see: those that settings.ini names, and what these need."
+    cfg = read_settings()
+    python = bare.make_environment(tmp_path / "environment")
+    bare.link_packages(python, bare.closure([*shlex.split(cfg["requirements"]), "setuptools"]))
+    env = {o: os.environ[o] for o in os.environ if not o.startswith(("PYTHON", "PIP_", "VIRTUAL_ENV"))}
+    away = tmp_path / "away"
+    away.mkdir()
+    sdist, = packed.glob("*.tar.gz")
+    bare.run(python, "-m", "pip", "install", "--quiet", "--no-index", "--no-build-isolation", sdist, cwd=away, env=env)
+    installed = bare.site_packages(python) / PACKAGE
+    assert files_in(installed) == files_in(packed / "source" / PACKAGE)
+
+    log_probs_N_K_C = example_log_probs(20)[:100]
+    np.save(away / "predictions.npy", log_probs_N_K_C.numpy())
+    bin = python.parent
+    bare.run(bin / "batchbald_select", "predictions.npy", "--method", "bald", "--size", "3", "--out", "picks.json", cwd=away, env=env)
+    assert json.loads((away / "picks.json").read_text())["picks"][0]["position"] == get_bald_batch(log_probs_N_K_C, 1).indices[0]
+    toy = "--methods random,bald --trials 1 --samples 5 --budget 30 --repeats 1 --out toy"
+    bare.run(bin / "batchbald_compare", *toy.split(), cwd=away, env=env)
+    assert {o.name for o in (away / "toy").iterdir()} >= {"records.jsonl", "run.json", "summary.csv", "learning_curves.png"}
