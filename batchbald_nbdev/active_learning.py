@@ -140,8 +140,9 @@ def train_models(
     parameters, buffers = stack_module_state([m.to(device) for m in models])
     optimizer = torch.optim.Adam(parameters.values(), lr=learning_rate, fused=True)
     inputs_T_n, labels_T_n = (nn.utils.rnn.pad_sequence([x.to(device) for x in xs], batch_first=True) for xs in (inputs, labels))
-    moved = {id(x): x.to(device) for pair in validation for x in pair} if early_stopping else {}  # what models share is there once
-    validation = [(moved[id(x)], moved[id(y)]) for x, y in validation] if early_stopping else []
+    if early_stopping:
+        moved = {key: x.to(device) for key, x in {id(x): x for pair in validation for x in pair}.items()}  # what models share is there once
+        validation = [(moved[id(x)], moved[id(y)]) for x, y in validation]
     rows_T_1 = torch.arange(len(models), device=device)[:, None]
     keys = [(len(x), tuple(key)) for x, key in zip(inputs, keys)]  # of those with equal keys only equally many inputs draw the same
     distinct = list(dict.fromkeys(keys))

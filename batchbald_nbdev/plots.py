@@ -301,7 +301,12 @@ def plot_learning_curves(
     accuracy.set(xlabel="labels bought, initial set included", ylabel="test accuracy (%)")
     distinct.set(xlabel="labels before the batch", ylabel="different originals in the batch")
     distinct.set_ylim(0, 1.06 * max(1, *(row["distinct"] for row in records)))
-    accuracy.legend(loc="lower right", frameon=False, title=f"median and quartiles of {trials} trials" if trials > 1 else None)
+    title_of_legend = f"median and quartiles of {trials} trials" if trials > 1 else None
+    if len(methods) <= 7:
+        accuracy.legend(loc="lower right", frameon=False, title=title_of_legend)
+    else:  # beside the panels, not over the curves
+        figure.set_figwidth(12.5)
+        figure.legend(*accuracy.get_legend_handles_labels(), loc="outside center right", frameon=False, title=title_of_legend)
     for ax in (accuracy, distinct):
         ax.grid(alpha=0.25)
         ax.spines[["top", "right"]].set_visible(False)

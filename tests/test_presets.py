@@ -6,11 +6,12 @@ import pytest
 import torch
 from fastcore.script import anno_parser
 
-from batchbald_nbdev import experiments
-from batchbald_nbdev.active_learning import get_method
+from batchbald_nbdev import active_learning, experiments
+from batchbald_nbdev.active_learning import derive_generator, get_method, get_methods, run_trials
 from batchbald_nbdev.bayesian_models import make_cinic10_vgg
-from batchbald_nbdev.datasets import mnist_initial_indices
+from batchbald_nbdev.datasets import get_repeated_digits, mnist_initial_indices
 from batchbald_nbdev.experiments import presets
+from batchbald_nbdev.plots import _styles_of, label_of_method, plot_learning_curves
 from image_files import idx, images, write_cifar10, write_cinic10, write_emnist, write_mnist
 
 # By hand, from the papers and the settings that their code records:
@@ -147,7 +148,6 @@ def test_the_paper_s_initial_images_are_where_a_run_starts(write_files, monkeypa
     where = tuple(range(250, 210, -2))  # in place of the real ones: there are 300 images here
     monkeypatch.setattr(experiments, "mnist_initial_indices", where)
     seen = []
-    run_trials = experiments.run_trials
     monkeypatch.setattr(experiments, "run_trials", lambda datasets, *args, **options: seen.append((datasets, options)) or run_trials(datasets, *args, **options))
     monkeypatch.chdir(tmp_path)
     args = "--preset repeated_mnist_x2 --trials 2 --methods random --samples 2 --test_samples 2 --steps 1 --validation 12 --budget 30".split()
@@ -156,7 +156,7 @@ def test_the_paper_s_initial_images_are_where_a_run_starts(write_files, monkeypa
     assert datasets[0] is datasets[1] and len(datasets) == 2  # one pool, however many trials
     assert datasets[0].pool_originals[options["initial"][0]].tolist() == datasets[0].pool_originals[options["initial"][1]].tolist() == list(where)
     assert len(datasets[0].pool_labels) == 2 * (300 - 12) and len(datasets[0].validation_labels) == 12 and len(datasets[0].test_labels) == 40
-    assert {"steps": 1, "samples": 2, "test_samples": 2, "size": 10, "budget": 30, "seed": 0, "batch_size": 64, "epoch_steps": 79, "patience": 3}.items() <= options.items()
+    assert {"together": 100, "steps": 1, "samples": 2, "test_samples": 2, "size": 10, "budget": 30, "seed": 0, "batch_size": 64, "epoch_steps": 79, "patience": 3}.items() <= options.items()
     records = [json.loads(line) for line in (tmp_path / "results/repeated_mnist_x2/records.jsonl").read_text().splitlines()]
     assert [r["labels"] for r in records] == [20, 20, 30, 30]
     assert not {i for r in records for i in r["indices"]} & set(range(20)) and records[0]["indices"] != records[1]["indices"]
@@ -254,6 +254,32 @@ def test_options_that_do_not_fit_are_refused_before_anything_is_written(write_fi
 DIGIT_OPTIONS = "--methods random,softmaxbald@0.5 --trials 2 --samples 3 --steps 5 --test_samples 4 --initial 1 --validation 30 --budget 20 --repeats 1".split()
 
 
+def test_digits_are_what_run_trials_does_by_itself(tmp_path, call):
+    "So recorded runs keep their meaning."
+    call("batchbald_compare", *"--methods random,bald --trials 2 --budget 40 --repeats 2 --samples 5 --seed 3".split(), "--out", tmp_path)
+    datasets = [get_repeated_digits(2, 0.1, generator=derive_generator(3, trial, "data")) for trial in range(2)]
+    rows = [row for rows in run_trials(datasets, {name: get_methods()[name] for name in ("random", "bald")}, seed=3, budget=40, samples=5) for row in rows]
+    assert timeless(tmp_path / "records.jsonl") == [{k: v for k, v in json.loads(json.dumps(row)).items() if k != "seconds"} for row in rows]
+
+
+def test_the_folder_is_named_by_the_preset_unless_it_is_given(monkeypatch, refused):
+    seen = []
+    def compare(out, **options):
+        seen.append(str(out))
+        raise ValueError("enough")
+    monkeypatch.setattr(experiments, "compare_methods", compare)
+    for args in ([], ["--preset", "digits"], ["--preset", "emnist"], ["--preset", "emnist", "--out", "mine"]): refused("batchbald_compare", *args, message="enough")
+    assert seen == ["results/digits", "results/digits", "results/emnist", "mine"]
+
+
+def test_a_figure_says_what_was_run():
+    def title(name, **options): return experiments._title(presets[name] | options)
+    assert title("repeated_digits") == "Digits, 8 noisy copies of each; acquisition size 10, K = 50, seed 0"
+    assert title("digits") == "Digits, 1 noisy copy of each; acquisition size 10, K = 50, seed 0"
+    assert title("mnist_size_5", seed=2) == "MNIST; acquisition size 5, K = 100, seed 2"
+    assert title("emnist", repeats=2) == "EMNIST, 2 copies of each; acquisition size 5, K = 10, seed 0"
+
+
 def test_the_recorded_command_asks_for_the_same_run_again(tmp_path, call):
     call("batchbald_compare", *DIGIT_OPTIONS, "--out", tmp_path)
     run = json.loads((tmp_path / "run.json").read_text())
@@ -279,7 +305,6 @@ def test_smaller_stacks_are_not_another_run(tmp_path, call, monkeypatch):
     expected, stacks = timeless(tmp_path / "records.jsonl"), []
     lines = (tmp_path / "records.jsonl").read_bytes().splitlines(keepends=True)
     (tmp_path / "records.jsonl").write_bytes(b"".join(lines[:4]))
-    from batchbald_nbdev import active_learning
     train_models = active_learning.train_models
     monkeypatch.setattr(active_learning, "train_models", lambda models, *args, **options: stacks.append(len(models)) or train_models(models, *args, **options))
     call("batchbald_compare", *DIGIT_OPTIONS, "--resume", "--together", 3, "--out", tmp_path)
@@ -289,7 +314,11 @@ def test_smaller_stacks_are_not_another_run(tmp_path, call, monkeypatch):
 
 
 def test_temperatures_are_named_and_drawn_apart():
-    from batchbald_nbdev.plots import _styles_of, label_of_method
     names = ["softmaxbald", "softmaxbald@0.25", "softmaxbald@4", "softmaxbald@16", "mine"]
     assert [label_of_method(name) for name in names] == ["SoftmaxBALD", "SoftmaxBALD, T = 0.25", "SoftmaxBALD, T = 4", "SoftmaxBALD, T = 16", "mine"]
     assert len({_styles_of(names)[name] for name in names}) == 5 and _styles_of(["mine"])["mine"] == ("#000000", "-")
+    records = [{"method": name, "seed": 0, "trial": 0, "labels": n, "accuracy": 0.5, "distinct": 1} for name in [*names, "bald", "random", "batchbald"] for n in (20, 30)]
+    few, many = (plot_learning_curves(records[:n]) for n in (14, 16))
+    assert few.axes[0].get_legend() and not few.legends and many.legends and not many.axes[0].get_legend()  # many names do not cover the curves
+    assert "SoftmaxBALD, T = 16" in [text.get_text() for text in many.legends[0].get_texts()]
+    assert len({line.get_color() for line in many.axes[0].get_lines()[1:5]}) == 4
