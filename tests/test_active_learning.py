@@ -15,11 +15,12 @@ from torch import nn
 from torch.testing import assert_close
 
 from batchbald_nbdev import active_learning
-from batchbald_nbdev.active_learning import derive_generator, evaluate, get_methods, make_mlp, make_seeded, run_trials, train_models
-from batchbald_nbdev.bald import CandidateBatch
+from batchbald_nbdev.active_learning import Round, derive_generator, evaluate, get_method, get_methods, make_mlp, make_seeded, run_trials, train_models
+from batchbald_nbdev.bald import CandidateBatch, compute_bald
 from batchbald_nbdev.bayesian_models import collect_log_probs
-from batchbald_nbdev.datasets import get_balanced_indices, get_repeated_digits
+from batchbald_nbdev.datasets import example_log_probs, get_balanced_indices, get_repeated_digits
 from batchbald_nbdev.experiments import compare_methods
+from batchbald_nbdev.stochastic import get_power_batch, get_softmax_batch, get_softrank_batch
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 DATA = [get_repeated_digits(2, generator=derive_generator(0, trial, "data")) for trial in range(2)]
@@ -248,6 +249,22 @@ def test_without_initial_labels_the_first_network_is_untrained():
         log_probs_N_K_C = collect_log_probs(model, data.test_inputs, 5, generator=derive_generator(0, r["trial"], 0, "test"))
         assert (r["accuracy"], r["nll"]) == evaluate(log_probs_N_K_C, data.test_labels)
     assert timeless(run(per_class=0, budget=20, done=rows[:4])) == timeless(rows[4:])
+
+
+# Temperatures in names
+
+
+@pytest.mark.parametrize("name, draw, default", [("softmaxbald", get_softmax_batch, 1 / 8), ("powerbald", get_power_batch, 1 / 4), ("softrankbald", get_softrank_batch, 1.0)])
+def test_a_temperature_in_the_name_is_that_of_the_draw(name, draw, default):
+    log_probs_N_K_C = example_log_probs()[:60]
+    def choose(name): return get_method(name)(Round(6, 60, lambda x: log_probs_N_K_C, generator=derive_generator(1))).indices
+    for T in (0.03, default, 2.5):
+        assert choose(f"{name}@{T}") == draw(compute_bald(log_probs_N_K_C), 6, temperature=T, generator=derive_generator(1)).indices
+    assert choose(name) == choose(f"{name}@{default}") != choose(f"{name}@0.03")
+    assert choose(f"{name}@0") == choose("bald")
+    for wrong in ("@", "@-1", "@nan", "@hot", "@1@1"):
+        with pytest.raises(ValueError, match="`name` is"): get_method(name + wrong)
+    with pytest.raises(ValueError, match="`name` is 'bald@1'"): get_method("bald@1")
 
 
 # Initial labels that are named, smaller stacks, shared pools

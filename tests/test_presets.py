@@ -136,7 +136,7 @@ def test_a_preset_runs_from_files_to_records(name, write_files, tmp_path, call):
     assert run["options"] == options | {"methods": methods, "trials": 1, "samples": 2, "test_samples": 2, "configs": 8, "steps": 1, "size": 3, "validation": 12,
                                         "initial": 0 if name == "emnist" else 1, "budget": 5 if name == "emnist" else 14}
     assert run["training"]["learning_rate"] == experiments._data_sets[options["dataset"]]["learning_rate"] and "network" not in run["training"]
-    # Resumed after the first round, a torn second one, and in smaller stacks
+    # Resumed after the first round and a torn second one
     if name in PLAIN or name == "cifar10":
         lines, expected = (out / "records.jsonl").read_bytes().splitlines(keepends=True), timeless(out / "records.jsonl")
         (out / "records.jsonl").write_bytes(b"".join(lines[: len(methods)]) + lines[len(methods)][:50])
@@ -159,6 +159,8 @@ def test_the_paper_s_initial_images_are_where_a_run_starts(write_files, monkeypa
     assert {"together": 100, "steps": 1, "samples": 2, "test_samples": 2, "size": 10, "budget": 30, "seed": 0, "batch_size": 64, "epoch_steps": 79, "patience": 3}.items() <= options.items()
     records = [json.loads(line) for line in (tmp_path / "results/repeated_mnist_x2/records.jsonl").read_text().splitlines()]
     assert [r["labels"] for r in records] == [20, 20, 30, 30]
+    training = json.loads((tmp_path / "results/repeated_mnist_x2/run.json").read_text())["training"]
+    assert training == {"batch_size": 64, "learning_rate": 1e-3, "epoch_steps": 79, "early_stopping": "accuracy", "patience": 3}  # how many in a stack does not belong to it
     assert not {i for r in records for i in r["indices"]} & set(range(20)) and records[0]["indices"] != records[1]["indices"]
 
 
@@ -186,7 +188,10 @@ def test_pools_and_validation_sets_have_the_papers_sizes(write_files, monkeypatc
     data = datasets[0]
     assert (len(data.pool_labels), len(data.validation_labels), len(data.test_labels), data.num_classes) == (94_000, 18_800, 18_800, 47)
     assert torch.equal(data.pool_originals, torch.arange(94_000)) and experiments._get_initial(presets["emnist"], datasets) == [[]] * 6
+    (tmp_path / "MNIST/raw/train-labels-idx1-ubyte").write_bytes(idx(images(60_000, side=2, classes=3)[1]))
+    (tmp_path / "MNIST/raw/t10k-labels-idx1-ubyte").write_bytes(idx(images(10_000, side=2, classes=4)[1]))
     other, _ = experiments._load_data(presets["mnist_size_10"] | {"seed": 1}, tmp_path, False)
+    assert other[0].num_classes == 10  # whatever labels there are
     assert not torch.equal(other[0].pool_originals, experiments._load_data(presets["mnist_size_10"], tmp_path, False)[0][0].pool_originals)
 
 
@@ -242,6 +247,10 @@ def test_options_that_do_not_fit_are_refused_before_anything_is_written(write_fi
         refused("batchbald_compare", "--preset", "repeated_mnist", "--data", folder, *args, message=message)
     refused("batchbald_compare", "--validation", 1_000, message="`validation` are 600, 500 and 1000")  # of digits
     refused("batchbald_compare", "--initial", 600, message="`initial` is 600; want at most")
+    datasets, _ = experiments._load_data(presets["digits"], None, False)
+    rarest = [int(data.pool_labels.bincount().min()) for data in datasets]
+    assert min(rarest) < max(rarest)  # every trial has a pool of its own, and all of them need enough
+    refused("batchbald_compare", "--preset", "digits", "--initial", max(rarest), message=f"want at most {min(rarest)}, as many")
     refused("batchbald_compare", "--initial", "paper", message="the paper's 20 images are MNIST's")
     monkeypatch.setitem(experiments._data_sets, "mnist", experiments._data_sets["mnist"] | {"shape": (1, 32, 32)})
     refused("batchbald_compare", "--preset", "mnist_size_5", "--initial", 1, "--data", folder, message="`dataset`: the images of mnist are (1, 28, 28); want (1, 32, 32)")
@@ -256,10 +265,12 @@ DIGIT_OPTIONS = "--methods random,softmaxbald@0.5 --trials 2 --samples 3 --steps
 
 def test_digits_are_what_run_trials_does_by_itself(tmp_path, call):
     "So recorded runs keep their meaning."
-    call("batchbald_compare", *"--methods random,bald --trials 2 --budget 40 --repeats 2 --samples 5 --seed 3".split(), "--out", tmp_path)
+    call("batchbald_compare", *"--methods random,batchbald --trials 2 --budget 40 --repeats 2 --samples 5 --configs 7 --seed 3".split(), "--out", tmp_path)
     datasets = [get_repeated_digits(2, 0.1, generator=derive_generator(3, trial, "data")) for trial in range(2)]
-    rows = [row for rows in run_trials(datasets, {name: get_methods()[name] for name in ("random", "bald")}, seed=3, budget=40, samples=5) for row in rows]
-    assert timeless(tmp_path / "records.jsonl") == [{k: v for k, v in json.loads(json.dumps(row)).items() if k != "seconds"} for row in rows]
+    def rows(configs):
+        methods = {name: get_methods(configs)[name] for name in ("random", "batchbald")}
+        return [{k: v for k, v in row.items() if k != "seconds"} for rows in run_trials(datasets, methods, seed=3, budget=40, samples=5) for row in rows]
+    assert timeless(tmp_path / "records.jsonl") == rows(7) != rows(1_000)
 
 
 def test_the_folder_is_named_by_the_preset_unless_it_is_given(monkeypatch, refused):
