@@ -400,21 +400,22 @@ def _head(classes: int, p: float) -> nn.Module:
     return nn.Sequential(ConsistentDropout(p), nn.Linear(512, 512), nn.BatchNorm1d(512), nn.ReLU(), nn.Linear(512, classes))
 
 
-def make_cinic10_vgg(classes: int = 10, p: float = 0.5, *, pretrained: bool = False) -> nn.Module:
+def make_cinic10_vgg(classes: int = 10, p: float = 0.5, *, pretrained: bool = False, download: bool = True) -> nn.Module:
     """VGG-16 features with batch normalisation and a head with dropout, for CINIC-10, inputs (n, 3, 32, 32), as in the code released with Kirsch et al. (2019).
 
-    `pretrained` takes the features' weights from ImageNet, as the paper does; torchvision downloads them (528 MB) once. Raises `ImportError` without torchvision,
-    `OSError` where the download fails."""
+    `pretrained` takes the features' weights from ImageNet, as the paper does; torchvision downloads them (528 MB) once, unless `download` is False. Raises `ImportError`
+    without torchvision, `OSError` where the weights are not there and cannot be downloaded."""
     models = _torchvision_models()
     features = models.vgg.make_layers(models.vgg.cfgs["D"], batch_norm=True)
     if pretrained:
         weights = models.VGG16_BN_Weights.IMAGENET1K_V1
+        folder = Path(torch.hub.get_dir()) / "checkpoints"
         try:
+            if not download and not (folder / Path(weights.url).name).exists():
+                raise OSError("`download` is False")
             state = weights.get_state_dict(progress=False, check_hash=True)
         except OSError as error:
-            raise OSError(
-                f"the ImageNet weights for `pretrained` could not be downloaded ({error}); put {weights.url} into {torch.hub.get_dir()}/checkpoints, or pass pretrained=False"
-            ) from error
+            raise OSError(f"the ImageNet weights for `pretrained` could not be downloaded ({error}); put {weights.url} into {folder}, or pass pretrained=False") from error
         features.load_state_dict({name.removeprefix("features."): value for name, value in state.items() if name.startswith("features.")})
     return nn.Sequential(features, nn.AdaptiveAvgPool2d(1), nn.Flatten(), _head(classes, p))
 

@@ -20,6 +20,7 @@ import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -27,10 +28,11 @@ import numpy as np
 import torch
 from fastcore.script import call_parse, store_true
 
-from .active_learning import Round, _device, derive_generator, get_methods, run_trials
-from .datasets import get_repeated_digits
+from .active_learning import Round, _device, derive_generator, get_method, get_methods, make_mlp, make_seeded, run_trials
+from .bayesian_models import make_cifar10_resnet, make_cinic10_vgg, make_emnist_cnn, make_mnist_cnn
+from .datasets import ActiveLearningData, get_balanced_indices, get_repeated_digits, load_images, make_active_learning_data, mnist_initial_indices
 from .information import as_log_probs
-from .plots import get_curves, labels_of_methods, plot_learning_curves
+from .plots import get_curves, label_of_method, labels_of_methods, plot_learning_curves
 
 # %% ../nbs/11_experiments.ipynb #8515d02a
 def get_labels_to(
@@ -76,7 +78,7 @@ def format_summary(rows: Sequence[dict]) -> str:
     for row in rows:
         to = [" / ".join(count(row[f"labels_to_{t}_{q}"]) for q in ("q25", "median", "q75")) for t in (90, 95)]
         seconds = [f"{row[f'{part}_seconds']:.1f}" for part in ("train", "collect", "select")]
-        table.append([labels_of_methods.get(row["method"], row["method"]), f"{row['mean_accuracy']:.1%}", *(f"{row[key]:.1%}" for key in counts), *to, f"{row['distinct_per_batch']:.1f}", *seconds])
+        table.append([label_of_method(row["method"]), f"{row['mean_accuracy']:.1%}", *(f"{row[key]:.1%}" for key in counts), *to, f"{row['distinct_per_batch']:.1f}", *seconds])
     widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
     return "\n".join("  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths))).rstrip() for line in table)
 
@@ -214,7 +216,8 @@ def _check_same(run_path: Path, options: dict, device: str) -> None:
     "Records are continued with the options that they were made with."
     try:
         run = json.loads(run_path.read_text())
-        was, now = run["options"] | {"device": run["machine"]["device"]}, options | {"device": device}
+        was = presets["repeated_digits"] | run["options"] | {"device": run["machine"]["device"]}  # what older runs do not mention was as it is there
+        now = options | {"device": device}
     except (OSError, ValueError, KeyError, TypeError):
         _fail(f"`out`: {run_path} cannot be read, so it is not known what the records were made with; use --overwrite or another folder")
     different = [f"{k} is {now[k]!r} and was {was.get(k)!r}" for k in now if now[k] != was.get(k)]
@@ -232,39 +235,153 @@ def _describe_run(options: dict, device: str) -> dict:
     machine = {"system": platform.system(), "architecture": platform.machine(), "cpus": os.cpu_count(), "threads": torch.get_num_threads(), "device": device}
     words = ((k, ",".join(v) if isinstance(v, list) else str(v)) for k, v in (options | ({} if device == "cpu" else {"device": device})).items())
     command = " ".join(["batchbald_compare", *(f"--{k} {shlex.quote(v)}" for k, v in words)])
-    return {"command": command, "options": options, "versions": versions, "machine": machine}
+    training = {k: v for k, v in _get_training(options["dataset"]).items() if k != "together"}
+    return {"command": command, "options": options, "training": training, "versions": versions, "machine": machine}
 
 # %% ../nbs/11_experiments.ipynb #7f1c4e01
 presets = {
     "repeated_digits": {
         "dataset": "digits", "methods": "random,bald,softmaxbald,2bald,batchbald", "trials": 6, "size": 10, "samples": 50,
-        "configs": 1000, "budget": 200, "repeats": 8, "noise": 0.1, "seed": 0,
+        "configs": 1000, "budget": 200, "repeats": 8, "noise": 0.1, "seed": 0, "initial": 2, "validation": 100, "steps": 500, "test_samples": 100,
     },
 }  # fmt: skip
 presets["digits"] = presets["repeated_digits"] | {"repeats": 1}
 
+# %% ../nbs/11_experiments.ipynb #e0944eb3
+_stopping = {"early_stopping": "accuracy", "patience": 3}
+_data_sets = {  # an epoch is 5,056 images, of EMNIST 20,224, of CINIC-10 15,360; in training one network of a stack takes 0.04 / 0.07 / 1.2 / 1.5 GB, measured on a CPU
+    "digits": {"title": "Digits", "network": make_mlp},
+    "mnist": {"title": "MNIST", "network": make_mnist_cnn, "shape": (1, 28, 28), "classes": 10, "together": 100, "batch_size": 64, "learning_rate": 1e-3, "epoch_steps": 79, **_stopping},
+    "emnist": {"title": "EMNIST", "network": make_emnist_cnn, "shape": (1, 28, 28), "classes": 47, "together": 100, "batch_size": 64, "learning_rate": 1e-3, "epoch_steps": 316, **_stopping},
+    "cinic10": {"title": "CINIC-10", "network": make_cinic10_vgg, "shape": (3, 32, 32), "classes": 10, "together": 4, "batch_size": 128, "learning_rate": 1e-4, "epoch_steps": 120, **_stopping},
+    "cifar10": {"title": "CIFAR-10", "network": make_cifar10_resnet, "shape": (3, 32, 32), "classes": 10, "together": 4, "batch_size": 128, "learning_rate": 1e-3, "epoch_steps": 40, **_stopping},
+}  # fmt: skip
+
+
+def _get_training(dataset: str) -> dict:
+    "How networks for a data set are trained: options of `run_trials`."
+    return {k: v for k, v in _data_sets[dataset].items() if k not in ("title", "network", "shape", "classes")}
+
+# %% ../nbs/11_experiments.ipynb #96bcd541
+_mnist = {  # BatchBALD paper, section 4.2 (K, initial set), section 4 (6 trials, M); validation set, epochs and the 300 labels bought as in its code
+    "dataset": "mnist", "methods": "bald,batchbald,2bald", "trials": 6, "size": 10, "samples": 100, "configs": 10_000, "budget": 320, "repeats": 1,
+    "noise": 0.0, "seed": 0, "initial": "paper", "validation": 1_024, "steps": 30 * 79, "test_samples": 100,
+}  # fmt: skip
+presets["mnist_size_1"] = _mnist | {"size": 1, "methods": "bald"}  # figures 4a and 5; BatchBALD of one point is BALD
+presets["mnist_size_5"] = _mnist | {"size": 5}  # figure 4b; k-BALD paper, figures 1 and 2
+presets["mnist_size_10"] = dict(_mnist)  # figures 4 and 5, table 1; k-BALD paper, figures 1 and 2
+presets["mnist_size_20"] = _mnist | {"size": 20}  # between them; no released run
+presets["mnist_size_40"] = _mnist | {"size": 40}  # figure 4
+presets["mnist_k_10"] = _mnist | {"samples": 10, "test_samples": 10}  # no figure; the released runs have K = 20 and 100 for BALD
+presets["mnist_k_20"] = _mnist | {"samples": 20, "test_samples": 20}
+presets["mnist_k_50"] = _mnist | {"samples": 50, "test_samples": 50}
+presets["mnist_k_100"] = dict(_mnist)
+
+_repeated = _mnist | {"methods": "random,bald,batchbald", "samples": 10, "noise": 0.1, "validation": 3_072, "steps": 40 * 79, "test_samples": 10}  # section 4.1
+presets["repeated_mnist"] = _repeated | {"repeats": 3, "methods": "random,bald,batchbald,varratios,meanstd"}  # figures 2 and 10
+presets["repeated_mnist_x2"] = _repeated | {"repeats": 2}  # released runs
+presets["repeated_mnist_x4"] = _repeated | {"repeats": 4}  # between them
+presets["repeated_mnist_x5"] = _repeated | {"repeats": 5}  # released runs
+
+presets["emnist"] = {  # section 4.3, figures 7 to 9 and 12 to 14: no initial labels, and the last 18,800 training images for validation
+    "dataset": "emnist", "methods": "random,bald,batchbald", "trials": 6, "size": 5, "samples": 10, "configs": 10_000, "budget": 300, "repeats": 1,
+    "noise": 0.0, "seed": 0, "initial": 0, "validation": 18_800, "steps": 40 * 316, "test_samples": 10,
+}  # fmt: skip
+presets["cinic10"] = {  # released runs and the poster
+    "dataset": "cinic10", "methods": "bald,batchbald", "trials": 7, "size": 10, "samples": 50, "configs": 10_000, "budget": 1_400, "repeats": 1,
+    "noise": 0.0, "seed": 0, "initial": 20, "validation": 20_000, "steps": 25 * 120, "test_samples": 50,
+}  # fmt: skip
+
+# Stochastic acquisition paper, section 6. It follows the training above; K = 100 and the validation sets are those of its code
+_stochastic = _mnist | {"repeats": 2, "noise": 0.1, "validation": 2_048, "steps": 40 * 79}
+presets["stochastic_mnist_x2"] = _stochastic | {  # figure 1 and table 1, there at sizes 5, 10, 20 and 50; `softmaxepig` stands in for SoftmaxEPIG-BALD
+    "methods": "bald,epigbald,batchbald,batchepigbald,softmaxbald,softmaxepig", "trials": 5,
+}  # fmt: skip
+presets["softmax_temperatures"] = _stochastic | {  # figure 2; data set, size, labels and range of temperatures are those of its code
+    "methods": ",".join(["bald", *(f"softmaxbald@{4.0**i:g}" for i in range(-4, 3)), "random"]), "trials": 30, "size": 5, "budget": 150,
+}  # fmt: skip
+presets["cifar10"] = {  # figure 3
+    "dataset": "cifar10", "methods": "random,bald,softmaxbald", "trials": 30, "size": 2_500, "samples": 100, "configs": 10_000, "budget": 20_000, "repeats": 1,
+    "noise": 0.0, "seed": 0, "initial": 500, "validation": 5_000, "steps": 120 * 40, "test_samples": 100,
+}  # fmt: skip
+
 # %% ../nbs/11_experiments.ipynb #4b989636
 def _check_options(options: dict) -> dict:
     "Every option in its final form, or `ValueError` naming the first that is wrong."
-    known = get_methods()
     methods = options["methods"].split(",") if isinstance(options["methods"], str) else list(options["methods"])
     methods = [m.strip() for m in methods if m.strip()]
-    unknown = [m for m in methods if m not in known]
-    if options["dataset"] != "digits":
-        _fail(f"`dataset` is {options['dataset']!r}; want one of: digits")
-    if unknown or not methods or len(set(methods)) != len(methods):
-        _fail(f"`methods` is {options['methods']!r}; want different ones of: {', '.join(known)}")
-    for name, least in (("trials", 1), ("size", 1), ("samples", 1), ("configs", 1), ("repeats", 1), ("seed", 0)):
-        if not isinstance(options[name], int) or options[name] < least:
-            _fail(f"`{name}` is {options[name]!r}; want a whole number of {least} or more")
+    if options["dataset"] not in _data_sets:
+        _fail(f"`dataset` is {options['dataset']!r}; want one of: {', '.join(_data_sets)}")
+    if not methods or len(set(methods)) != len(methods):
+        _fail(f"`methods` is {options['methods']!r}; want different ones of: {', '.join(get_methods())}")
+    for method in methods:
+        try:
+            get_method(method)
+        except ValueError as e:
+            _fail(f"`methods` is {options['methods']!r}: {e}")
+    initial = int(options["initial"]) if str(options["initial"]).isdecimal() else options["initial"]
+    options = options | {"methods": methods, "initial": initial}
+    images = options["dataset"] != "digits"  # they stop early, so they need a validation set
+    least = {"trials": 1, "size": 1, "samples": 1, "configs": 1, "repeats": 1, "seed": 0, "validation": int(images), "steps": 1, "test_samples": 1}
+    if initial != "paper":
+        least["initial"] = 0
+    elif options["dataset"] != "mnist":
+        _fail(f"`initial` is 'paper', and `dataset` {options['dataset']!r}; want a number of labels of each class, since the paper's 20 images are MNIST's")
+    for name, n in least.items():
+        if not isinstance(options[name], int) or options[name] < n:
+            _fail(f"`{name}` is {options[name]!r}; want a whole number of {n} or more" + " (or 'paper')" * (name == "initial"))
     if not isinstance(options["noise"], (int, float)) or not 0 <= options["noise"] < math.inf:
         _fail(f"`noise` is {options['noise']}; want a standard deviation of 0 or more")
-    pool = 600 * options["repeats"]
-    if not 20 <= options["budget"] <= pool:
-        _fail(f"`budget` is {options['budget']}; want from 20 (the initial labels) to {pool} (the pool)")
-    return options | {"methods": methods}
+    return options
 
 
+def _load_data(options: dict, folder: str | Path | None, download: bool) -> tuple[list[ActiveLearningData], Callable]:
+    "The data of every trial, and what makes a network for them. Raises `OSError` where files are missing, `ValueError` where they do not fit."
+    name, repeats, noise, validation, seed = (options[key] for key in ("dataset", "repeats", "noise", "validation", "seed"))
+    if name == "digits":
+        draws = [derive_generator(seed, trial, "data") for trial in range(options["trials"])]
+        return [get_repeated_digits(repeats, noise, validation=validation, generator=draw) for draw in draws], make_mlp
+    known = _data_sets[name]
+    make_model = partial(known["network"], pretrained=True, download=download) if name == "cinic10" else known["network"]
+    try:
+        train, test = load_images(name, folder, download=download)
+        make_seeded(make_model, derive_generator(seed))  # can it be made?
+    except OSError as e:
+        raise OSError(str(e).replace("call `load_images` with `download=True` while online", "add --download while online").replace("pass pretrained=False", "add --download")) from e
+    n, first = len(train[0]), mnist_initial_indices if options["initial"] == "paper" else ()
+    if tuple(train[0].shape[1:]) != known["shape"]:
+        _fail(f"`dataset`: the images of {name} are {tuple(train[0].shape[1:])}; want {known['shape']}, which its network is for")
+    if max(first, default=0) >= n:
+        _fail(f"`initial` is 'paper', whose images go up to position {max(first)}, but there are {n} training images; want a number of labels of each class")
+    if name == "emnist" and validation < n:
+        validation = range(n - validation, n)  # the last ones (section 4.3, Kirsch et al. 2019)
+    draw = derive_generator(seed, "data")
+    data = make_active_learning_data(train, test, name=name, num_classes=known["classes"], repeats=repeats, noise=noise, validation=validation, first=first, generator=draw)
+    return [data] * options["trials"], make_model
+
+
+def _get_initial(options: dict, datasets: Sequence[ActiveLearningData]) -> list[list[int]]:
+    "Pool positions of the initial labels of every trial, if they and the budget fit the pool."
+    n, pool = options["initial"], len(datasets[0].pool_labels)
+    if n == "paper":
+        initial = [list(range(len(mnist_initial_indices)))] * len(datasets)  # they stand first in the pool
+    else:
+        rarest = min(int(data.pool_labels.unique(return_counts=True)[1].min()) for data in datasets)
+        if n > rarest:
+            _fail(f"`initial` is {n}; want at most {rarest}, as many as the pool has of its rarest class")
+        initial = [get_balanced_indices(data.pool_labels, n, generator=derive_generator(options["seed"], trial, "initial")) for trial, data in enumerate(datasets)]
+    if not len(initial[0]) <= options["budget"] <= pool:
+        _fail(f"`budget` is {options['budget']}; want from {len(initial[0])} (the initial labels) to {pool} (the pool)")
+    return initial
+
+
+def _title(options: dict) -> str:
+    "What was run, for the figure."
+    n, noisy = options["repeats"], "noisy " * bool(options["noise"])
+    copies = "" if n == 1 and not noisy else f", {n} {noisy}cop{'y' if n == 1 else 'ies'} of each"
+    return f"{_data_sets[options['dataset']]['title']}{copies}; acquisition size {options['size']}, K = {options['samples']}, seed {options['seed']}"
+
+# %% ../nbs/11_experiments.ipynb #4687709b
 def _run(command: str, main: Callable, stopped: str) -> None:
     "Console scripts say in one line on stderr what they cannot do, and end with status 2; a warning is one line too, and said once."
     said = set()
@@ -304,9 +421,14 @@ def compare_methods(
     overwrite: bool = False,  # replace the records in the folder
     preset: str = "repeated_digits",  # a key of `presets`; options that are not given come from there
     device=None,  # where to train and predict; None means the CPU
-    **options,  # dataset, methods, trials, size, samples, configs, budget, repeats, noise, seed
+    data: str | Path | None = None,  # folder with the files of image sets; None as in `load_images`
+    download: bool = False,  # fetch files of image sets that are missing
+    together: int | None = None,  # learners to train in one stack, at most; None leaves it to the data set
+    **options,  # dataset, methods, trials, size, samples, configs, budget, repeats, noise, seed, initial, validation, steps, test_samples
 ) -> list[dict]:  # the summary, one dictionary for each method
-    "Compare acquisition methods by active learning. Raises `ValueError` where an option or the folder is not usable; nothing is written then."
+    """Compare acquisition methods by active learning.
+
+    Raises `ValueError` where an option or the folder is not usable, `OSError` where files are missing; nothing is written to `out` then."""
     from tqdm import tqdm
 
     if preset not in presets:
@@ -314,34 +436,33 @@ def compare_methods(
     unknown = set(options) - set(presets[preset])
     if unknown:
         _fail(f"`{min(unknown)}` is not an option; want some of: {', '.join(presets[preset])}")
+    if together is not None and together < 1:
+        _fail(f"`together` is {together}; want 1 or more")
     options = _check_options(presets[preset] | {k: v for k, v in options.items() if v is not None})
-    methods = {name: get_methods(options["configs"])[name] for name in options["methods"]}
+    methods = {name: get_method(name, options["configs"]) for name in options["methods"]}
     out, device = Path(out), str(_device(device))
+    datasets, make_model = _load_data(options, data, download)
+    initial = _get_initial(options, datasets)
+    training = _get_training(options["dataset"]) | ({"together": together} if together else {})
     with _open_folder(out, options, device, resume, overwrite) as (file, records):
-        datasets = [
-            get_repeated_digits(options["repeats"], options["noise"], generator=derive_generator(options["seed"], trial, "data"))
-            for trial in range(options["trials"])
-        ]
-        rounds, finished = 1 + math.ceil((options["budget"] - 20) / options["size"]), 1 + max((row["round"] for row in records), default=-1)
+        rounds, finished = 1 + math.ceil((options["budget"] - len(initial[0])) / options["size"]), 1 + max((row["round"] for row in records), default=-1)
         with tqdm(total=rounds, initial=finished, desc=f"{len(methods)} methods x {options['trials']} trials", unit="round") as bar:
-            settings = {k: options[k] for k in ("seed", "size", "samples", "budget")}
-            for rows in run_trials(datasets, methods, done=records, progress=bar.set_postfix_str, device=device, **settings):
+            training |= {k: options[k] for k in ("seed", "size", "samples", "budget", "steps", "test_samples")}
+            for rows in run_trials(datasets, methods, make_model, initial=initial, done=records, progress=bar.set_postfix_str, device=device, **training):
                 _append(file, rows)
                 records += rows
                 bar.total = max(bar.total, bar.n + 1)
                 bar.update()
             bar.set_postfix_str("")
         summary = summarize(records)
-        copies = "1 noisy copy" if options["repeats"] == 1 else f"{options['repeats']} noisy copies"
-        title = f"Digits, {copies} of each; acquisition size {options['size']}, K = {options['samples']}, seed {options['seed']}"
         _write_whole(out / "summary.csv", lambda p: _write_csv(p, summary))
-        _write_whole(out / "learning_curves.png", lambda p: plot_learning_curves(records, title).savefig(p, dpi=150))
+        _write_whole(out / "learning_curves.png", lambda p: plot_learning_curves(records, _title(options)).savefig(p, dpi=150))
     return summary
 
 # %% ../nbs/11_experiments.ipynb #985123b5
 @call_parse
 def batchbald_compare(
-    dataset: str = None,  # data set: digits
+    dataset: str = None,  # data set: digits, mnist, emnist, cinic10 or cifar10
     methods: str = None,  # method names, separated by commas (default: random,bald,softmaxbald,2bald,batchbald)
     trials: int = None,  # trials of each method (default: 6)
     size: int = None,  # acquisition size, the labels bought in each round (default: 10)
@@ -351,14 +472,23 @@ def batchbald_compare(
     repeats: int = None,  # how often each original stands in the pool (default: 8)
     noise: float = None,  # standard deviation of the noise on each copy (default: 0.1)
     seed: int = None,  # seed of everything that is drawn (default: 0)
-    out: str = "results/digits",  # folder for records, summary and picture
+    out: str = None,  # folder for records, summary and picture (default: results/digits, or results/ and the name of the preset)
     resume: store_true = False,  # go on from the records in the folder
     overwrite: store_true = False,  # replace the records in the folder
-    preset: str = "repeated_digits",  # where options that are not given come from: repeated_digits or digits
+    preset: str = "repeated_digits",  # where options that are not given come from, with defaults of its own: repeated_digits, digits, repeated_mnist, mnist_size_10, emnist, cifar10, ...
     device: str = None,  # where to train and predict: cpu, or cuda where there is a GPU (default: cpu)
+    initial: str = None,  # initial labels of each class, or paper for the 20 images of the BatchBALD paper's MNIST runs (default: 2)
+    validation: int = None,  # training images to hold out for validation (default: 100)
+    steps: int = None,  # optimiser steps in each round, at most (default: 500)
+    test_samples: int = None,  # parameter samples for measuring (default: 100)
+    data: str = None,  # folder with the files of image sets (default: $BATCHBALD_DATA or ~/.cache/batchbald_nbdev)
+    download: store_true = False,  # fetch files of image sets that are missing
+    together: int = None,  # learners to train in one stack, at most, where the device's memory is short
 ):
     "Compare acquisition methods by active learning on real data: records, a table, a picture."
     options = dict(dataset=dataset, methods=methods, trials=trials, size=size, samples=samples, configs=configs, budget=budget, repeats=repeats, noise=noise, seed=seed)
+    options |= dict(initial=initial, validation=validation, steps=steps, test_samples=test_samples, data=data, download=download, together=together)
+    out = out or f"results/{'digits' if preset == 'repeated_digits' else preset}"
 
     def main():
         print(format_summary(compare_methods(out, resume=resume, overwrite=overwrite, preset=preset, device=device, **options)))

@@ -1,5 +1,5 @@
 "Items marked `slow` run only with SLOW=1, as cells flagged `#| slow` do."
-import os, shutil, tarfile, tempfile
+import os, shutil, socket, tarfile, tempfile
 
 # One thread each, because tests run side by side; before anything imports PyTorch, and for what tests start
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -15,6 +15,54 @@ def pytest_collection_modifyitems(items):
     if os.environ.get("SLOW") == "1": return
     for item in items:
         if "slow" in item.keywords: item.add_marker(pytest.mark.skip(reason="slow: set SLOW=1"))
+
+
+@pytest.fixture
+def call(capsys):
+    "A console script within this process, which saves importing PyTorch each time; what it printed."
+    from fastcore.script import anno_parser
+
+    from batchbald_nbdev import experiments
+
+    def inner(script, *args, status=0):
+        function = getattr(experiments, script)
+        options = vars(anno_parser(function.__wrapped__, script).parse_args([str(a) for a in args]))
+        options = {k: v for k, v in options.items() if k not in ("pdb", "xtra")}  # fastcore's own
+        try:
+            function(**options)
+            got = 0
+        except SystemExit as e:
+            got = e.code
+        out, err = capsys.readouterr()
+        assert got == status, err
+        return out, err
+
+    return inner
+
+
+@pytest.fixture
+def refused(call):
+    "One clear line on stderr, nothing on stdout, status 2."
+    def inner(script, *args, message):
+        out, err = call(script, *args, status=2)
+        assert out == "" and err.count("\n") == 1 and err.startswith(f"{script}: ") and message in err, err
+
+    return inner
+
+
+@pytest.fixture
+def torchvision(monkeypatch, tmp_path):
+    "Torchvision's data sets with their addresses turned to a port where nobody answers, and a home of our own."
+    datasets = pytest.importorskip("torchvision.datasets")
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        nobody = f"http://127.0.0.1:{s.getsockname()[1]}/"
+    for kind in (datasets.MNIST, datasets.FashionMNIST): monkeypatch.setattr(kind, "mirrors", [nobody])
+    monkeypatch.setattr(datasets.EMNIST, "url", nobody + "gzip.zip")
+    monkeypatch.setattr(datasets.CIFAR10, "url", nobody + "cifar-10-python.tar.gz")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("BATCHBALD_DATA", raising=False)
+    return datasets
 
 
 @pytest.fixture(scope="session")

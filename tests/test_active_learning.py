@@ -1,9 +1,12 @@
 "The loop and its training: early stopping, warm starts, oracles, devices, and the global random state left alone."
 import json
 import random
+import subprocess
+import sys
 from contextlib import redirect_stderr
 from functools import partial
 from io import StringIO
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,11 +15,12 @@ from torch import nn
 from torch.testing import assert_close
 
 from batchbald_nbdev import active_learning
-from batchbald_nbdev.active_learning import derive_generator, evaluate, get_methods, make_mlp, make_seeded, run_trials, train_models
-from batchbald_nbdev.bald import CandidateBatch
+from batchbald_nbdev.active_learning import Round, derive_generator, evaluate, get_method, get_methods, make_mlp, make_seeded, run_trials, train_models
+from batchbald_nbdev.bald import CandidateBatch, compute_bald
 from batchbald_nbdev.bayesian_models import collect_log_probs
-from batchbald_nbdev.datasets import get_repeated_digits
+from batchbald_nbdev.datasets import example_log_probs, get_balanced_indices, get_repeated_digits
 from batchbald_nbdev.experiments import compare_methods
+from batchbald_nbdev.stochastic import get_power_batch, get_softmax_batch, get_softrank_batch
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 DATA = [get_repeated_digits(2, generator=derive_generator(0, trial, "data")) for trial in range(2)]
@@ -245,6 +249,116 @@ def test_without_initial_labels_the_first_network_is_untrained():
         log_probs_N_K_C = collect_log_probs(model, data.test_inputs, 5, generator=derive_generator(0, r["trial"], 0, "test"))
         assert (r["accuracy"], r["nll"]) == evaluate(log_probs_N_K_C, data.test_labels)
     assert timeless(run(per_class=0, budget=20, done=rows[:4])) == timeless(rows[4:])
+
+
+# Temperatures in names
+
+
+@pytest.mark.parametrize("name, draw, default", [("softmaxbald", get_softmax_batch, 1 / 8), ("powerbald", get_power_batch, 1 / 4), ("softrankbald", get_softrank_batch, 1.0)])
+def test_a_temperature_in_the_name_is_that_of_the_draw(name, draw, default):
+    log_probs_N_K_C = example_log_probs()[:60]
+    def choose(name): return get_method(name)(Round(6, 60, lambda x: log_probs_N_K_C, generator=derive_generator(1))).indices
+    for T in (0.03, default, 2.5):
+        assert choose(f"{name}@{T}") == draw(compute_bald(log_probs_N_K_C), 6, temperature=T, generator=derive_generator(1)).indices
+    assert choose(name) == choose(f"{name}@{default}") != choose(f"{name}@0.03")
+    assert choose(f"{name}@0") == choose("bald")
+    for wrong in ("@", "@-1", "@nan", "@hot", "@1@1"):
+        with pytest.raises(ValueError, match="`name` is"): get_method(name + wrong)
+    with pytest.raises(ValueError, match="`name` is 'bald@1'"): get_method("bald@1")
+
+
+# Initial labels that are named, smaller stacks, shared pools
+
+
+def test_named_initial_labels_take_the_place_of_drawn_ones(monkeypatch):
+    seen = []
+    monkeypatch.setattr(active_learning, "train_models", lambda models, inputs, labels, *args, **options: seen.append((inputs, labels)))
+    initial = [[5, 900, 7], torch.tensor([3, 2, 1])]
+    rows = run(methods={"random": METHODS["random"], "bald": get_methods()["bald"]}, budget=13, initial=initial, per_class=9)
+    assert [r["labels"] for r in rows[:4]] == [3] * 4 and [r["labels"] for r in rows[4:]] == [13] * 4
+    for learner, (x, y) in enumerate(zip(*seen[0])):
+        data, at = DATA[learner % 2], torch.as_tensor(initial[learner % 2])
+        assert torch.equal(x, data.pool_inputs[at]) and torch.equal(y, data.pool_labels[at])
+        assert not set(at.tolist()) & set(rows[learner]["indices"])
+    drawn = [get_balanced_indices(data.pool_labels, 2, generator=derive_generator(0, trial, "initial")) for trial, data in enumerate(DATA)]
+    monkeypatch.undo()
+    assert timeless(run(initial=drawn)) == timeless(run()) != timeless(run(initial=[[*range(20)]] * 2))
+    assert timeless(run(initial=[[], []], budget=20)) == timeless(run(per_class=0, budget=20))
+    for wrong in ([[1]], [[1], [2], [3]], [[1], [2, 3]], [[1, 1], [1, 2]], [[0], [1200]], [[-1], [0]], [[0.5], [1]]):
+        with pytest.raises(ValueError, match="`initial`"): run(initial=wrong)
+
+
+@pytest.mark.parametrize("options", [{}, {"warm_start": True}])
+def test_in_smaller_stacks_everything_is_the_same_but_rounding(monkeypatch, options):
+    options = {"methods": {"random": METHODS["random"], "bald": get_methods()["bald"]}, "budget": 40, "early_stopping": "loss", "epoch_steps": 10} | options
+    whole, said, stacks = run(**options), [], []
+    monkeypatch.setattr(active_learning, "train_models", lambda models, *args, **options: stacks.append(len(models)) or train_models(models, *args, **options))
+    for n, expected in ((3, [3, 1]), (1, [1] * 4), (4, [4]), (99, [4])):
+        stacks.clear(), said.clear()
+        parts = run(together=n, progress=said.append, **options)
+        assert stacks == expected * 3
+        for a, b in zip(parts, whole, strict=True):
+            assert (a["method"], a["trial"], a["round"], a["labels"]) == (b["method"], b["trial"], b["round"], b["labels"]) and abs(a["nll"] - b["nll"]) < 1e-3
+            assert a["indices"] == b["indices"] or a["method"] != "random"
+        of = " of 4" if n < 4 else ""
+        assert said[0] == f"training {min(n, 4)} networks{of}" and said[1 + min(n, 4)] in ("choosing: random", "choosing: bald", f"training {expected[-1]} networks{of}")
+        assert timeless(run(together=n, done=parts[:4], **options)) == timeless(parts[4:])
+    for wrong in (0, -1):
+        with pytest.raises(ValueError, match="`together`"): run(together=wrong)
+
+
+def test_models_share_validation_points_and_leave_the_device(monkeypatch):
+    moves, left = [], []
+    class Spy(torch.Tensor):
+        def to(self, *args, **options):
+            moves.append(self.shape)
+            return self.as_subclass(torch.Tensor).to(*args, **options)
+
+    x, y = (t.as_subclass(Spy) for t in (DATA[0].validation_inputs, DATA[0].validation_labels))
+    models = [make_seeded(make_mlp, derive_generator(t)) for t in range(3)]
+    train_models(models, [DATA[0].pool_inputs[:9]] * 3, [DATA[0].pool_labels[:9]] * 3, [(t,) for t in range(3)], steps=1, early_stopping="loss", validation=[(x, y)] * 3)
+    assert sorted(map(tuple, moves)) == [(100,), (100, 64)]
+    cpu = nn.Module.cpu
+    monkeypatch.setattr(nn.Module, "cpu", lambda self: left.append(self) or cpu(self))
+    run(data=DATA[:1], budget=20)
+    assert len({id(model) for model in left}) == 2
+
+
+def test_a_method_may_look_at_the_inputs_of_the_pool():
+    looks = []
+    def look(round):
+        x = round.pool_inputs
+        looks.append((len(x), x[:], x[3], x[[0, -1]]))
+        assert torch.equal(round.predict(x), round.predict(x[:])) and torch.equal(round.log_probs_N_K_C, round.predict(x[:]))
+        return CandidateBatch([0.0], [round.pool_size - 1])
+
+    rows = run({"look": look}, DATA[:1], budget=21, initial=[list(range(20))])
+    n, every, one, ends = looks[0]
+    expected = DATA[0].pool_inputs[20:]
+    assert n == len(expected) and torch.equal(every, expected) and torch.equal(one, expected[3]) and torch.equal(ends, expected[[0, -1]])
+    assert rows[0]["indices"] == [len(DATA[0].pool_labels) - 1]
+
+
+def test_a_round_needs_no_copy_of_the_pool():
+    if not Path("/proc/self/status").exists(): pytest.skip("memory is read as Linux tells it")
+    code = """
+import torch
+from functools import partial
+from batchbald_nbdev.active_learning import get_methods, make_mlp, run_trials
+from batchbald_nbdev.datasets import ActiveLearningData
+def kilobytes(key): return int(next(line for line in open('/proc/self/status') if line.startswith(key)).split()[1])
+def bald(n):
+    data = ActiveLearningData('made up', 10, pool[:n], torch.arange(n) % 10, torch.arange(n), pool[:9], torch.arange(9), pool[:9], torch.arange(9))
+    return list(run_trials([data], {'bald': get_methods()['bald']}, partial(make_mlp, 2000, 8), samples=2, test_samples=2, steps=1, budget=30))
+pool = torch.randn(20_000, 2000)
+bald(500)
+before = kilobytes('VmRSS')
+bald(20_000)
+print((kilobytes('VmHWM') - before) * 1024 / pool.nbytes)
+"""
+    root = Path(__file__).resolve().parent.parent
+    ratio = float(subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True).stdout)
+    assert ratio < 0.5  # a copy would be 1 and more
 
 
 # Devices

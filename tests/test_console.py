@@ -32,35 +32,6 @@ def run(script, *args, status=0):
 
 
 @pytest.fixture
-def call(capsys):
-    "The same within this process, which saves importing PyTorch each time."
-    def inner(script, *args, status=0):
-        function = getattr(experiments, script)
-        options = vars(anno_parser(function.__wrapped__, script).parse_args([str(a) for a in args]))
-        options = {k: v for k, v in options.items() if k not in ("pdb", "xtra")}  # fastcore's own
-        try:
-            function(**options)
-            got = 0
-        except SystemExit as e:
-            got = e.code
-        out, err = capsys.readouterr()
-        assert got == status, err
-        return out, err
-
-    return inner
-
-
-@pytest.fixture
-def refused(call):
-    "One clear line on stderr, nothing on stdout, status 2."
-    def inner(script, *args, message):
-        out, err = call(script, *args, status=2)
-        assert out == "" and err.count("\n") == 1 and err.startswith(f"{script}: ") and message in err, err
-
-    return inner
-
-
-@pytest.fixture
 def predictions(tmp_path):
     np.save(tmp_path / "p.npy", example_log_probs(20)[:50].numpy())
     return tmp_path / "p.npy"
