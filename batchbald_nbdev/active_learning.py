@@ -10,8 +10,9 @@ __all__ = ['derive_generator', 'make_mlp', 'make_seeded', 'evaluate', 'train_mod
 import copy
 import hashlib
 import math
+import reprlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -20,12 +21,12 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
-from .bald import CandidateBatch, compute_bald, compute_mean_std, compute_variation_ratios, get_top_k_batch
+from .bald import CandidateBatch, _check_given, compute_bald, compute_mean_std, compute_variation_ratios, get_top_k_batch
 from .batchbald import get_batchbald_batch
 from .bayesian_models import ConsistentDropout, collect_log_probs, dropout_features, dropout_layers, make_consistent
 from .datasets import ActiveLearningData, get_balanced_indices
 from .epig import compute_epig, compute_epig_bald, get_batchepig_batch, get_batchepigbald_batch, get_softmaxepig_batch
-from .information import compute_entropy
+from .information import _as_tensor, _check_count, check_log_probs, compute_entropy
 from batchbald_nbdev.kbald import (
     get_budgetbald_batch,
     get_conservativebald_batch,
@@ -49,18 +50,35 @@ def make_mlp(features: int = 64, hidden: int = 128, classes: int = 10, p: float 
 
 
 def make_seeded(make_model: Callable[[], nn.Module], generator: torch.Generator) -> nn.Module:
-    "`make_model()`, which draws on the CPU, with initial weights that depend on `generator` alone; the global random state is as before."
+    "`make_model()`, with initial weights that depend on `generator` alone if it draws them with PyTorch on the CPU; the global random state is as before."
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(torch.randint(2**62, (), generator=generator).item())  # `torch.manual_seed` would reach GPUs too
         return make_consistent(make_model())
 
 # %% ../nbs/10_active_learning.ipynb #e7db6700
+def _check_labels(name: str, labels, n: int, classes: int) -> Tensor:
+    "The classes of `n` points, whole numbers below `classes`, as a tensor of int64."
+    try:
+        labels_n = torch.as_tensor(labels)
+    except (TypeError, ValueError, RuntimeError):  # nothing, words, ...
+        labels_n = torch.empty(0)
+    whole = not labels_n.is_floating_point() and labels_n.dtype != torch.bool
+    if labels_n.shape != (n,) or n and not (whole and 0 <= labels_n.min() and labels_n.max() < classes):
+        found = reprlib.repr(labels)
+        if hasattr(labels, "shape"):
+            found = f"of shape {tuple(labels_n.shape)}, {labels_n.dtype}" + (f", {labels_n.min()} to {labels_n.max()}," if labels_n.numel() else "")
+        raise ValueError(f"{name} {found} for {n} points; want for each its class, a whole number from 0 to {classes - 1}")
+    return labels_n.long()
+
+# %% ../nbs/10_active_learning.ipynb #8cce8ed4
 def evaluate(
-    log_probs_N_K_C: Tensor,  # predictions on a test set
-    labels_N: Tensor,
+    log_probs_N_K_C,  # predictions on a test set
+    labels_N,  # its classes
 ) -> tuple[float, float]:  # accuracy in [0, 1], negative log-likelihood in nats
-    "Accuracy and negative log-likelihood of the prediction averaged over parameter samples."
-    mean_N_C = log_probs_N_K_C.double().logsumexp(1) - math.log(log_probs_N_K_C.shape[1])
+    "Accuracy and negative log-likelihood of the prediction averaged over parameter samples. Raises `ValueError` where these are no predictions, or no classes for them."
+    N, K, C = check_log_probs(log_probs_N_K_C)
+    labels_N = _check_labels("`labels_N` is", labels_N, N, C)
+    mean_N_C = _as_tensor(log_probs_N_K_C).double().logsumexp(1) - math.log(K)
     accuracy = (mean_N_C.argmax(1) == labels_N).double().mean().item()
     return accuracy, -mean_N_C.gather(1, labels_N[:, None]).mean().item()
 
@@ -103,6 +121,35 @@ def _autocast(device: torch.device, mixed_precision: bool) -> AbstractContextMan
         raise ValueError(f"`mixed_precision` is for CUDA, but `device` is {device}; leave it out or train on a GPU")
     return torch.autocast("cuda", torch.bfloat16) if mixed_precision else nullcontext()
 
+# %% ../nbs/10_active_learning.ipynb #e8778ac8
+def _check_how(options: dict) -> None:
+    "How to train: those of the options that are given."
+    for name, least in {"steps": 0, "batch_size": 1, "patience": 1, "epoch_steps": 1}.items():
+        if name in options:
+            _check_count(options[name], name, least)
+    rate, rule = options.get("learning_rate", 0.0), options.get("early_stopping")
+    if not isinstance(rate, (int, float)) or not 0 <= rate < math.inf:
+        raise ValueError(f"`learning_rate` is {rate!r}; want a number of 0 or more")
+    if rule not in (None, "accuracy", "loss"):
+        raise ValueError(f"`early_stopping` is {rule!r}; want None, 'accuracy' or 'loss'")
+
+
+def _check_training(models, inputs, labels, keys, validation, early_stopping) -> None:
+    "What to train on: for each model inputs, as many labels that it can tell apart, a key, and points to validate on if need be."
+    sizes = [len(models), len(inputs), len(labels), len(keys)]
+    if len(set(sizes)) > 1 or not sizes[0]:
+        raise ValueError(f"`models`, `inputs`, `labels` and `keys` are {', '.join(map(str, sizes[:3]))} and {sizes[3]}; want equally many of them, 1 or more")
+    if min(map(len, inputs)) == 0:
+        raise ValueError("`inputs` has a model without training inputs; want 1 or more for each")
+    if early_stopping and (len(validation) != len(models) or min(len(x) for x, _ in validation) == 0):
+        raise ValueError("`validation` has no points for some model; early stopping wants inputs and labels for each")
+    with torch.no_grad():
+        classes = copy.deepcopy(models[0]).to("cpu").eval()(inputs[0][:1].to("cpu")).shape[-1]
+    for t, (x, y) in enumerate(zip(inputs, labels)):
+        _check_labels(f"`labels[{t}]` is", y, len(x), classes)
+    for t, (x, y) in enumerate(validation if early_stopping else ()):
+        _check_labels(f"`validation[{t}]` is", y, len(x), classes)
+
 # %% ../nbs/10_active_learning.ipynb #e1039a78
 def train_models(
     models: Sequence[nn.Module],  # T models of one architecture; trained in place
@@ -122,24 +169,18 @@ def train_models(
 ) -> list[int]:  # for each model the steps behind its weights
     """Train T models side by side with Adam on the cross-entropy.
 
-    With early stopping each ends with the weights of its best check (section 4, Kirsch et al. 2019). Raises `ValueError` for a model without
-    training inputs, early stopping without validation points, an unknown device, and mixed precision without CUDA."""
+    With early stopping each ends with the weights of its best check (section 4, Kirsch et al. 2019). Raises `ValueError` for inputs without labels or without a
+    model, early stopping without validation points, options that cannot be, an unknown device, mixed precision without CUDA, and where weights become NaN."""
+    _check_how({"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "early_stopping": early_stopping, "patience": patience, "epoch_steps": epoch_steps})
+    _check_training(models, inputs, labels, keys, validation, early_stopping)
     device = _device(device)
-    if min(map(len, inputs)) == 0:
-        raise ValueError("`inputs` has a model without training inputs; want 1 or more for each")
-    if early_stopping not in (None, "accuracy", "loss"):
-        raise ValueError(f"`early_stopping` is {early_stopping!r}; want None, 'accuracy' or 'loss'")
-    if patience < 1 or epoch_steps < 1:
-        raise ValueError(f"`patience` and `epoch_steps` are {patience} and {epoch_steps}; want 1 or more")
-    if early_stopping and (len(validation) != len(models) or min(len(x) for x, _ in validation) == 0):
-        raise ValueError("`validation` has no points for some model; early stopping wants inputs and labels for each")
     precision = _autocast(device, mixed_precision)
     model = copy.deepcopy(models[0]).to(device).train()
     judge = copy.deepcopy(model).eval()
     layers, features = dropout_layers(model), dropout_features(judge, {}, inputs[0][:1].to(device))
     parameters, buffers = stack_module_state([m.to(device) for m in models])
     optimizer = torch.optim.Adam(parameters.values(), lr=learning_rate, fused=True)
-    inputs_T_n, labels_T_n = (nn.utils.rnn.pad_sequence([x.to(device) for x in xs], batch_first=True) for xs in (inputs, labels))
+    inputs_T_n, labels_T_n = (nn.utils.rnn.pad_sequence([x.to(device) for x in xs], batch_first=True) for xs in (inputs, labels))  # no padding is ever drawn
     if early_stopping:
         moved = {key: x.to(device) for key, x in {id(x): x for pair in validation for x in pair}.items()}  # what models share is there once
         validation = [(moved[id(x)], moved[id(y)]) for x, y in validation]
@@ -159,7 +200,7 @@ def train_models(
     def state(t):
         return {name: tensor[t] for name, tensor in (*parameters.items(), *buffers.items())}  # buffers: running statistics, for example
 
-    bests = [_Best() for _ in models]
+    bests, step = [_Best() for _ in models], 0
     for step in range(1, steps + 1):
         rows_T_b = draw(lambda g, n: torch.randint(n, (batch_size,), generator=g))
         masks = {f"{name}.mask": draw(lambda g, _: layers[name].draw_masks(batch_size, shape, g)) for name, shape in features.items()}
@@ -180,7 +221,9 @@ def train_models(
             kept = best.state or state(t)
             for name, tensor in (*m.named_parameters(), *m.named_buffers()):
                 tensor.copy_(kept[name])
-    return [best.step or steps for best in bests]
+                if not tensor.isfinite().all():
+                    raise ValueError(f"`models[{t}]` has NaN or infinite weights after {best.step or step} steps; lower `learning_rate`, or look for NaN in `inputs[{t}]`")
+    return [best.step or step for best in bests]
 
 # %% ../nbs/10_active_learning.ipynb #24ec0a97
 @dataclass
@@ -202,6 +245,8 @@ class Round:
         start = time.perf_counter()
         log_probs_N_K_C = self.predict(self.pool_inputs)
         self.collect_seconds = time.perf_counter() - start
+        if len(log_probs_N_K_C) != self.pool_size:
+            raise ValueError(f"`predict` returns predictions for {len(log_probs_N_K_C)} points, and `pool_size` is {self.pool_size}; want the same number")
         return log_probs_N_K_C
 
 # %% ../nbs/10_active_learning.ipynb #cfeb8309
@@ -222,7 +267,7 @@ class _Rows:
 
 # %% ../nbs/10_active_learning.ipynb #b4e538ca
 def _rest(round: Round) -> list[int]:
-    given = set(round.given)
+    given = set(_check_given(round.given, round.pool_size))
     return [i for i in range(round.pool_size) if i not in given]
 
 
@@ -368,70 +413,114 @@ def run_trials(
 ) -> Iterator[list[dict]]:  # for each round one record for each learner, method by method, trial by trial
     """Active learning with every method in every trial, re-initialised and trained from scratch in each round unless `warm_start`.
 
-    Raises `ValueError` where initial labels or budget do not fit the pool, the records in `done` are not from whole rounds, or `oracle` does not answer with classes."""
+    Raises `ValueError` at once where an option cannot be, data, model, initial labels or budget do not fit together, or the records in `done` cannot be those of whole
+    rounds of this run; and later where a method returns no batch or `oracle` does not answer with classes."""
+    _check_trials(datasets, methods, make_model, oracle, progress, {
+        "seed": seed, "size": size, "samples": samples, "budget": budget, "per_class": per_class, "test_samples": test_samples, "together": 1 if together is None else together,
+        "warm_start": warm_start, "mixed_precision": mixed_precision, "steps": steps, **training,
+    })  # fmt: skip
     learners = [(name, trial) for name in methods for trial in range(len(datasets))]
-    if not learners or size < 1:
-        raise ValueError(f"`methods`, `datasets` and `size` are {list(methods)}, {len(datasets)} data sets and {size}; want at least one of each")
-    if together is not None and together < 1:
-        raise ValueError(f"`together` is {together}; want 1 or more")
     if initial is None:
         initial = [get_balanced_indices(data.pool_labels, per_class, generator=derive_generator(seed, trial, "initial")) for trial, data in enumerate(datasets)]
     initial = _check_initial(initial, datasets)
-    bought, classes = {}, {}  # by learner: pool positions and their labels
-    for name, trial in learners:
-        data, bought[name, trial] = datasets[trial], initial[trial]
-        classes[name, trial] = data.pool_labels[initial[trial]].tolist()
-        if not len(initial[trial]) <= budget <= len(data.pool_labels):
-            raise ValueError(f"`budget` is {budget}; want from {len(initial[trial])} (the initial labels) to {len(data.pool_labels)} (the pool)")
-    device, recorded, models, round = _device(device), _rounds(done, learners), {}, 0
+    for have, data in zip(initial, datasets):
+        if not len(have) <= budget <= len(data.pool_labels):
+            raise ValueError(f"`budget` is {budget}; want from {len(have)} (the initial labels) to {len(data.pool_labels)} (the pool)")
+    device, recorded = _device(device), _rounds(done, learners, datasets, initial, seed, size, budget, oracle)
     collect = partial(_collect, device=device, mixed_precision=mixed_precision)
     tell = progress or (lambda text: None)
 
-    while learners:
-        new = round >= len(recorded)
-        rows = [] if new else recorded[round]
-        for group in _groups(learners, together) if new or warm_start else ():
-            tell(f"training {len(group)} networks" + f" of {len(learners)}" * (len(group) < len(learners)))
-            start = time.perf_counter()
-            stack = [models.pop(learner, None) or make_seeded(make_model, derive_generator(seed, learner[1], round, "weights")) for learner in group]
-            if classes[group[0]]:  # without initial labels nobody has any in the first round
-                train_models(
-                    stack,
-                    [datasets[trial].pool_inputs[bought[name, trial]] for name, trial in group],
-                    [torch.tensor(classes[learner]) for learner in group],
-                    [(seed, trial, round) for _, trial in group],
-                    steps=steps,
-                    validation=[(datasets[trial].validation_inputs, datasets[trial].validation_labels) for _, trial in group],
-                    device=device,
-                    mixed_precision=mixed_precision,
-                    **training,
-                )
-            stack = [model.cpu() for model in stack]  # the device is for the next group, and for predictions
-            models |= zip(group, stack) if warm_start else ()
-            train_seconds = (time.perf_counter() - start) / len(group)
-            for (name, trial), model in zip(group, stack) if new else ():
-                tell(f"choosing: {name}")
-                data, have = datasets[trial], bought[name, trial]
-                log_probs_N_K_C = collect(model, data.test_inputs, test_samples, generator=derive_generator(seed, trial, round, "test"))
-                accuracy, nll = evaluate(log_probs_N_K_C, data.test_labels)
-                batch, chosen, answers, seconds = CandidateBatch([], []), [], [], {"train": train_seconds, "collect": 0.0, "select": 0.0}
-                if len(have) < budget:
-                    batch, chosen, times = _acquire(methods[name], model, data, have, min(size, budget - len(have)), samples, (seed, trial, round), collect)
-                    answers = _ask(oracle or _look_up, data, chosen)
-                    seconds |= times
-                rows.append({
-                    "dataset": data.name, "method": name, "trial": trial, "seed": seed, "round": round, "labels": len(have),
-                    "accuracy": accuracy, "nll": nll,
-                    "indices": chosen, "classes": answers, "scores": [float(s) for s in batch.scores],
-                    "distinct": len(set(data.pool_originals[chosen].tolist())), "seconds": seconds,
-                })  # fmt: skip
-        for learner, row in zip(learners, rows):
-            bought[learner], classes[learner] = bought[learner] + row["indices"], classes[learner] + row["classes"]
-        round, learners = round + 1, [learner for learner, row in zip(learners, rows) if row["indices"]]
-        if new:
-            yield rows
+    def rounds(learners):
+        bought = {(name, trial): initial[trial] for name, trial in learners}  # pool positions
+        classes = {(name, trial): datasets[trial].pool_labels[initial[trial]].tolist() for name, trial in learners}  # and their labels
+        models, round = {}, 0
+        while learners:
+            new = round >= len(recorded)
+            rows = [] if new else recorded[round]
+            for group in _groups(learners, together or len(learners)) if new or warm_start else ():
+                tell(f"training {len(group)} networks" + f" of {len(learners)}" * (len(group) < len(learners)))
+                start = time.perf_counter()
+                stack = [models.pop(learner, None) or make_seeded(make_model, derive_generator(seed, learner[1], round, "weights")) for learner in group]
+                if classes[group[0]]:  # without initial labels nobody has any in the first round
+                    train_models(
+                        stack,
+                        [datasets[trial].pool_inputs[bought[name, trial]] for name, trial in group],
+                        [torch.tensor(classes[learner]) for learner in group],
+                        [(seed, trial, round) for _, trial in group],
+                        steps=steps,
+                        validation=[(datasets[trial].validation_inputs, datasets[trial].validation_labels) for _, trial in group],
+                        device=device,
+                        mixed_precision=mixed_precision,
+                        **training,
+                    )
+                stack = [model.cpu() for model in stack]  # the device is for the next group, and for predictions
+                models |= zip(group, stack) if warm_start else ()
+                train_seconds = (time.perf_counter() - start) / len(group)
+                for (name, trial), model in zip(group, stack) if new else ():
+                    tell(f"choosing: {name}")
+                    data, have = datasets[trial], bought[name, trial]
+                    log_probs_N_K_C = collect(model, data.test_inputs, test_samples, generator=derive_generator(seed, trial, round, "test"))
+                    accuracy, nll = evaluate(log_probs_N_K_C, data.test_labels)
+                    scores, chosen, answers, seconds = [], [], [], {"train": train_seconds, "collect": 0.0, "select": 0.0}
+                    if len(have) < budget:
+                        key = (seed, trial, round)
+                        scores, chosen, times = _acquire(name, methods[name], model, data, have, min(size, budget - len(have)), samples, key, collect)
+                        answers = _ask(oracle or _look_up, data, chosen)
+                        seconds |= times
+                    rows.append({
+                        "dataset": data.name, "method": name, "trial": trial, "seed": int(seed), "round": round, "labels": len(have),
+                        "accuracy": accuracy, "nll": nll,
+                        "indices": chosen, "classes": answers, "scores": scores,
+                        "distinct": len(set(data.pool_originals[chosen].tolist())), "seconds": seconds,
+                    })  # fmt: skip
+            for learner, row in zip(learners, rows):
+                bought[learner], classes[learner] = bought[learner] + row["indices"], classes[learner] + row["classes"]
+            round, learners = round + 1, [learner for learner, row in zip(learners, rows) if row["indices"]]
+            if new:
+                yield rows
+
+    return rounds(learners)
 
 # %% ../nbs/10_active_learning.ipynb #4a60c6f8
+def _check_trials(datasets, methods, make_model, oracle, progress, options: dict) -> None:
+    "Whatever can be known to be wrong before anything is trained."
+    if not isinstance(datasets, Sequence) or not len(datasets) or not all(hasattr(data, "pool_inputs") for data in datasets):
+        raise ValueError(f"`datasets` is {type(datasets).__name__} without one data set for each trial; want a list of ActiveLearningData, 1 or more")
+    if not isinstance(methods, Mapping) or not methods or not all(map(callable, methods.values())):
+        raise ValueError(f"`methods` is {reprlib.repr(methods)}; want a dictionary with a callable for each name, such as some of `get_methods()`")
+    for name, value in {"oracle": oracle, "progress": progress}.items():
+        if value is not None and not callable(value):
+            raise ValueError(f"`{name}` is {value!r}; want a function, or None")
+    for name, least in {"seed": 0, "size": 1, "samples": 1, "budget": 0, "per_class": 0, "test_samples": 1, "together": 1}.items():
+        _check_count(options[name], name, least)
+    for name in ("warm_start", "mixed_precision"):
+        if not isinstance(options[name], bool):
+            raise ValueError(f"`{name}` is {options[name]!r}; want True or False")
+    _check_how(options)
+    for trial, data in enumerate(datasets):
+        for part in ("pool", "validation", "test"):
+            n = len(getattr(data, f"{part}_inputs"))
+            if not n and part != "validation":
+                raise ValueError(f"`datasets[{trial}].{part}_inputs` is empty; want 1 or more")
+            _check_labels(f"`datasets[{trial}].{part}_labels` is", getattr(data, f"{part}_labels"), n, data.num_classes)
+    _check_model(make_model, datasets[0])
+
+
+def _check_model(make_model, data: ActiveLearningData) -> None:
+    "Does `make_model` make networks, and such as can tell the classes of these inputs apart?"
+    if isinstance(make_model, nn.Module) or not callable(make_model):
+        raise ValueError(f"`make_model` is a {type(make_model).__name__}; want a function that makes a new network, such as `lambda: {type(make_model).__name__}(...)`")
+    x = data.pool_inputs[:1]
+    try:
+        with torch.no_grad():
+            outputs = make_seeded(make_model, derive_generator("probe")).to("cpu").eval()(x)
+        shape = tuple(outputs.shape)
+    except (AttributeError, RuntimeError, TypeError) as e:
+        raise ValueError(f"`make_model` makes something that does not take inputs {tuple(x.shape)} and return a tensor ({e}); want a network for them") from e
+    if len(shape) != 2 or shape[0] != 1 or shape[1] < data.num_classes:
+        raise ValueError(f"`make_model` makes a network with outputs {shape} for inputs {tuple(x.shape)}; want logits (1, C) with C of {data.num_classes} classes or more")
+
+
 def _check_initial(initial: Sequence[Sequence[int]], datasets: Sequence[ActiveLearningData]) -> list[list[int]]:
     "Initial positions of every trial, as lists, if they can be that."
     found = [torch.as_tensor(positions).tolist() for positions in initial]
@@ -443,10 +532,9 @@ def _check_initial(initial: Sequence[Sequence[int]], datasets: Sequence[ActiveLe
     return found
 
 
-def _groups(learners: list, together: int | None) -> list[list]:
+def _groups(learners: list, together: int) -> list[list]:
     "Learners in their order, at most `together` at a time."
-    n = together or len(learners)
-    return [learners[at : at + n] for at in range(0, len(learners), n)]
+    return [learners[at : at + together] for at in range(0, len(learners), together)]
 
 
 def _collect(*args, device: torch.device, mixed_precision: bool, **options) -> Tensor:
@@ -454,8 +542,8 @@ def _collect(*args, device: torch.device, mixed_precision: bool, **options) -> T
         return collect_log_probs(*args, device=device, **options)
 
 
-def _acquire(method, model, data, have, batch_size, samples, key, collect) -> tuple[CandidateBatch, list[int], dict[str, float]]:
-    "The batch as the method returned it, its positions in the whole pool, and the seconds it took."
+def _acquire(name, method, model, data, have, batch_size, samples, key, collect) -> tuple[list[float], list[int], dict[str, float]]:
+    "Scores and positions in the whole pool of the batch that the method returned, and the seconds it took."
     start, free_P = time.perf_counter(), torch.ones(len(data.pool_labels), dtype=torch.bool)
     free_P[have] = False
     positions = free_P.nonzero()[:, 0]
@@ -466,17 +554,28 @@ def _acquire(method, model, data, have, batch_size, samples, key, collect) -> tu
 
     evaluation_inputs = data.validation_inputs if len(data.validation_inputs) else None
     round = Round(batch_size, len(positions), predict, _Rows(data.pool_inputs, positions), derive_generator(*key, "select"), evaluation_inputs=evaluation_inputs)
-    batch = method(round)
-    _check_batch(batch, batch_size, len(positions))
+    batch = _as_batch(name, method(round), batch_size, len(positions))
     seconds = time.perf_counter() - start
-    return batch, positions[batch.indices].tolist(), {"collect": round.collect_seconds, "select": seconds - round.collect_seconds}
+    return batch.scores, positions[batch.indices].tolist(), {"collect": round.collect_seconds, "select": seconds - round.collect_seconds}
 
 
-def _check_batch(batch: CandidateBatch, batch_size: int, N: int) -> None:
-    "A method of one's own may go wrong; say so here rather than train on nonsense."
-    indices = list(batch.indices)
-    if not 1 <= len(indices) <= batch_size or len(set(indices)) != len(indices) or not all(0 <= i < N for i in indices):
-        raise ValueError(f"the method returned positions {indices}; want different ones from 0 to {N - 1}, at least 1 and at most {batch_size}")
+def _as_batch(name: str, batch, batch_size: int, N: int) -> CandidateBatch:
+    "A method's batch in plain numbers. A method of one's own may go wrong; say so here rather than train on nonsense."
+    if not hasattr(batch, "indices") or not hasattr(batch, "scores"):
+        raise ValueError(f"the method {name!r} returned a {type(batch).__name__}; want a CandidateBatch")
+    try:
+        indices = [_check_count(i, "indices", 0) for i in batch.indices]
+    except (TypeError, ValueError):
+        indices = []
+    if not 1 <= len(indices) <= batch_size or len(set(indices)) != len(indices) or max(indices) >= N:
+        raise ValueError(f"the method {name!r} returned positions {batch.indices}; want different ones from 0 to {N - 1}, at least 1 and at most {batch_size}")
+    try:
+        scores = [float(score) for score in batch.scores]
+    except (TypeError, ValueError):
+        scores = []
+    if len(scores) != len(indices) or not all(map(math.isfinite, scores)):
+        raise ValueError(f"the method {name!r} returned scores {batch.scores}; want a finite number for each of its {len(indices)} positions")
+    return CandidateBatch(scores, indices)
 
 
 def _look_up(data: ActiveLearningData, positions: list[int]) -> Tensor:
@@ -485,22 +584,41 @@ def _look_up(data: ActiveLearningData, positions: list[int]) -> Tensor:
 
 def _ask(oracle: Callable, data: ActiveLearningData, positions: list[int]) -> list[int]:
     "Labels of pool positions as the oracle gives them, if they can be labels."
-    answer = oracle(data, positions)
+    answer = oracle(data, list(positions))  # a list of its own, with which it may do what it likes
+    return _check_labels("`oracle` answers", answer, len(positions), data.num_classes).tolist()
+
+
+def _rounds(done, learners: list[tuple[str, int]], datasets, initial, seed: int, size: int, budget: int, oracle: Callable | None) -> list[list[dict]]:
+    "Earlier records, round by round, if they can be those of this run; a learner that bought nothing had done its last one."
+    rounds, at, have = [], 0, {(name, trial): initial[trial] for name, trial in learners}
     try:
-        labels = torch.as_tensor(answer)
-    except (TypeError, ValueError, RuntimeError):  # nothing, words, ...
-        labels = torch.empty(0)
-    if labels.shape != (len(positions),) or labels.is_floating_point() or not all(0 <= c < data.num_classes for c in labels.tolist()):
-        raise ValueError(f"`oracle` answers {answer!r} for {len(positions)} points; want for each its class, a whole number from 0 to {data.num_classes - 1}")
-    return labels.tolist()
-
-
-def _rounds(done: Sequence[dict], learners: list[tuple[str, int]]) -> list[list[dict]]:
-    "Earlier records, round by round; a learner that bought nothing had done its last one."
-    rounds, at = [], 0
-    while at < len(done):
-        rows = done[at : at + len(learners)]
-        if not learners or [(row["method"], row["trial"], row["round"]) for row in rows] != [(*learner, len(rounds)) for learner in learners]:
-            raise ValueError("`done` has records that are not those of whole rounds with these methods and trials")
-        rounds, at, learners = [*rounds, rows], at + len(rows), [learner for learner, row in zip(learners, rows) if row["indices"]]
+        while at < len(done):
+            rows = done[at : at + len(learners)]
+            if not learners or [(row["method"], row["trial"], row["round"]) for row in rows] != [(*learner, len(rounds)) for learner in learners]:
+                raise ValueError("these are not whole rounds with these methods and trials")
+            for learner, row in zip(learners, rows):
+                _check_record(row, learner[0], datasets[learner[1]], have[learner], seed, min(size, budget - len(have[learner])), oracle)
+                have[learner] = have[learner] + row["indices"]
+            rounds, at, learners = [*rounds, rows], at + len(rows), [learner for learner, row in zip(learners, rows) if row["indices"]]
+    except (KeyError, TypeError) as e:
+        raise ValueError(f"`done` has something that is no record ({type(e).__name__}: {e}); want the records of a run with the same options") from e
+    except ValueError as e:
+        raise ValueError(f"`done` has records of another run: {e}") from None
     return rounds
+
+
+def _check_record(row: dict, name: str, data: ActiveLearningData, have: list[int], seed: int, most: int, oracle: Callable | None) -> None:
+    "Can this be the record of a learner that has these labels? `ValueError` if not."
+    for key, value in {"dataset": data.name, "seed": seed, "labels": len(have)}.items():
+        if row[key] != value:
+            raise ValueError(f"`{key}` is {row[key]!r} in a record and {value!r} here")
+    if not most:
+        if row["indices"]:
+            raise ValueError(f"a record of {len(have)} labels buys more of them, which is beyond the budget")
+        return
+    batch = _as_batch(name, CandidateBatch(row["scores"], row["indices"]), most, len(data.pool_labels))
+    if set(batch.indices) & set(have):
+        raise ValueError("a record buys points that are labelled already")
+    labels_n = _check_labels("the classes of a record are", row["classes"], len(batch.indices), data.num_classes)
+    if oracle is None and not torch.equal(labels_n, data.pool_labels[batch.indices].long()):
+        raise ValueError("the classes of a record are not those of its points in `pool_labels`")

@@ -464,3 +464,164 @@ def test_making_a_model_reaches_no_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "manual_seed_all", touched)
     monkeypatch.setattr(torch, "manual_seed", touched)
     assert same_weights(make_seeded(make_mlp, derive_generator(1)), make_seeded(make_mlp, derive_generator(1)))
+
+
+# What is refused, and with which words
+
+
+def x_and_y(n=40):
+    return DATA[0].pool_inputs[:n], DATA[0].pool_labels[:n]
+
+
+@pytest.mark.parametrize("change, message", [
+    ({"labels": [0, slice(20)]}, r"`labels\[1\]` is .*\(20,\).* for 40 points"), ({"labels": [0, slice(0)]}, r"`labels\[1\]`"), ({"inputs": [1, slice(39)]}, r"`labels\[1\]` is .*\(40,\).* for 39"),
+    ({"labels": "-100"}, r"`labels\[0\]`.* from 0 to 9"), ({"labels": "10"}, r"`labels\[0\]`.* from 0 to 9"), ({"labels": "float"}, r"`labels\[0\]`"),
+    ({"inputs": "three"}, "`models`, `inputs`, `labels` and `keys` are 2, 3, 2 and 2"), ({"keys": "three"}, "`keys` are 2, 2, 2 and 3"), ({"models": "none"}, "`models`"),
+    ({"steps": -5}, "`steps`"), ({"steps": 2.5}, "`steps`"), ({"batch_size": 0}, "`batch_size`"), ({"learning_rate": float("inf")}, "`learning_rate`"), ({"learning_rate": float("nan")}, "`learning_rate`"),
+    ({"learning_rate": -0.1}, "`learning_rate`"), ({"learning_rate": "fast"}, "`learning_rate`"), ({"patience": 1.5}, "`patience`"), ({"epoch_steps": True}, "`epoch_steps`"),
+    ({"validation": (slice(40), slice(1))}, r"`validation\[0\]` is .*\(1,\).* for 40 points"), ({"validation": "50"}, r"`validation\[0\]`.* from 0 to 9"), ({"validation": "three"}, "`validation`"),
+    ({"inputs": "nan"}, r"NaN.*`learning_rate`.*`inputs\[1\]`"), ({"learning_rate": 1e30}, "NaN.*`learning_rate`"),
+])
+def test_train_models_says_which_argument_is_wrong(change, message):
+    x, y = x_and_y()
+    n = len(change.get("models", "two")) - 1 if isinstance(change.get("models"), list) else 2
+    given = {"models": [make_mlp() for _ in range(n)], "inputs": [x, x], "labels": [y, y], "keys": [(0,), (1,)], "steps": 3}
+    for name, how in change.items():
+        if name == "models": given = {"models": [], "inputs": [], "labels": [], "keys": []}
+        elif name in ("labels", "inputs") and isinstance(how, list): given[name] = [given[name][0], (y if name == "labels" else x)[how[1]]]
+        elif how == "three": given[name] = [*given[name], given[name][0]] if name != "validation" else [(x, y)] * 3
+        elif how == "float": given["labels"] = [y.float()] * 2
+        elif how == "nan": given["inputs"] = [x, x * float("nan")]
+        elif name == "labels": given["labels"] = [y.clone().index_fill(0, torch.tensor([3]), int(how)), y]
+        elif name == "validation": given["validation"] = [(x, y + 50)] * 2 if how == "50" else [(x[how[0]], y[how[1]])] * 2
+        else: given[name] = how
+    if "validation" in change: given["early_stopping"] = "accuracy"
+    with pytest.raises(ValueError, match=message):
+        train_models(given.pop("models"), given.pop("inputs"), given.pop("labels"), given.pop("keys"), **given)
+
+
+def test_a_network_that_never_has_a_finite_loss_is_not_said_to_have_taken_all_steps():
+    with pytest.raises(ValueError, match="NaN"):
+        train([0], steps=100, epoch_steps=5, early_stopping="loss", learning_rate=1e30)
+    assert train([0], steps=0)[1] == [0]
+
+
+def test_evaluate_says_what_is_wrong_and_takes_a_memory_map(tmp_path):
+    log_probs_N_K_C = example_log_probs(20)[:30].float().log_softmax(-1)
+    labels_N = DATA[0].test_labels[:30]
+    for x, y, message in (
+        (log_probs_N_K_C.exp(), labels_N, "looks like probabilities"), (log_probs_N_K_C + 1, labels_N, "logits"), (log_probs_N_K_C * float("nan"), labels_N, "NaN"),
+        (log_probs_N_K_C[:0], labels_N[:0], "three non-empty axes"), (log_probs_N_K_C, labels_N[:1], r"`labels_N` is .*\(1,\).* for 30 points"), (log_probs_N_K_C, labels_N.float(), "`labels_N`"),
+        (log_probs_N_K_C, labels_N + 1, "`labels_N`.* from 0 to 9"), (log_probs_N_K_C, None, "`labels_N`"),
+    ):
+        with pytest.raises(ValueError, match=message): evaluate(x, y)
+    model = make_seeded(make_mlp, derive_generator(0))
+    mapped = collect_log_probs(model, DATA[0].test_inputs, 5, out=tmp_path / "p.npy")
+    assert evaluate(mapped, DATA[0].test_labels) == evaluate(torch.tensor(mapped), DATA[0].test_labels)
+    assert evaluate(log_probs_N_K_C, labels_N.tolist()) == evaluate(log_probs_N_K_C, labels_N)
+
+
+class Quit(Exception):
+    "Raised by a method where a run is only to begin."
+
+
+def refuses(message, methods=METHODS, data=DATA, **options):
+    "Refused at once: before anything is trained."
+    with pytest.MonkeyPatch.context() as m, pytest.raises(ValueError, match=message):
+        m.setattr(active_learning, "train_models", lambda *args, **options: (_ for _ in ()).throw(Quit))
+        run(methods, data, **options)
+
+
+@pytest.mark.parametrize("options, message", [
+    *(({name: wrong}, f"`{name}`") for name, values in {
+        "samples": (0, -1, 2.5), "test_samples": (0, 1.5), "steps": (-3, 1.5), "seed": (None, "a", 0.5), "size": (0, 2.5), "budget": ("30", 30.5, -1), "per_class": (-1, 0.5), "together": (2.5, 0),
+        "warm_start": ("no", 1, None), "mixed_precision": ("no",), "progress": (True, "loud"), "oracle": (3,), "make_model": (make_mlp(), 3), "batch_size": (0,), "patience": (0,), "epoch_steps": (0,),
+        "learning_rate": (float("inf"),), "early_stopping": ("f1",), "done": (None, [{}], [3], "no"),
+    }.items() for wrong in values),
+    ({"make_model": partial(make_mlp, classes=5)}, r"`make_model`.*\(1, 5\).* 10 classes"), ({"make_model": partial(make_mlp, 32)}, "`make_model`"), ({"make_model": lambda: None}, "`make_model`"),
+    ({"data": DATA[0]}, "`datasets`.*list"), ({"data": []}, "`datasets`"), ({"data": [3]}, "`datasets`"),
+    ({"methods": []}, "`methods`"), ({"methods": ["random"]}, "`methods`"), ({"methods": {}}, "`methods`"), ({"methods": {"random": "random"}}, "`methods`"),
+])
+def test_run_trials_says_which_argument_is_wrong(options, message):
+    refuses(message, **options)
+
+
+@pytest.mark.parametrize("change, message", [
+    ({"num_classes": 5}, r"`datasets\[1\].pool_labels`.* from 0 to 4"), ({"pool_labels": DATA[1].pool_labels - 1}, r"`datasets\[1\].pool_labels`"), ({"pool_labels": DATA[1].pool_labels[:9]}, r"`datasets\[1\].pool_labels`"),
+    ({"test_labels": DATA[1].test_labels[:1]}, r"`datasets\[1\].test_labels` is .*\(1,\).* for 500"), ({"validation_labels": DATA[1].validation_labels[:1]}, r"`datasets\[1\].validation_labels`"),
+    ({"test_inputs": DATA[1].test_inputs[:0], "test_labels": DATA[1].test_labels[:0]}, r"`datasets\[1\].test_inputs`"),
+])
+def test_data_that_do_not_fit_are_named(change, message):
+    from dataclasses import replace
+
+    refuses(message, data=[DATA[0], replace(DATA[1], **change)])
+
+
+ONE = {"random": METHODS["random"]}
+
+
+def changed(rows, at=0, **values):
+    return [row | values if i == at else row for i, row in enumerate(rows)]
+
+
+@pytest.mark.parametrize("done, options", [
+    (lambda rows: rows[:2], {"seed": 9}), (lambda rows: rows[:2], {"size": 5}), (lambda rows: rows[:2], {"per_class": 1}), (lambda rows: rows, {"budget": 30}), (lambda rows: rows, {"budget": 60}),
+    (lambda rows: rows[:2], {"data": [DATA[1], DATA[0]]}), (lambda rows: rows[:1], {"data": [get_repeated_digits(1, originals=200, generator=derive_generator(3))], "methods": ONE}),
+    (lambda rows: changed(rows[:2], indices=[3] * 10), {}), (lambda rows: changed(rows[:2], indices=[-1] * 10), {}), (lambda rows: changed(rows[:2], indices=[5000] * 10), {}),
+    (lambda rows: changed(rows[:2], indices=get_balanced_indices(DATA[0].pool_labels, 2, generator=derive_generator(0, 0, "initial"))[:10]), {}),
+    (lambda rows: changed(rows[:4], 2, indices=rows[0]["indices"], classes=rows[0]["classes"]), {}), (lambda rows: changed(rows[:2], classes=rows[0]["classes"][:5]), {}),
+    (lambda rows: changed(rows[:2], classes=[77] * 10), {}), (lambda rows: changed(rows[:2], classes=["7"] * 10), {}), (lambda rows: changed(rows[:2], labels=30), {}), (lambda rows: changed(rows[:2], dataset="mnist"), {}),
+    (lambda rows: changed(rows[:2], scores=[0.0]), {}), (lambda rows: changed(rows[:2], indices=[], classes=[], scores=[]), {}), (lambda rows: changed(rows[:2], classes=[1 - (c > 0) for c in rows[0]["classes"]]), {}),
+])
+def test_records_of_another_run_are_refused(done, options):
+    rows = run(ONE, steps=1)
+    assert run(ONE, steps=1, done=rows[:2])
+    refuses("`done`", **{"methods": ONE, "done": done(rows)} | options)
+
+
+def test_records_with_an_oracle_may_have_other_classes():
+    oracle = lambda data, positions: [0] * len(positions)
+    rows = run(ONE, steps=1, oracle=oracle)
+    assert timeless(run(ONE, steps=1, oracle=oracle, done=rows[:2])) == timeless(rows[2:])
+    refuses("`done`", ONE, done=rows[:2])
+
+
+@pytest.mark.parametrize("change", [lambda p: p.sort(), lambda p: p.clear(), lambda p: p.append(p[0]), lambda p: p.pop()])
+def test_an_oracle_may_do_what_it_likes_with_the_list_that_it_is_handed(change):
+    def oracle(data, positions):
+        answer = data.pool_labels[positions]
+        change(positions)
+        return answer
+
+    assert timeless(run(ONE, steps=1, oracle=oracle)) == timeless(run(ONE, steps=1))
+
+
+@pytest.mark.parametrize("batch, message", [
+    (CandidateBatch([0.0] * 10, list(torch.tensor([3] * 10))), "positions"), (CandidateBatch([0.0] * 10, [3] * 10), "positions"), (CandidateBatch([0.0] * 2, [0.0, 1.0]), "positions"),
+    (CandidateBatch([0.0] * 2, [True, False]), "positions"), (CandidateBatch([0.0], [1180]), "positions"), (CandidateBatch([0.0], [-1]), "positions"), (CandidateBatch([0.0] * 11, list(range(11))), "positions"),
+    (CandidateBatch([], []), "positions"), (CandidateBatch([0.0], [0, 1]), "scores"), (CandidateBatch([float("nan")] * 2, [0, 1]), "scores"), (CandidateBatch([float("inf")], [0]), "scores"),
+    (CandidateBatch(["high"], [0]), "scores"), (CandidateBatch(None, [0]), "scores"), (CandidateBatch([0.0], None), "positions"), ([0, 1], "list"), (None, "NoneType"),
+])
+def test_a_batch_that_is_none_is_refused_with_the_name_of_its_method(batch, message):
+    with pytest.raises(ValueError, match=f"the method 'mine' returned .*{message}"):
+        run({"mine": lambda round: batch}, DATA[:1], steps=1)
+
+
+def test_a_batch_may_come_as_tensors():
+    given = lambda round: CandidateBatch(torch.tensor([0.5, 0.25]), torch.tensor([7, 3]))
+    rows = run({"mine": given}, DATA[:1], budget=22, steps=1)
+    assert rows[0]["scores"] == [0.5, 0.25] and len(rows[0]["indices"]) == 2 and json.dumps(rows)
+    assert timeless(rows) == timeless(run({"mine": lambda round: CandidateBatch([0.5, 0.25], [7, 3])}, DATA[:1], budget=22, steps=1))
+
+
+def test_oracles_do_not_answer_yes():
+    with pytest.raises(ValueError, match="`oracle` answers"): run(oracle=lambda data, positions: [True] * len(positions))
+
+
+def test_a_round_that_does_not_fit_itself_is_refused():
+    log_probs_N_K_C = example_log_probs(20)[:50]
+    for name, method in get_methods(50).items():
+        if name == "random": continue
+        with pytest.raises(ValueError, match="`predict` .* 50 .* 20"): method(Round(3, 20, lambda x: log_probs_N_K_C, generator=derive_generator(0)))
+    for name, method in get_methods(50).items():
+        with pytest.raises(ValueError, match="`given`"): method(Round(3, 50, lambda x: log_probs_N_K_C, generator=derive_generator(0), given=[99]))

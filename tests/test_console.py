@@ -8,6 +8,9 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,8 +20,11 @@ import torch
 from fastcore.script import anno_parser
 
 from batchbald_nbdev import experiments
-from batchbald_nbdev.datasets import example_log_probs
+from batchbald_nbdev.active_learning import derive_generator, get_methods, make_mlp, run_trials
+from batchbald_nbdev.bald import CandidateBatch
+from batchbald_nbdev.datasets import example_log_probs, get_repeated_digits
 from batchbald_nbdev.epig import get_epig_batch
+from batchbald_nbdev.experiments import compare_methods, record_trials
 
 TOY = "--methods random,2bald --trials 2 --samples 5 --configs 50 --budget 40 --repeats 2".split()
 
@@ -293,7 +299,7 @@ ORDER = [("random", 0), ("random", 1), ("bald", 0), ("bald", 1)]
 
 def open_folder(out, resume=True, overwrite=False, **options):
     "What a run finds in the folder."
-    with experiments._open_folder(out, OPTIONS | options, "cpu", resume, overwrite) as (_, done):
+    with experiments._open_folder(out, experiments._describe_run(OPTIONS | options, "cpu"), ORDER, resume, overwrite) as (_, done):
         return done
 
 
@@ -359,7 +365,6 @@ def test_what_is_cut_off_is_said_before_it_is_cut(tmp_path, recwarn):
     recwarn.clear()
     assert open_folder(tmp_path) == rows[:4] and not recwarn.list
     path.write_bytes(before)
-    import warnings
     with warnings.catch_warnings(), pytest.raises(UserWarning):
         warnings.simplefilter("error")
         open_folder(tmp_path)
@@ -392,7 +397,7 @@ def test_killed_while_it_overwrites_old_records_do_not_pass_for_new_ones(tmp_pat
 
 
 def test_a_folder_is_open_once_and_again_when_it_is_closed(tmp_path, monkeypatch):
-    def run(**options): return experiments._open_folder(tmp_path / "out", OPTIONS, "cpu", **{"resume": True, "overwrite": False} | options)
+    def run(**options): return experiments._open_folder(tmp_path / "out", experiments._describe_run(OPTIONS, "cpu"), ORDER, **{"resume": True, "overwrite": False} | options)
     with run() as (file, _):
         for options in ({"resume": False}, {}, {"resume": False, "overwrite": True}):
             with pytest.raises(ValueError, match="another run is writing"):
@@ -461,3 +466,77 @@ def test_the_device_is_where_the_run_is_and_is_recorded(tmp_path, call, monkeypa
         experiments.compare_methods(tmp_path, device="cuda")
     run = json.loads((tmp_path / "run.json").read_text())
     assert devices == ["cuda:0"] and run["machine"]["device"] == "cuda:0" and run["command"].endswith(" --device cuda:0")
+
+
+# Runs of one's own, recorded
+
+
+SMALL = {"budget": 26, "size": 3, "samples": 4, "test_samples": 4, "steps": 5}
+OWN_DATA = [get_repeated_digits(1, originals=100, generator=derive_generator(trial)) for trial in range(2)]
+
+
+def own(round):
+    "Every point at even distances, fewer in some rounds."
+    n = min(round.batch_size, 1 + int(torch.randint(3, (), generator=round.generator)))
+    return CandidateBatch([0.0] * n, list(range(0, 2 * n, 2)))
+
+
+def record(out, **options):
+    asked = []
+    def oracle(data, positions):
+        asked.append(positions)
+        return (9 - data.pool_labels[positions]).tolist()
+
+    how = {"oracle": oracle, "make_model": partial(make_mlp, hidden=16), **SMALL} | options
+    return record_trials(out, OWN_DATA, {"random": get_methods()["random"], "own": own}, **how), asked
+
+
+def without_seconds(rows):
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
+
+
+@pytest.mark.parametrize("options", [{}, {"warm_start": True, "early_stopping": "loss", "epoch_steps": 2}, {"initial": torch.arange(40).view(2, 20), "together": 1}])
+def test_a_run_of_one_s_own_is_recorded_and_goes_on_after_it_was_torn(tmp_path, options):
+    rows, asked = record(tmp_path, **options)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["learning_curves.png", "records.jsonl", "run.json", "summary.csv"]
+    path = tmp_path / "records.jsonl"
+    how = {"oracle": lambda data, positions: 9 - data.pool_labels[positions], "make_model": partial(make_mlp, hidden=16), **SMALL} | options
+    expected = [row for rows in run_trials(OWN_DATA, {"random": get_methods()["random"], "own": own}, **how) for row in rows]
+    assert without_seconds(rows) == timeless(path) == without_seconds(expected) and len(asked) == sum(bool(row["indices"]) for row in rows)
+    whole, lines = path.read_bytes(), path.read_bytes().splitlines(keepends=True)
+    for torn, first in ((b"".join(lines[:6]) + lines[6][:40], 4), (b"", 0), (whole, len(rows))):
+        path.write_bytes(torn)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            again, asked = record(tmp_path, resume=True, **options)
+        assert without_seconds(again) == timeless(path) == without_seconds(rows) and asked == [row["indices"] for row in rows[first:] if row["indices"]]
+
+
+def test_a_run_of_one_s_own_is_refused_where_it_does_not_belong(tmp_path):
+    out = tmp_path / "out"
+    record(out, settings={"labelled by": "me"})
+    files = {p.name: p.read_bytes() for p in out.iterdir()}
+    run = json.loads(files["run.json"])
+    assert run["options"]["settings"] == {"labelled by": "me"} and run["options"]["steps"] == 5 and run["options"]["learning_rate"] == 2e-3 and run["options"]["methods"] == ["random", "own"]
+    assert run["machine"]["device"] == "cpu" and "torch" in run["versions"]
+    for options, message in (
+        ({}, "add --resume"), ({"resume": True, "overwrite": True}, "exclude each other"), ({"resume": True, "settings": {"labelled by": "you"}}, "settings is .*you.* and was .*me"), ({"resume": True}, "settings is"),
+        *(({"resume": True, "settings": {"labelled by": "me"}} | other, f"{min(other)} is") for other in ({"steps": 6}, {"seed": 1}, {"learning_rate": 0.1}, {"warm_start": True}, {"initial": [[1], [2]]}, {"per_class": 1})),
+    ):
+        with pytest.raises(ValueError, match=message): record(out, **options)
+    assert {p.name: p.read_bytes() for p in out.iterdir()} == files
+    with experiments._open_locked(out / "records.jsonl", "ab"), pytest.raises(ValueError, match="another run is writing"):
+        record(out, resume=True, settings={"labelled by": "me"})
+    assert record(out, overwrite=True, settings={})[0] and json.loads((out / "run.json").read_text())["options"]["settings"] == {}
+    with pytest.raises(ValueError, match="datasets is"):
+        record_trials(out, [replace(data, name="other") for data in OWN_DATA], {"random": get_methods()["random"], "own": own}, resume=True, **SMALL)
+    with pytest.raises(ValueError, match="other options"): compare_methods(out, resume=True, methods="random", trials=2)
+
+
+@pytest.mark.parametrize("options, error, message", [
+    ({"steps": -1}, ValueError, "`steps`"), ({"budget": 5}, ValueError, "`budget`"), ({"make_model": make_mlp()}, ValueError, "`make_model`"), ({"oracle": 3}, ValueError, "`oracle`"), ({"device": "abacus"}, ValueError, "`device`"),
+    ({"settings": {"method": own}}, ValueError, "`settings`"), ({"settings": 3}, ValueError, "`settings`"), ({"magic": 1}, TypeError, "magic"), ({"done": []}, TypeError, "done"), ({"validation": []}, TypeError, "validation"), ({"initial": [[1]]}, ValueError, "`initial`"),
+])
+def test_nothing_is_written_where_a_run_of_one_s_own_cannot_be(tmp_path, options, error, message):
+    with pytest.raises(error, match=message): record(tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
