@@ -427,6 +427,7 @@ def run_trials(
         if not len(have) <= budget <= len(data.pool_labels):
             raise ValueError(f"`budget` is {budget}; want from {len(have)} (the initial labels) to {len(data.pool_labels)} (the pool)")
     device, recorded = _device(device), _rounds(done, learners, datasets, initial, seed, size, budget, oracle)
+    _autocast(device, mixed_precision)  # refused now, if at all
     collect = partial(_collect, device=device, mixed_precision=mixed_precision)
     tell = progress or (lambda text: None)
 
@@ -503,6 +504,8 @@ def _check_trials(datasets, methods, make_model, oracle, progress, options: dict
             if not n and part != "validation":
                 raise ValueError(f"`datasets[{trial}].{part}_inputs` is empty; want 1 or more")
             _check_labels(f"`datasets[{trial}].{part}_labels` is", getattr(data, f"{part}_labels"), n, data.num_classes)
+        if options.get("early_stopping") and not len(data.validation_inputs):
+            raise ValueError(f"`early_stopping` wants a `validation` set, and `datasets[{trial}]` has none")
     _check_model(make_model, datasets[0])
 
 

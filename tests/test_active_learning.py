@@ -535,11 +535,11 @@ def refuses(message, methods=METHODS, data=DATA, **options):
 @pytest.mark.parametrize("options, message", [
     *(({name: wrong}, f"`{name}`") for name, values in {
         "samples": (0, -1, 2.5), "test_samples": (0, 1.5), "steps": (-3, 1.5), "seed": (None, "a", 0.5), "size": (0, 2.5), "budget": ("30", 30.5, -1), "per_class": (-1, 0.5), "together": (2.5, 0),
-        "warm_start": ("no", 1, None), "mixed_precision": ("no",), "progress": (True, "loud"), "oracle": (3,), "make_model": (make_mlp(), 3), "batch_size": (0,), "patience": (0,), "epoch_steps": (0,),
+        "warm_start": ("no", 1, None), "mixed_precision": ("no", True), "progress": (True, "loud"), "oracle": (3,), "make_model": (make_mlp(), 3), "batch_size": (0,), "patience": (0,), "epoch_steps": (0,),
         "learning_rate": (float("inf"),), "early_stopping": ("f1",), "done": (None, [{}], [3], "no"),
     }.items() for wrong in values),
     ({"make_model": partial(make_mlp, classes=5)}, r"`make_model`.*\(1, 5\).* 10 classes"), ({"make_model": partial(make_mlp, 32)}, "`make_model`"), ({"make_model": lambda: None}, "`make_model`"),
-    ({"data": DATA[0]}, "`datasets`.*list"), ({"data": []}, "`datasets`"), ({"data": [3]}, "`datasets`"),
+    ({"data": [get_repeated_digits(1, validation=0)], "early_stopping": "loss"}, r"`early_stopping`.*`validation`.*`datasets\[0\]`"), ({"data": DATA[0]}, "`datasets`.*list"), ({"data": []}, "`datasets`"), ({"data": [3]}, "`datasets`"),
     ({"methods": []}, "`methods`"), ({"methods": ["random"]}, "`methods`"), ({"methods": {}}, "`methods`"), ({"methods": {"random": "random"}}, "`methods`"),
 ])
 def test_run_trials_says_which_argument_is_wrong(options, message):

@@ -535,7 +535,7 @@ def test_a_run_of_one_s_own_is_refused_where_it_does_not_belong(tmp_path):
 
 @pytest.mark.parametrize("options, error, message", [
     ({"steps": -1}, ValueError, "`steps`"), ({"budget": 5}, ValueError, "`budget`"), ({"make_model": make_mlp()}, ValueError, "`make_model`"), ({"oracle": 3}, ValueError, "`oracle`"), ({"device": "abacus"}, ValueError, "`device`"),
-    ({"settings": {"method": own}}, ValueError, "`settings`"), ({"settings": 3}, ValueError, "`settings`"), ({"magic": 1}, TypeError, "magic"), ({"done": []}, TypeError, "done"), ({"validation": []}, TypeError, "validation"), ({"initial": [[1]]}, ValueError, "`initial`"),
+    ({"settings": {"method": own}}, ValueError, "`settings`"), ({"settings": 3}, ValueError, "`settings`"), ({"magic": 1}, TypeError, "magic"), ({"mixed_precision": True}, ValueError, "`mixed_precision`"), ({"done": []}, TypeError, "done"), ({"validation": []}, TypeError, "validation"), ({"initial": [[1]]}, ValueError, "`initial`"),
 ])
 def test_nothing_is_written_where_a_run_of_one_s_own_cannot_be(tmp_path, options, error, message):
     with pytest.raises(error, match=message): record(tmp_path / "out", **options)
