@@ -240,11 +240,12 @@ def _batches(loader, num_samples: int, progress: bool) -> Iterator[Tensor]:
         x = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
         if not isinstance(x, Tensor):
             raise ValueError(f"`loader` gives a {type(x).__name__}; want a tensor of inputs, batches of inputs, or (inputs, ...) tuples such as a DataLoader's")
+        if not len(x):
+            continue
         if kind not in (None, (x.dtype, x.ndim)):
             raise ValueError(f"`loader` gives {x.dtype} of shape {tuple(x.shape)} after batches of {kind[0]} with {kind[1]} axes; to pass labels along, give (inputs, labels) for each batch")
         kind = x.dtype, x.ndim
-        if len(x):
-            yield x
+        yield x
 
 
 def _check_outputs(outputs, x: Tensor) -> Tensor:

@@ -85,17 +85,17 @@ def _as_set(name: str, pair) -> tuple[Tensor, Tensor]:
         raise ValueError(f"`{name}` cannot be read ({error}); want a pair of inputs (n, *features) and labels (n,), tensors or arrays") from None
     if inputs.dim() < 2 or labels.shape != inputs.shape[:1] or not len(labels) or labels.is_floating_point() or labels.min() < 0:
         raise ValueError(f"`{name}` has inputs {tuple(inputs.shape)} and labels {tuple(labels.shape)} of {labels.dtype}; want a pair, (n, *features) and n classes counted from 0")
-    bad_n = ~inputs.flatten(1).isfinite().all(1)
-    if bad_n.any():
-        raise ValueError(f"`{name}` has inputs that are NaN or infinite, the first of them at position {int(bad_n.nonzero()[0])}; leave those images out")
+    if inputs.is_floating_point() and not (good_n := inputs.flatten(1).isfinite().all(1)).all():
+        raise ValueError(f"`{name}` has inputs that are NaN or infinite, the first of them at position {good_n.tolist().index(False)}; leave those images out")
     return inputs, labels.long()
 
 
-def _warn_of_copies(name: str, held_out: Tensor, originals: Tensor) -> None:
+def _warn_of_copies(originals: Tensor, **held_out: Tensor) -> None:
     in_pool = {hash(image.tobytes()) for image in originals.cpu().numpy()}
-    copies = sum(hash(image.tobytes()) in in_pool for image in held_out.cpu().numpy())
-    if copies:
-        warnings.warn(f"{copies} of the {len(held_out)} images in `{name}` are in the pool too, number for number; leave them out of one of the two, or their labels can be bought", stacklevel=3)
+    for name, images in held_out.items():
+        copies = sum(hash(image.tobytes()) in in_pool for image in images.cpu().numpy())
+        if copies:
+            warnings.warn(f"{copies} of the {len(images)} images in `{name}` are in the pool too, number for number; leave them out of one of the two, or their labels can be bought", stacklevel=3)
 
 # %% ../nbs/09_datasets.ipynb #edba7b19
 def make_active_learning_data(
@@ -124,9 +124,9 @@ def make_active_learning_data(
         raise ValueError(f"`num_classes` is {num_classes}, but there are labels up to {classes - 1}")
 
     validation_at, pool_at = _split(len(inputs), validation, first, generator)
+    compared = torch.uint8 if inputs.dtype == test_inputs.dtype == torch.uint8 else torch.float32
+    _warn_of_copies(inputs[pool_at].to(compared), validation=inputs[validation_at].to(compared), test=test_inputs.to(compared))
     originals = inputs[pool_at].float()  # a copy, normalised in place below
-    for held_out in (("validation", inputs[validation_at].float()), ("test", test_inputs.float())):
-        _warn_of_copies(*held_out, originals)
     over = {"dim": (0, 2, 3), "keepdim": True} if originals.dim() == 4 else {}  # images: for each channel
     mean, std = originals.mean(**over), originals.std(**over)
     if not (std > 0).all():
@@ -305,11 +305,13 @@ def _check_images(name: str, folder: Path, train: tuple[Tensor, Tensor], test: t
     "Both sets, if they are whole. Raises `FileNotFoundError` on images without labels, classes that are none, and missing images."
     num_classes, expected = 47 if name == "emnist" else 10, _sizes.get(name, (len(train[0]), len(test[0])))
     for split, (inputs, labels), size in zip(("training", "test"), (train, test), expected):
-        wrong = f"{len(inputs):,} {split} images, not {size:,}" if len(inputs) != size else ""
-        if len(inputs) != len(labels) or labels.max() >= num_classes:
+        if len(inputs) != size:
+            wrong = f"{len(inputs):,} {split} images, not {size:,}"
+        elif len(inputs) != len(labels) or labels.max() >= num_classes:
             wrong = f"{len(inputs)} {split} images and {len(labels)} labels, up to {labels.max()}"
-        if wrong:
-            raise FileNotFoundError(f"{name} cannot be loaded (there are {wrong}). Delete what was unpacked of it in {folder}, and load it again.")
+        else:
+            continue
+        raise FileNotFoundError(f"{name} cannot be loaded (there are {wrong}). Delete what was unpacked of it in {folder}, and load it again.")
     return train, test
 
 # %% ../nbs/09_datasets.ipynb #4059cf61
