@@ -369,7 +369,8 @@ def _next_round(self: Labelling) -> dict:
     if self.pool_labels is not None:
         asked = {i for name in self.methods[1:] for i in learners[name]["indices"]} - set(learners[self.methods[0]]["indices"]) - set(have)
         known = [[i, int(self.pool_labels[i])] for i in sorted(asked)]
-    return {"kind": "round", "round": round, "learners": learners, "known": known, "seconds": time.perf_counter() - began}
+    settings = {"seed": self.seed, "steps": self.steps, "samples": self.samples, "batch_size": self.batch_size}
+    return {"kind": "round", "round": round, "settings": settings, "learners": learners, "known": known, "seconds": time.perf_counter() - began}
 
 
 @patch
