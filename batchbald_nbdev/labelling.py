@@ -37,11 +37,11 @@ from .plots import _figure, _styles, labels_of_methods
 from .stochastic import get_random_batch
 
 # %% ../nbs/13_label_by_hand.ipynb #77e276c9
-def _as_images(inputs: Tensor, image_shape: Sequence[int] | None) -> Tensor:  # (P, H, W) or (P, 1 or 3, H, W)
+def _as_images(inputs: Tensor, image_shape: Sequence[int] | None) -> Tensor:  # (N, H, W) or (N, 1 or 3, H, W)
     "The pool as images that can be shown."
     shape = tuple(inputs.shape)
     if inputs.ndim not in (2, 3, 4) or 0 in shape:
-        raise ValueError(f"`inputs` has shape {shape}; want images (P, H, W) or (P, C, H, W), or features (P, F) and an `image_shape`")
+        raise ValueError(f"`inputs` has shape {shape}; want images (N, H, W) or (N, C, H, W), or features (N, F) and an `image_shape`")
     if inputs.is_complex() or not inputs.isfinite().all():
         raise ValueError("`inputs` has entries that are not finite real numbers")
     if inputs.ndim == 2 and image_shape is None:
@@ -133,13 +133,13 @@ class Labelling:
 
     def __init__(
         self,
-        inputs: Tensor,  # the pool: images (P, H, W) or (P, C, H, W), 1 or 3 channels, or features (P, F)
+        inputs: Tensor,  # the pool: images (N, H, W) or (N, C, H, W), 1 or 3 channels, or features (N, F)
         path: str | Path | None = None,  # file of labels (JSON lines); None keeps them in memory only
         *,
         classes: int | Sequence[str] = 10,  # how many classes, or their names
         image_shape: Sequence[int] | None = None,  # of one image, (H, W) or (C, H, W); needed for features
         start: Mapping[int, int] | None = None,  # labels to start with, by pool position; without any the first batch is drawn at random
-        pool_labels: Tensor | None = None,  # known labels of the pool (P,): they answer for all learners but the first
+        pool_labels: Tensor | None = None,  # known labels of the pool (N,): they answer for all learners but the first
         test_inputs: Tensor | None = None,  # held-out inputs, to measure accuracy
         test_labels: Tensor | None = None,  # and their labels
         methods: Sequence[str] = ("batchbald", "bald"),  # one learner for each, by its name in `get_methods`
@@ -152,7 +152,7 @@ class Labelling:
     ):
         inputs = torch.as_tensor(inputs).detach().cpu()
         self.images, self.class_names = _as_images(inputs, image_shape), _as_names(classes)
-        P, C = len(inputs), len(self.class_names)
+        N, C = len(inputs), len(self.class_names)
         self.methods, unknown = list(methods), set(methods) - set(get_methods())
         if isinstance(methods, str) or not self.methods or len(set(self.methods)) < len(self.methods) or unknown:
             raise ValueError(f"`methods` is {methods!r}; want one or more different names of {sorted(get_methods())}")
@@ -161,9 +161,9 @@ class Labelling:
         if not isinstance(start or {}, Mapping):
             raise ValueError(f"`start` is a {type(start).__name__}; want labels by position, such as {{3: 0, 17: 2}}")
         self.start = {_check_count(i, "start", 0): _check_count(c, "start", 0) for i, c in (start or {}).items()}
-        if any(i >= P or c >= C for i, c in self.start.items()):
-            raise ValueError(f"`start` has positions or labels that do not exist; want positions from 0 to {P - 1} and labels from 0 to {C - 1}")
-        self.pool_labels = None if pool_labels is None else _as_labels(pool_labels, P, C, "pool_labels")
+        if any(i >= N or c >= C for i, c in self.start.items()):
+            raise ValueError(f"`start` has positions or labels that do not exist; want positions from 0 to {N - 1} and labels from 0 to {C - 1}")
+        self.pool_labels = None if pool_labels is None else _as_labels(pool_labels, N, C, "pool_labels")
         if (test_inputs is None) != (test_labels is None):
             raise ValueError("`test_inputs` and `test_labels` come together; one of them is missing")
         if test_inputs is not None:
@@ -178,7 +178,7 @@ class Labelling:
         self.test = None if test_inputs is None else ((test_inputs.float() - mean) / sd, test_labels)
         self.make_model = make_model or partial(make_mlp, math.prod(inputs.shape[1:]), classes=C)
         digest = hashlib.sha256(repr(tuple(inputs.shape)).encode() + inputs.float().contiguous().numpy().tobytes()).hexdigest()
-        self._opening = {"kind": "start", "pool": digest[:32], "images": P, "classes": self.class_names, "methods": self.methods, "start": sorted(self.start.items())}
+        self._opening = {"kind": "start", "pool": digest[:32], "images": N, "classes": self.class_names, "methods": self.methods, "start": sorted(self.start.items())}
         self._opening = json.loads(json.dumps(self._opening))  # as it will be read
         self.path = None if path is None else Path(path)
         self._load()
@@ -369,15 +369,16 @@ def _next_round(self: Labelling) -> dict:
     if self.pool_labels is not None:
         asked = {i for name in self.methods[1:] for i in learners[name]["indices"]} - set(learners[self.methods[0]]["indices"]) - set(have)
         known = [[i, int(self.pool_labels[i])] for i in sorted(asked)]
-    return {"kind": "round", "round": round, "learners": learners, "known": known, "seconds": time.perf_counter() - began}
+    settings = {"seed": self.seed, "steps": self.steps, "samples": self.samples, "batch_size": self.batch_size}
+    return {"kind": "round", "round": round, "settings": settings, "learners": learners, "known": known, "seconds": time.perf_counter() - began}
 
 
 @patch
 def _ask(self: Labelling, name: str, model: nn.Module | None, mine: list[int], round: int) -> dict:
     "How good the model of one learner is, which images it asks for, and why."
-    free_P = torch.ones(len(self.inputs), dtype=torch.bool)
-    free_P[mine + list(self.skipped)] = False
-    positions, accuracy = free_P.nonzero()[:, 0], None
+    free_N = torch.ones(len(self.inputs), dtype=torch.bool)
+    free_N[mine + list(self.skipped)] = False
+    positions, accuracy = free_N.nonzero()[:, 0], None
 
     def predict(inputs: Tensor) -> Tensor:
         return collect_log_probs(model, inputs, self.samples, generator=derive_generator(self.seed, round, "masks"))
@@ -432,13 +433,13 @@ def _learned(labelling: Labelling) -> str:
         if batch["accuracy"] is not None:
             facts.append(f"{batch['accuracy']:.1%} of {len(labelling.test[1])} test images right")
         if labelling.round and (share := _guessed(labelling, labelling.round - 1, name)) is not None:
-            facts.append(f"had guessed {share:.0%} of its last batch")
+            facts.append(f"{share:.0%} of its last batch right before it saw the labels")
         parts.append(f"{labels_of_methods[name]}: {', '.join(facts)}")
     return "\n".join(parts)
 
 # %% ../nbs/13_label_by_hand.ipynb #f29ae926
 def _draw_curve(labelling: Labelling, ax) -> None:
-    "Test accuracy of every learner over its labels; without a test set, the share of each batch that it had guessed."
+    "Test accuracy of every learner over its labels; without a test set, the share of each batch that it had right before its labels."
     for name in labelling.methods:
         if labelling.test is not None:
             points = [(record["learners"][name]["labels"], record["learners"][name]["accuracy"]) for record in labelling.rounds]
@@ -448,7 +449,7 @@ def _draw_curve(labelling: Labelling, ax) -> None:
         color, style = _styles[name]
         width = 3.6 if name == labelling.methods[0] and len(labelling.methods) > 1 else 1.6  # so that both can be seen where they are equal
         ax.plot([n for n, _ in points], [value for _, value in points], color=color, ls=style, lw=width, marker="o", ms=2.4 * width**0.7 + 1, label=labels_of_methods[name])
-    ax.set(xlabel="labels of each learner", ylabel="test accuracy (%)" if labelling.test is not None else "guessed before labelling (%)")
+    ax.set(xlabel="labels of each learner", ylabel="test accuracy (%)" if labelling.test is not None else "batch right before its labels (%)")
     if labelling.test is None:
         ax.set_ylim(-5, 105)
     ax.xaxis.get_major_locator().set_params(integer=True)
@@ -549,7 +550,7 @@ def _batch_html(labelling: Labelling, name: str) -> str:
 
 # %% ../nbs/13_label_by_hand.ipynb #ab5a170e
 def label_by_hand(
-    inputs: Tensor,  # the pool: images (P, H, W) or (P, C, H, W), or features (P, F) with an `image_shape`
+    inputs: Tensor,  # the pool: images (N, H, W) or (N, C, H, W), or features (N, F) with an `image_shape`
     path: str | Path | None = "labels.jsonl",  # file that every click is written to; one that exists is gone on with
     **options,  # of `Labelling`: classes, image_shape, start, pool_labels, test_inputs, test_labels, methods, batch_size, make_model, ...
 ):  # an ipywidgets panel; its `labelling` is the state

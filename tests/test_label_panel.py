@@ -1,7 +1,9 @@
 """The labelling panel in JupyterLab, in a browser, by really clicking: labels reach the file, undo, learning, a restarted kernel.
 
 Needs Playwright (`make docs` installs it) and Chromium (`apt-get install chromium`), and is skipped without. SHOTS is a
-folder for screenshots.
+folder for screenshots. The picture in chapter 13 is one of them:
+
+    SLOW=1 SHOTS=nbs/images python -m pytest tests/test_label_panel.py -k chapter
 """
 import json
 import os
@@ -30,14 +32,18 @@ panel""",
 ]
 
 
+def write_notebook(path, sources):
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in sources])
+    notebook.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(notebook, path)
+
+
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
     "A JupyterLab of its own, in a folder of its own: its address, and the folder."
     work = tmp_path_factory.mktemp("lab")
     (work / "files").mkdir()
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in CELLS])
-    notebook.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    nbformat.write(notebook, work / "files" / "panel.ipynb")
+    write_notebook(work / "files" / "panel.ipynb", CELLS)
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
@@ -74,10 +80,10 @@ def truth():
 class Page:
     "The page with the panel, as a reader sees it."
 
-    def __init__(self, browser, url):
-        self.page = browser.new_page(viewport={"width": 1400, "height": 1500})
+    def __init__(self, browser, url, path="panel.ipynb", width=1400):
+        self.page = browser.new_page(viewport={"width": width, "height": 1500})
         self.page.set_default_timeout(60_000)
-        self.page.goto(f"{url}/lab/tree/panel.ipynb?reset")
+        self.page.goto(f"{url}/lab/tree/{path}?reset")
         self.page.wait_for_selector(".jp-Notebook .jp-Cell")
         self.wait_idle()
 
@@ -103,9 +109,9 @@ class Page:
     def button(self, name):
         return self.page.locator(".jp-OutputArea").get_by_role("button", name=name, exact=True)
 
-    def shot(self, name):
+    def shot(self, name, of=None):
         if folder := os.environ.get("SHOTS"):
-            self.page.screenshot(path=str(Path(folder) / f"{name}.png"))
+            (of or self.page).screenshot(path=str(Path(folder) / f"{name}.png"))
 
 
 def clicks(folder):
@@ -144,7 +150,7 @@ def test_clicking_labels_learns_and_survives_a_restart(lab, browser, truth):
         asked = page.asks(other_than=asked)
     page.button(str(truth[asked])).evaluate("button => { button.click(); button.click() }")
     page.says("round 1: 0 of 10 labelled")
-    page.says(r"BatchBALD: 30 labels, \d+\.\d% of 300 test images right, had guessed \d+% of its last batch")
+    page.says(r"BatchBALD: 30 labels, \d+\.\d% of 300 test images right, \d+% of its last batch right before it saw the labels")
     time.sleep(1)  # for the second click to arrive
     page.says("round 1: 0 of 10 labelled; clicks in all: 10,")
     assert [label for _, label in clicks(folder)[3:]] == [truth[i] for i, _ in clicks(folder)[3:]]
@@ -206,3 +212,36 @@ def text_contrast(locator):
 
     light, dark = sorted(map(luminance, locator.first.evaluate(script)), reverse=True)
     return (light + 0.05) / (dark + 0.05)
+
+
+@pytest.mark.slow
+def test_the_two_cells_of_the_chapter_open_a_file_that_was_labelled_without_a_browser(lab, browser):
+    from batchbald_nbdev.labelling import Labelling, _reason
+
+    url, folder = lab
+    chapter = nbformat.read(ROOT / "nbs" / "13_label_by_hand.ipynb", 4)
+    code = [cell.source for cell in chapter.cells if cell.cell_type == "code"]
+    first = next(i for i, source in enumerate(code) if source.startswith("data = get_repeated_digits()"))
+    assert "label_by_hand(data.pool_inputs" in code[first + 1]
+    here = {}
+    exec(CELLS[0] + "\n" + code[first], here)
+    (folder / "chapter").mkdir()
+    labelling = Labelling(here["data"].pool_inputs, folder / "chapter" / "labels.jsonl", **here["options"])
+    for _ in range(36):
+        labelling.label(int(here["data"].pool_labels[labelling.current]))
+        labelling.learn()
+
+    write_notebook(folder / "chapter" / "chapter.ipynb", [CELLS[0], *code[first : first + 2]])
+    page = Page(browser, url, "chapter/chapter.ipynb", width=1300)
+    page.run_all()
+    page.says("round 3: 6 of 10 labelled; clicks in all: 36, saved in labels.jsonl")
+    assert page.asks() == labelling.current
+    for batch, title in zip(labelling.batches.values(), ("BatchBALD", "BALD (top-k)")):
+        row = page.page.locator(".jp-OutputArea .widget-html", has_text=f"{title}: own scores")
+        assert _reason(title, batch) in row.inner_text()
+        alts = [image.get_attribute("alt") for image in row.locator("img").all()]
+        assert alts == [f"image {i} of the pool" for i in batch["indices"]]
+    panel = page.page.locator(".jp-OutputArea-output .widget-vbox").first
+    panel.evaluate("element => { element.style.padding = '10px' }")  # a margin for the picture
+    page.shot("label_panel", panel)
+    page.page.close()

@@ -57,6 +57,14 @@ def path(tmp_path):
 # the file
 
 
+def test_a_round_says_what_it_was_made_with(path):
+    answer(make(path), 4)
+    other = make(path, steps=5, batch_size=3)
+    assert [r["settings"] for r in other.rounds] == [{"seed": 0, "steps": 4, "samples": 6, "batch_size": 4}] * 2  # read, not made again
+    answer(other, len(other.todo))
+    assert other.rounds[-1]["settings"] == {"seed": 0, "steps": 5, "samples": 6, "batch_size": 3}
+
+
 @pytest.mark.parametrize("clicks", [0, 1, 3, 4, 5, 11])
 def test_a_new_object_on_the_same_file_has_the_same_state(path, clicks):
     first = make(path)
