@@ -1,5 +1,5 @@
 "Package metadata. Every value comes from settings.ini, which nbdev reads too, so nothing is written down twice."
-import shlex
+import re, shlex
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -16,11 +16,23 @@ newest_minor = 13
 status = {"1": "1 - Planning", "2": "2 - Pre-Alpha", "3": "3 - Alpha", "4": "4 - Beta", "5": "5 - Production/Stable"}
 readme = here / "README.md"
 
+
+def with_addresses(text):
+    "The README as PyPI has to get it: what lies beside it in the repository has a full address."
+    def full(match):
+        kind = "raw" if match["picture"] else "blob"
+        return f"{match['start']}{cfg['git_url']}/{kind}/{cfg['branch']}/{match['path']}"
+
+    here_or_there = r"(?![a-z][a-z0-9+.-]*:|[#/])(?P<path>[^\s)\"']+)"
+    text = re.sub(rf"(?P<start>(?P<picture>!)\[[^\]]*\]\(|\]\(){here_or_there}", full, text)
+    return re.sub(rf"""(?P<start>\b(?:(?P<picture>src)|href)=["']){here_or_there}""", full, text)
+
+
 setup(
     name=cfg["lib_name"],
     version=cfg["version"],
     description=cfg["description"],
-    long_description=readme.read_text(encoding="utf-8") if readme.exists() else cfg["description"],
+    long_description=with_addresses(readme.read_text(encoding="utf-8")) if readme.exists() else cfg["description"],
     long_description_content_type="text/markdown",
     author=cfg["author"],
     author_email=cfg["author_email"],

@@ -1,5 +1,5 @@
 "The sdist and the wheel: what they hold and say, and that they work in an environment that has nothing else and far from this checkout."
-import json, os, shlex, zipfile
+import json, os, re, shlex, zipfile
 from email.parser import HeaderParser
 
 import numpy as np
@@ -48,7 +48,21 @@ def test_metadata_is_what_settings_say(packed, wheel):
     assert sorted(said.get_all("Provides-Extra")) == sorted(EXTRAS)
     scripts = [o.replace(" ", "") for o in files["entry_points.txt"].split("[console_scripts]")[1].split("[")[0].split("\n") if o]
     assert sorted(scripts) == sorted(cfg["console_scripts"].split())
-    assert said.get_payload().strip() == (packed / "source/README.md").read_text(encoding="utf-8").strip()
+
+
+def test_long_description_is_the_readme_with_full_addresses(packed, wheel):
+    "PyPI has the README without what lies beside it: it would show broken pictures."
+    cfg, root = read_settings(), packed / "source"
+    metadata, = [text for name, text in contents(wheel).items() if name.endswith("/METADATA")]
+    text = HeaderParser().parsestr(metadata.decode()).get_payload().strip()
+    targets = re.findall(r"""\]\(([^)\s]+)|\b(?:src|href)=["']([^"']+)""", text)
+    assert targets and not [o for pair in targets for o in pair if o and not o.startswith(("https://", "#"))]
+    own = re.compile(rf"{re.escape(cfg['git_url'])}/(raw|blob)/{cfg['branch']}/([^)\s\"']+)")
+    found = own.findall(text)
+    assert {("raw", "nbs/images/colab.svg"), ("raw", "nbs/images/learning_curves.png")} <= set(found)
+    assert all((root / o.split("#")[0]).is_file() for _, o in found)
+    # Nothing else differs
+    assert own.sub(r"\2", text) == own.sub(r"\2", (root / "README.md").read_text(encoding="utf-8").strip())
 
 
 def test_wheel_of_the_sdist_is_the_wheel_of_the_checkout(packed, wheel, tmp_path):

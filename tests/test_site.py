@@ -167,11 +167,13 @@ def test_every_symbol_has_an_anchor(site):
 
 def test_contents_for_language_models(site):
     "llms.txt names every page in the order of the sidebar, with the title and the subtitle of its notebook."
-    title, summary, *lines = [o for o in (site / "llms.txt").read_text(encoding="utf-8").splitlines() if o]
+    title, summary, about, *lines = [o for o in (site / "llms.txt").read_text(encoding="utf-8").splitlines() if o]
     assert (title, summary) == (f"# {WEBSITE['title']}", f"> {WEBSITE['description']}")
+    assert WEBSITE["repo-url"] in about
     assert [o.removeprefix("## ") for o in lines if o.startswith("#")] == ["Overview", *(o["section"] for o in WEBSITE["sidebar"]["contents"] if "section" in o)]
-    entries = [re.fullmatch(rf"- \[(.+)\]\({re.escape(WEBSITE['site-url'])}/(\w+)\.html\): (.+)", o) for o in lines if not o.startswith("#")]
+    entries = [re.fullmatch(rf"- \[(.+)\]\({re.escape(WEBSITE['site-url'])}/(\w+)\.html\): (.+?)(?: \(\[notebook\]\((\S+)\)\))?", o) for o in lines if not o.startswith("#")]
     assert [o[2] for o in entries] == PAGES
+    assert sorted(own_file(o[4]) for o in entries if o[4]) == NOTEBOOKS
     firsts = {page_of(o): "".join(json.loads(o.read_text(encoding="utf-8"))["cells"][0]["source"]) for o in NOTEBOOKS}
     assert {o[2]: f"# {o[1]}\n\n> {o[3]}" for o in entries if o[2] in firsts} == {page: o.strip() for page, o in firsts.items()}
 
@@ -196,6 +198,67 @@ def test_cells_are_shown_folded_or_hidden_as_they_ask(site, notebook):
     assert not [o for o in wanted["shown"] if o not in unfolded]
     assert not [o for o in wanted["folded"] - wanted["shown"] if o in unfolded or o not in everything]
     assert not [o for o in wanted["hidden"] - wanted["shown"] - wanted["folded"] if o in everything]
+
+
+def test_no_markup_stands_in_code(site):
+    "nbdev writes links into the comments of signatures, where they cannot work."
+    code = [text_of(o) for page in PAGES for o in re.findall(r"<pre>.*?</pre>", (site / f"{page}.html").read_text(encoding="utf-8"), re.DOTALL)]
+    assert len(code) > 1000 and not [o for o in code if 'class="reference' in o or f"]({WEBSITE['site-url']}" in o]
+
+
+def signatures(site, page):
+    markup = re.findall(r'<section class="documented".*?</pre>', (site / f"{page}.html").read_text(encoding="utf-8"), re.DOTALL)
+    return {re.search(r"<h[23]>([\w.]+)", o)[1]: text_of(o[o.index("<pre>"):]) for o in markup}
+
+
+def test_signatures_say_what_is_so(site):
+    "Properties are called properties, types say something, and a comment stands beside the one parameter that it is about."
+    everything = {name: code for page in PAGES for name, code in signatures(site, page).items()}
+    assert everything["Labelling.is_due"].startswith("@property\ndef is_due()") and not everything["Labelling.learn"].startswith("@")
+    assert "    method:str,\n    accuracy:float, # in [0, 1]\n" in everything["get_labels_to"]
+    assert not [o for o in everything.values() if re.search("NoneType|store_true|torch[.]_C", o)]
+    assert "    device=None, # where" in everything["get_bald_batch"]
+
+
+def test_all_names_are_all_names(site):
+    import importlib
+    from batchbald_nbdev import all as package
+    from batchbald_nbdev._modidx import d
+    names = {name for module in d["syms"] for name in getattr(importlib.import_module(module), "__all__", [])}
+    rows = dict(re.findall(r'<tr[^>]*><td><p><a href="[^"]*"><code>(\w+)</code></a></p></td>\s*<td><p>(.+?)</p></td>', (site / "api.html").read_text(encoding="utf-8")))
+    assert rows.keys() == names and {"presets", "mnist_initial_indices", "labels_of_methods"} <= names
+    assert "20 images" in rows["mnist_initial_indices"] and not [o for o in rows.values() if len(o) < 10]
+    assert all(hasattr(package, o) for o in names)
+
+
+def test_old_names_do_not_lead_to_ours(site):
+    markup = (site / "from_batchbald_redux.html").read_text(encoding="utf-8")
+    tables = re.findall(r'<div class="names renamed">(.*?)</table>', markup, re.DOTALL)
+    rows = [re.findall(r"<td>(.*?)</td>", row, re.DOTALL) for table in tables for row in re.findall("<tr.*?</tr>", table, re.DOTALL)]
+    old, new = [row[0] for row in rows if row], [row[1] for row in rows if row]
+    assert len(tables) == 5 and "get_bald_batch" in map(text_of, old)
+    assert not [o for o in old if "<a " in o] and sum("<a " in o for o in new) > len(new) / 2
+
+
+def test_labels_of_folded_code_name_each_name_once(site):
+    for page in PAGES:
+        for label in re.findall(r'<p class="collapsed admonition-title">Source of (.*?)</p>', (site / f"{page}.html").read_text(encoding="utf-8")):
+            names = text_of(label).removesuffix(" and more").split(", ")
+            assert len(set(names)) == len(names), (page, label)
+
+
+def test_pictures_lead_to_their_full_size_and_keep_room(site):
+    from PIL import Image
+    count = 0
+    for page in PAGES:
+        markup = (site / f"{page}.html").read_text(encoding="utf-8")
+        shown = re.findall(r'<img[^>]* src="(_images/[^"]+\.png)"', markup)
+        linked = re.findall(r'<a class="picture" href="([^"]+)"[^>]*><img[^>]* src="([^"]+)" width="(\d+)" height="(\d+)"', markup)
+        assert [o[1] for o in linked] == shown
+        for target, source, width, height in linked: assert target == source and Image.open(site / source).size == (int(width), int(height))
+        count += len(linked)
+        assert not re.search(r'<img[^>]* alt="[^"]*[\\`$\[]', markup)
+    assert count > 50
 
 
 # ---- In a browser ----
@@ -230,6 +293,52 @@ def test_page_in_a_browser(visit, name):
         assert page.locator(".eqno a").count() == len(numbers)
     page.set_viewport_size({"width": 390, "height": 844})
     assert page.evaluate(TOO_WIDE) == []
+
+
+# Text outputs that are cut at the right, other than tables, which scroll
+CUT = """() => [...document.querySelectorAll(".cell_output pre")].filter(o => o.scrollWidth > o.clientWidth && !o.closest(".tag_columns")).map(o => o.textContent)"""
+# Options that are broken in two
+BROKEN = r"""() => [...document.querySelectorAll("article p code, article li code")].flatMap(o => o.children.length ? [...o.children] : [o])
+  .filter(o => /^--[\w-]+$/.test(o.textContent) && o.getClientRects().length > 1).map(o => o.textContent)"""
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_printed_text_wraps_and_printed_tables_do_not(visit, width):
+    for name in ("batchbald", "results", "experiments"):
+        page = visit(f"{name}.html", width)
+        assert page.evaluate(CUT) == []
+        assert page.evaluate(BROKEN) == []
+        lines = "() => [...document.querySelectorAll('.tag_columns .cell_output pre')].map(o => getComputedStyle(o).whiteSpace)"
+        assert set(page.evaluate(lines)) <= {"pre"} and (name == "results" or page.evaluate(lines))
+
+
+def test_tables_fit_a_laptop_and_those_of_names_a_phone(visit):
+    wide = "() => [...document.querySelectorAll('.table-wrapper')].filter(o => o.checkVisibility() && o.scrollWidth > o.clientWidth).map(o => o.textContent.slice(0, 80))"
+    assert [visit(f"{name}.html", 1280).evaluate(wide) for name in ("experiments", "from_batchbald_redux")] == [[], []]
+    page = visit("from_batchbald_redux.html", 390)
+    assert page.evaluate(wide.replace(".table-wrapper", ".renamed .table-wrapper")) == []
+
+
+@pytest.mark.parametrize("name", ["information", "kbald", "epig"])
+def test_equations_are_not_clipped(visit, name):
+    "Equations that are not wider than the page look the same where what stands out of their boxes is shown."
+    page = visit(f"{name}.html", 1400)
+    page.evaluate("() => document.querySelector('article').replaceChildren(...document.querySelectorAll('div.math'))")
+    assert 3 < page.locator("div.math").count() < 40
+    clipped = page.locator("article").screenshot()
+    page.add_style_tag(content="mjx-container[display='true'] { overflow: visible !important }")
+    assert page.locator("article").screenshot() == clipped
+
+
+def test_numbers_of_chapters_stand_in_a_column(visit):
+    "Titles begin where the second line of a long title does."
+    page = visit("index.html")
+    starts = page.evaluate("""() => [...document.querySelectorAll(".sidebar-tree .number")].flatMap(o => {
+      const range = document.createRange()
+      range.selectNodeContents(o.nextSibling)
+      return [...range.getClientRects()].filter(o => o.width > 5).map(o => Math.round(o.left))
+    })""")
+    assert len(starts) > 14 and max(starts) - min(starts) <= 2, starts
 
 
 def equations_for_quarto(notebook):
@@ -290,6 +399,15 @@ def test_first_text_of_a_chapter_is_there_within_a_second(visit):
         times.append(page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime"))
         assert page.locator("article .subtitle").is_visible()
     assert min(times) < 1000, times
+
+
+@pytest.mark.parametrize("name", ["information", "batchbald", "results"])
+def test_text_does_not_jump_when_fonts_and_pictures_arrive(visit, name):
+    "The sum of what browsers call layout shifts; below 0.1 it counts as good."
+    page = visit(f"{name}.html", 1440, 900)
+    shifts = """() => new Promise(done => new PerformanceObserver(o => done(o.getEntries().reduce((sum, e) => sum + e.value, 0)))
+      .observe({type: "layout-shift", buffered: true}) ?? setTimeout(() => done(0), 1000))"""
+    assert page.evaluate(shifts) < 0.1
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -39,7 +39,21 @@ def names_of(tree):
     for node in tree.body:
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)): yield node.name
         if isinstance(node, ast.ClassDef): yield from (f"{node.name}.{o.name}" for o in node.body if isinstance(o, ast.FunctionDef))
-        if isinstance(node, ast.Assign): yield from (o.id for target in node.targets for o in ast.walk(target) if isinstance(o, ast.Name))
+        # Names that are bound; `presets["digits"] = ...` binds none
+        if isinstance(node, ast.Assign): yield from (o.id for target in node.targets for o in ast.walk(target) if isinstance(o, ast.Name) and isinstance(o.ctx, ast.Store))
+
+
+def entries_of(tree):
+    "What is given entries at the top level: `presets` by `presets[\"digits\"] = ...`."
+    targets = (target for node in tree.body if isinstance(node, ast.Assign) for target in node.targets)
+    return (o.value.id for o in targets if isinstance(o, ast.Subscript) and isinstance(o.value, ast.Name))
+
+
+def properties_of(tree):
+    "Properties among what a piece of Python adds to classes by `@patch`, as `Class.name`."
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef) and any(re.search(r"^patch\(.*\bas_prop=True\b", ast.unparse(o)) for o in node.decorator_list):
+            yield f"{ast.unparse(node.args.args[0].annotation)}.{node.name}"
 
 
 def fold_export(cell):
@@ -48,10 +62,48 @@ def fold_export(cell):
     if directives & {"hide", "default_exp"}: del cell["source"]
     elif directives & {"export", "exporti"}:
         tree = ast.parse(cell.source)
-        cell.defines_ = list(names_of(tree))  # a name that ends in _ is not written to the file
-        titles = [o for o in cell.defines_ if "." not in o]
+        cell.defines_ = list(dict.fromkeys(names_of(tree)))  # a name that ends in _ is not written to the file
+        cell.properties_ = set(properties_of(tree))
+        titles = list(dict.fromkeys(o for o in [*cell.defines_, *entries_of(tree)] if "." not in o))
         summary = f"Source of {', '.join(titles[:4])}{' and more' * (len(titles) > 4)}" if titles else "Imports"
         cell.source = f'#| code-fold: true\n#| code-summary: "{summary}"\n{cell.source}'
+
+
+def one_comment_each(line):
+    "A line of a signature: a parameter with a comment stands alone, so that the comment is seen to be its own."
+    code, mark, comment = line.partition(", # ")
+    depth = [sum(code[:i].count(o) for o in "([{") - sum(code[:i].count(o) for o in ")]}") for i in range(len(code))]
+    cuts = [o.start() for o in re.finditer(", ", code) if not depth[o.start()]]
+    if not (mark and cuts): return line
+    return f"{code[:cuts[-1]]},\n    {code[cuts[-1] + 2:]}{mark}{comment}"
+
+
+def mend_documentation(text, properties):
+    "Documentation as nbdev wrote it. In the signature: names for links, no type that says nothing, and what a property is."
+    def mended(match):
+        code = re.sub(r"\[(`[^`]+`)\]\([^)]*\)", r"\1", match[2])
+        code = code.replace(":NoneType=None", "=None").replace(":store_true=", ":bool=").replace("torch._C.Generator", "torch.Generator")
+        code = "\n".join(map(one_comment_each, code.split("\n")))
+        return f"{match[1]}{'@property' + chr(10) if name in properties else ''}{code}{match[3]}"
+
+    name = re.search(r"^#+ (.+)", text, re.MULTILINE)[1]
+    return re.sub(r"^(```python\n)(.*?)(^```$)", mended, text, count=1, flags=re.MULTILINE | re.DOTALL)
+
+
+_table = re.compile(r"^\|(?P<head>.*)\n\|[-: |]+\n(?:\|.*(?:\n|\Z))+", re.MULTILINE)
+
+
+def mend_table(match):
+    "A table from old names to ours (`here` heads its second column): no link from an old name to ours, and on a phone one stack for each name."
+    if match["head"].split("|")[1].strip() != "here": return match[0]
+    rows = re.sub(r"^\|[^|]*", lambda first: re.sub(r"\[(`[^`]+`)\]\([^)]*\)", r"\1", first[0]), match[0], flags=re.MULTILINE)
+    return f'<div class="names renamed">\n\n{rows.rstrip()}\n\n</div>\n'
+
+
+def is_table(output):
+    "Whether columns of a printed text line up: at least two of its lines have two wide gaps. Such lines must not be wrapped."
+    text = "".join(output.get("text", output.get("data", {}).get("text/plain", "")))
+    return sum(len(re.findall(r"\S {2,}(?=\S)", line)) > 1 for line in text.splitlines()) > 1
 
 
 class PageFilter(FilterDefaults):
@@ -61,6 +113,13 @@ class PageFilter(FilterDefaults):
 
     def __call__(self, nb):
         super().__call__(nb)
+        properties = {o for cell in nb.cells for o in cell.get("properties_", ())}
+        for cell in nb.cells:
+            if cell.cell_type == "markdown": cell.source = _table.sub(mend_table, cell.source)
+            if cell.cell_type != "code": continue
+            if any(map(is_table, cell.outputs)): cell.source = f"#| classes: columns\n{cell.source}"
+            for data in (o["data"] for o in cell.outputs if "show_doc(" in cell.source and "text/markdown" in o.get("data", {})):
+                data["text/markdown"] = mend_documentation("".join(data["text/markdown"]), properties)
         documented = {o for cell in nb.cells for o in re.findall(r"^show_doc\((\w+)", cell.source, re.MULTILINE)}
         cells, sources = [], []
         for cell in nb.cells:
@@ -101,6 +160,16 @@ def split_front_matter(nb):
     return yaml.safe_load("".join(first["source"]).strip().strip("-")), cells
 
 
+def what_is(module, name):
+    "The first line of a name's documentation; of a constant, which has none, the comment that it is defined with."
+    value = getattr(module, name)
+    if inspect.isroutine(value) or inspect.isclass(value): return " ".join(inspect.getdoc(value).split("\n\n")[0].split())
+    comment = re.search(rf"(?:^# (?P<above>[^%\n].*)\n)?^{name} = .*?(?:  # (?P<beside>.*))?$", inspect.getsource(module), re.MULTILINE)
+    keys = list(value) if isinstance(value, dict) else []
+    listed = f"dictionary; its keys: {', '.join(f'`{o}`' for o in keys[:6])}{', ...' * (len(keys) > 6)}" if keys else type(value).__name__
+    return comment["beside"] or comment["above"] or listed
+
+
 def api_page(titles):
     "Every public name by chapter, with its first line of documentation."
     package = get_config().lib_path.name
@@ -112,9 +181,9 @@ def api_page(titles):
         module = importlib.import_module(modules[page])
         rows = []
         for name in module.__all__:
-            if not (link := symbols[module.__name__].get(f"{module.__name__}.{name}")): continue  # a constant
-            what = " ".join(inspect.getdoc(getattr(module, name)).split("\n\n")[0].split()).replace("|", r"\|")
-            rows.append(f'| <a href="{link[0]}"><code>{name}</code></a> | {what} |')
+            link, _ = symbols[module.__name__].get(f"{module.__name__}.{name}", (f"{page}.html#{name.lower()}", None))
+            what = what_is(module, name).replace("|", r"\|")
+            rows.append(f'| <a href="{link}"><code>{name}</code></a> | {what} |')
         if rows: lines += ["", f"## {title}", "", f'`{module.__name__}`, from <a href="{page}.html">{title}</a>', "", '<div class="names">', "", "| name | what it is |", "|---|---|", *rows, "", "</div>"]
     return "\n".join(lines) + "\n"
 
@@ -122,12 +191,15 @@ def api_page(titles):
 def contents(facts):
     "The site for a language model (llms.txt, https://llmstxt.org): every page by section, with what it says of itself."
     website, section_before = yaml.safe_load((ROOT / "_quarto.yml").read_text())["website"], None
-    lines = [f"# {website['title']}", "", f"> {website['description']}"]
-    for page, section, _ in read_sidebar():
+    notebooks = f"{website['repo-url']}/blob/{website['repo-branch']}/nbs"
+    lines = [f"# {website['title']}", "", f"> {website['description']}", "",
+             f"The repository is {website['repo-url']}. Its notebooks are the only source: the package is exported from them, and each page below is made of one."]
+    for page, section, notebook in read_sidebar():
         section = section or "Overview"
         if section != section_before: lines += ["", f"## {section}", ""]
         section_before = section
-        lines.append(f"- [{facts[page]['title']}]({website['site-url']}/{page}.html): {facts[page]['description']}")
+        source = f" ([notebook]({notebooks}/{notebook}))" if notebook else ""
+        lines.append(f"- [{facts[page]['title']}]({website['site-url']}/{page}.html): {facts[page]['description']}{source}")
     return "\n".join(lines) + "\n"
 
 
@@ -218,19 +290,36 @@ def documentation_to_myst(text):
     return f'<span id="{html.escape(name.lower())}"></span>{link}\n\n{{.documented}}\n{to_myst(text)}'
 
 
-def code_cell(cell, section):
+def plain(text):
+    "Prose of Markdown without its markup."
+    text = re.sub(r"!?\[([^\]]*)\]\([^)]*\)|<[^>]*>", lambda match: match[1] or "", text)
+    return " ".join(re.sub(r"[*`]", "", text).split())
+
+
+def alternative(section, prose):
+    "What stands for a figure where it cannot be seen: its section, and the last sentences before it, as many as are short and hold no TeX."
+    paragraph, said = re.split(r"\n\s*\n", prose.strip())[-1], ""
+    for sentence in reversed(re.split(r"(?<=[.!?]) +(?=[^a-z])", plain(paragraph))):
+        if re.match(r"[#|>:-]", paragraph) or re.search(r"[$\\]", sentence) or len(said) + len(sentence) > 300: break
+        said = f"{sentence} {said}".strip()
+    said = re.sub(r":$", ".", said)
+    return f"Figure, section {plain(section)}: {said}" if said else f"Figure, section {plain(section)}; the text around it says what it shows"
+
+
+def code_cell(cell, alt):
     "A code cell for MyST-NB, or Markdown where it holds documentation, or None where nothing of it is shown."
     options, code = split_options("".join(cell["source"]))
-    if unknown := options.keys() - {"code-fold", "code-summary", "echo", "output", "include", "eval"}:
+    if unknown := options.keys() - {"classes", "code-fold", "code-summary", "echo", "output", "include", "eval"}:
         raise SiteError(f"cell {cell.get('id')}: the option `#| {unknown.pop()}` is not translated for Sphinx")
     if options.get("output") == "asis":
         texts = ["".join(o["data"]["text/markdown"]) for o in cell["outputs"] if "text/markdown" in o.get("data", {})]
         return {"cell_type": "markdown", "metadata": {}, "source": "\n\n".join(map(documentation_to_myst, texts))}
     if options.get("include") == "false" or not (code or cell["outputs"]): return None
     tags = [tag for tag, wanted in [("remove-input", options.get("echo") == "false"), ("remove-output", options.get("output") == "false"),
-                                    ("hide-input", options.get("code-fold", "false") != "false")] if wanted]
+                                    ("hide-input", options.get("code-fold", "false") != "false"),
+                                    ("columns", options.get("classes") == "columns")] if wanted]
     prompt = options.get("code-summary", "Code")
-    settings = {"code_prompt_show": prompt, "code_prompt_hide": prompt, "image": {"alt": f"Figure, section {section}; the text around it says what it shows"}}
+    settings = {"code_prompt_show": prompt, "code_prompt_hide": prompt, "image": {"alt": alt}}
     for output in cell["outputs"]:
         # Widgets need a kernel, which a page does not have; their text stays
         output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
@@ -242,13 +331,15 @@ def notebook_to_myst(nb):
     "A page from _proc for MyST-NB."
     meta, cells = split_front_matter(nb)
     result = [{"cell_type": "markdown", "metadata": {}, "source": f"# {meta['title']}\n\n{{.subtitle}}\n{meta.get('description', '')}"}]
-    section = meta["title"]
+    section, prose = meta["title"], ""
     for cell in cells:
         source = "".join(cell["source"])
         if headings := re.findall(r"^#+ (.+)", source, re.MULTILINE) if cell["cell_type"] == "markdown" else None: section = headings[-1]
         if "WARNING: THIS FILE WAS AUTOGENERATED" in source: continue
-        if cell["cell_type"] == "markdown": result.append({"cell_type": "markdown", "metadata": {}, "source": to_myst(source)})
-        elif cell["cell_type"] == "code" and (shown := code_cell(cell, section)): result.append(shown)
+        if cell["cell_type"] == "markdown":
+            prose = source
+            result.append({"cell_type": "markdown", "metadata": {}, "source": to_myst(source)})
+        elif cell["cell_type"] == "code" and (shown := code_cell(cell, alternative(section, prose))): result.append(shown)
     for number, cell in enumerate(result): cell["id"] = f"cell-{number}"
     return {"cells": result, "metadata": {"language_info": {"name": "python"}}, "nbformat": 4, "nbformat_minor": 5}
 

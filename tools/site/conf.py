@@ -1,8 +1,9 @@
 "Sphinx's settings. tools/build_site.py writes what it reads, and gives the two folders in the environment."
-import json, os
+import html, json, os, re
 from pathlib import Path
 
 from docutils import nodes
+from PIL import Image
 
 _facts = json.loads((Path(os.environ["SITE_SOURCE"]) / "site.json").read_text(encoding="utf-8"))
 _website, _pages = _facts["website"], _facts["pages"]
@@ -53,9 +54,27 @@ def add_facts(app, pagename, templatename, context, doctree):
     context["page_facts"] = page
     if notebook := page.get("notebook"): context["notebook_url"] = f"{_repo}/blob/{_branch}/nbs/{notebook}"
     description = page.get("description") or _website["description"]
-    context["metatags"] = context.get("metatags", "") + f'<meta name="description" content="{description}">'
+    fonts = "".join(f'<link rel="preload" href="_static/fonts/source-serif-4-latin-wght-{style}.woff2" as="font" type="font/woff2" crossorigin>' for style in ("normal", "italic"))
+    context["metatags"] = context.get("metatags", "") + f'<meta name="description" content="{description}">{fonts}'
+
+
+def finish_markup(app, pagename, templatename, context, doctree):
+    "What Sphinx's own markup lacks: room kept for pictures and links to their full size, short code in one piece, numbers of chapters in a column."
+    sources = {name: path for path, name in app.builder.images.items()}
+
+    def linked(match):
+        name = html.unescape(match[2])
+        with Image.open(Path(app.srcdir, sources[name])) as picture: width, height = picture.size
+        return f'<a class="picture" href="_images/{match[2]}" title="Full size"><img{match[1]} src="_images/{match[2]}" width="{width}" height="{height}"{match[3]}></a>'
+
+    if body := context.get("body"):
+        body = re.sub(r'<img([^>]*) src="_images/([^"]*\.(?:png|jpe?g))"([^>]*?) ?/?>', linked, body)
+        context["body"] = re.sub(r'<span class="pre">([^<]{1,24})</span>', r'<span class="pre short">\1</span>', body)
+    if tree := context.get("furo_navigation_tree"):
+        context["furo_navigation_tree"] = re.sub(r">(\d+[a-z]*)\u2002", r'><span class="number">\1 </span>', tree)
 
 
 def setup(app):
     app.connect("doctree-read", number_equations)
     app.connect("html-page-context", add_facts)
+    app.connect("html-page-context", finish_markup, priority=900)  # after the theme
