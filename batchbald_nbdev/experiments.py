@@ -277,7 +277,7 @@ presets["digits"] = presets["repeated_digits"] | {"repeats": 1}
 
 # %% ../nbs/11_experiments.ipynb #e0944eb3
 _stopping = {"early_stopping": "accuracy", "patience": 3}
-_data_sets = {  # an epoch is 5,056 images, of EMNIST 20,224, of CINIC-10 15,360; in training one network of a stack takes 0.04 / 0.07 / 1.2 / 1.5 GB, measured on a CPU
+_data_sets = {  # an epoch is 5,056 images, of EMNIST 20,224, of CINIC-10 15,360, of CIFAR-10 5,120; in training one network of a stack takes 0.04 / 0.07 / 1.2 / 1.5 GB, measured on a CPU
     "digits": {"title": "Digits", "network": make_mlp},
     "mnist": {"title": "MNIST", "network": make_mnist_cnn, "shape": (1, 28, 28), "classes": 10, "together": 100, "batch_size": 64, "learning_rate": 1e-3, "epoch_steps": 79, **_stopping},
     "emnist": {"title": "EMNIST", "network": make_emnist_cnn, "shape": (1, 28, 28), "classes": 47, "together": 100, "batch_size": 64, "learning_rate": 1e-3, "epoch_steps": 316, **_stopping},
