@@ -31,6 +31,7 @@ METADATA := settings.ini setup.py pyproject.toml
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
+	@echo '  with PYTHON=python3.12, WORKERS=4, BUILDER=sphinx, BENCHMARKS=kbald to choose otherwise'
 
 demo: $(RUN_INSTALLED) ## compare acquisition functions on digits, into results/digits; resumes where it stopped
 	$(BIN)/batchbald_compare --resume --out results/digits

@@ -7,7 +7,7 @@ __all__ = ['ConsistentDropout', 'ConsistentDropout2d', 'make_consistent', 'dropo
            'collect_log_probs', 'collect_ensemble_log_probs', 'make_mnist_cnn', 'make_emnist_cnn', 'make_cinic10_vgg',
            'make_cifar10_resnet']
 
-# %% ../nbs/08_bayesian_models.ipynb #3bf29093
+# %% ../nbs/08_bayesian_models.ipynb #58b66f83
 import copy
 import os
 import tempfile
@@ -21,13 +21,13 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
-from torch.utils.data import Dataset, IterableDataset, RandomSampler, SubsetRandomSampler, WeightedRandomSampler
+from torch.utils.data import BatchSampler, Dataset, IterableDataset, SequentialSampler
 
-from .batchbald import _halving
-from .information import _check_count, _slack
+from .batchbald import _halving, _is_out_of_memory
+from .information import _check_count, _slack, _work_device
 from .joint_entropy import _generator
 
-# %% ../nbs/08_bayesian_models.ipynb #0de8cc51
+# %% ../nbs/08_bayesian_models.ipynb #ef7a9468
 class ConsistentDropout(nn.Module):
     "Dropout of single features. Fresh masks while training, none in `eval()`, and the given one under `collect_log_probs`."
 
@@ -71,9 +71,11 @@ class ConsistentDropout2d(ConsistentDropout):
     def _drop(self, x: Tensor) -> Tensor:
         return x * nn.functional.dropout(x.new_ones(len(x), *self.mask_shape(x.shape[1:])), self.p)
 
-# %% ../nbs/08_bayesian_models.ipynb #b5e6ccf0
+# %% ../nbs/08_bayesian_models.ipynb #96fd7136
 def _refuse_inner_dropout(model: nn.Module) -> None:
     for name, module in model.named_modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd) and not module.p < 1:
+            raise ValueError(f"`model` has {type(module).__name__} with p={module.p} ({name or 'the model itself'}), which drops everything; want p below 1")
         inner = isinstance(module, nn.MultiheadAttention) or isinstance(module, nn.RNNBase) and module.num_layers > 1
         if inner and module.dropout:
             raise ValueError(
@@ -86,6 +88,8 @@ def make_consistent(model: nn.Module) -> nn.Module:
     """A copy of `model` with every `nn.Dropout`, `nn.Dropout1d`, `2d`, `3d` replaced. A model that was compiled comes back uncompiled.
 
     Raises `ValueError` for alpha dropout, which has no mask to share, and for dropout inside recurrent and attention layers."""
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"`model` is a {type(model).__name__}; want an nn.Module, whose dropout layers can be found and replaced")
     model, made = copy.deepcopy(getattr(model, "_orig_mod", model)), {}
     _refuse_inner_dropout(model)
 
@@ -108,7 +112,7 @@ def make_consistent(model: nn.Module) -> nn.Module:
 
     return consistent(model)
 
-# %% ../nbs/08_bayesian_models.ipynb #f9bf79b6
+# %% ../nbs/08_bayesian_models.ipynb #454932cc
 def dropout_layers(model: nn.Module) -> dict[str, ConsistentDropout]:
     "The consistent dropout layers of a model by name. Raises `ValueError` where ordinary dropout is left."
     for name, module in model.named_modules():
@@ -117,7 +121,7 @@ def dropout_layers(model: nn.Module) -> dict[str, ConsistentDropout]:
     _refuse_inner_dropout(model)
     return {name: module for name, module in model.named_modules() if isinstance(module, ConsistentDropout)}
 
-# %% ../nbs/08_bayesian_models.ipynb #26b074c1
+# %% ../nbs/08_bayesian_models.ipynb #141df4db
 _functional_dropout = {
     *(getattr(F, name) for name in ("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout")),
     *(getattr(torch, name) for name in ("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout")),
@@ -149,6 +153,25 @@ def _evaluating(models: Sequence[nn.Module]):
             module.training = mode
 
 
+def _refuse_batch_statistics(models: Sequence[nn.Module]) -> None:
+    for name, module in (named for model in models for named in model.named_modules()):
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None:
+            raise ValueError(f"`model` has {type(module).__name__} ({name}) without running statistics, so a prediction would depend on its batch; use track_running_stats=True")
+
+
+@contextmanager
+def _blaming_inputs(x: Tensor):
+    "What PyTorch says of inputs that a model cannot take, with the argument's name and what to do."
+    try:
+        yield
+    except (RuntimeError, IndexError, TypeError) as error:
+        if _is_out_of_memory(error):
+            raise
+        reason = str(error).splitlines()[0]
+        remedy = "it draws random numbers itself; let dropout layers be all that is random" if "random operation" in reason else "want the shape that it was made for, and its dtype: `x.float()`?"
+        raise ValueError(f"`model` cannot be run on inputs of shape {tuple(x.shape)}, {x.dtype} ({reason}); {remedy}") from error
+
+
 def _uncompiled(model: nn.Module):
     "Compiled parts of `model` run as if they were not, since `vmap` cannot run what is compiled."
     compiled = any("_orig_mod" in module._modules or module._compiled_call_impl for module in model.modules())
@@ -173,7 +196,7 @@ def _watch(model: nn.Module, state: dict[str, Tensor], example: Tensor) -> tuple
 
     hooks = [layer.register_forward_pre_hook(before) for layer in names] + [module.register_forward_hook(after) for module in model.modules()]
     try:
-        with _evaluating([model]), _uncompiled(model), _NoFunctionalDropout():
+        with _evaluating([model]), _uncompiled(model), _NoFunctionalDropout(), _blaming_inputs(example):
             functional_call(model, state, (example,))
     finally:
         for hook in hooks:
@@ -185,25 +208,44 @@ def dropout_features(model: nn.Module, state: dict[str, Tensor], example: Tensor
     "What features reach each dropout layer, seen by running the model with parameters `state` on a small `example` batch. Raises `ValueError` for functional dropout."
     return _watch(model, state, example)[0]
 
-# %% ../nbs/08_bayesian_models.ipynb #cd7e175c
+# %% ../nbs/08_bayesian_models.ipynb #a52c52da
+def _check_order(loader) -> None:
+    "Raises `ValueError` where a DataLoader may give its inputs in another order than its data set's."
+    if isinstance(getattr(loader, "dataset", None), IterableDataset):
+        return
+    batches = getattr(loader, "batch_sampler", None)
+    for sampler in (getattr(loader, "sampler", None), batches.sampler if type(batches) is BatchSampler else batches):
+        if sampler is not None and not isinstance(sampler, SequentialSampler):
+            raise ValueError(
+                f"`loader` draws its inputs at random or in an order of its own ({type(sampler).__name__}), so that predictions could not be told which input they belong to; "
+                "use shuffle=False and no sampler (`torch.utils.data.Subset` chooses points)"
+            )
+
+
 def _batches(loader, num_samples: int, progress: bool) -> Iterator[Tensor]:
     "Inputs from a tensor, or from an iterable of inputs or of (inputs, ...) tuples such as a DataLoader."
     if isinstance(loader, Dataset) and not isinstance(loader, IterableDataset):
         raise ValueError("`loader` is a data set, which gives inputs one by one and not in batches; pass `DataLoader(dataset, batch_size=...)`")
-    if isinstance(getattr(loader, "sampler", None), (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)):
-        raise ValueError("`loader` draws its inputs at random, so that predictions could not be told which input they belong to; use shuffle=False and no random sampler")
+    if not isinstance(loader, Iterable):
+        raise ValueError(f"`loader` is a {type(loader).__name__}; want a tensor of inputs, or batches of them such as a DataLoader's")
+    _check_order(loader)
     if isinstance(loader, Tensor):
         loader = loader.split(max(1, 8192 // num_samples))  # bounds inputs x samples, and so the memory
     if progress:
         from tqdm.auto import tqdm
 
         loader = tqdm(loader, desc="collect", unit="batch")
+    kind = None
     for batch in loader:
         x = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
         if not isinstance(x, Tensor):
             raise ValueError(f"`loader` gives a {type(x).__name__}; want a tensor of inputs, batches of inputs, or (inputs, ...) tuples such as a DataLoader's")
-        if len(x):
-            yield x
+        if not len(x):
+            continue
+        if kind not in (None, (x.dtype, x.ndim)):
+            raise ValueError(f"`loader` gives {x.dtype} of shape {tuple(x.shape)} after batches of {kind[0]} with {kind[1]} axes; to pass labels along, give (inputs, labels) for each batch")
+        kind = x.dtype, x.ndim
+        yield x
 
 
 def _check_outputs(outputs, x: Tensor) -> Tensor:
@@ -213,11 +255,11 @@ def _check_outputs(outputs, x: Tensor) -> Tensor:
     return outputs
 
 
-def _log_softmax(outputs: Tensor) -> Tensor:
-    "Log-probabilities from logits or log-probabilities; probabilities are refused."
+def _log_softmax(outputs: Tensor, slack: float) -> Tensor:
+    "Log-probabilities from logits or log-probabilities; probabilities, rows that sum to one but for `slack`, are refused."
     if outputs.shape[-1] == 1:
         raise ValueError("`model` returns one output for each input; want one for each class, so for a sigmoid stack logsigmoid(-z) and logsigmoid(z)")
-    if outputs.min() >= 0 and outputs.max() <= 1 and (outputs.sum(-1) - 1).abs().max() < 1e-3:
+    if outputs.min() >= 0 and outputs.max() <= 1 and (outputs.sum(-1) - 1).abs().max() < slack:
         raise ValueError("`model` returns probabilities; let it return logits or log-probabilities, from which small numbers can be recovered")
     log_probs = outputs - outputs.logsumexp(-1, keepdim=True)
     if log_probs.isnan().any():
@@ -225,11 +267,14 @@ def _log_softmax(outputs: Tensor) -> Tensor:
     return log_probs
 
 
-def _as_block(outputs_K_n_C: Tensor, dtype: torch.dtype) -> Tensor:  # log_probs_n_K_C on the CPU
-    "What is kept of a batch: normalised in float32 or better, and only then rounded to `dtype`."
-    return _log_softmax(outputs_K_n_C.to(torch.promote_types(dtype, torch.float32))).transpose(0, 1).to(dtype).cpu()
+def _as_block(outputs_K_n_C: Tensor, x: Tensor, dtype: torch.dtype) -> Tensor:  # log_probs_n_K_C on the CPU
+    "What is kept of a batch `x`: normalised in float32 or better, and only then rounded to `dtype`."
+    if outputs_K_n_C.isnan().any() and not x.isfinite().all():
+        raise ValueError("`loader` gives inputs that are NaN or infinite, and `model` returns NaN for them; leave them out or mend them")
+    slack = max(1e-3, _slack.get(outputs_K_n_C.dtype, 0))  # probabilities in half precision sum to one with fewer digits
+    return _log_softmax(outputs_K_n_C.to(torch.promote_types(dtype, torch.float32)), slack).transpose(0, 1).to(dtype).cpu()
 
-# %% ../nbs/08_bayesian_models.ipynb #20ca590c
+# %% ../nbs/08_bayesian_models.ipynb #df7681de
 def _check_storage(dtype: torch.dtype, out) -> Path | None:
     if dtype not in _slack:
         raise ValueError(f"`dtype` is {dtype!r}; want torch.float16, torch.bfloat16, torch.float32 or torch.float64")
@@ -280,7 +325,7 @@ def _gather(blocks: Iterator[Tensor], out: Path | None) -> Tensor | np.memmap:
     blocks = (block for part in ([first], blocks) for block in part)
     return torch.cat(list(blocks)) if out is None else _write_npy(blocks, out)
 
-# %% ../nbs/08_bayesian_models.ipynb #778a3f58
+# %% ../nbs/08_bayesian_models.ipynb #a56c97ab
 @torch.no_grad()
 def collect_log_probs(
     model: nn.Module,  # returns logits or log-probabilities (n, C), each row from its own input alone
@@ -306,19 +351,22 @@ def collect_log_probs(
     if not layers and num_samples > 1:
         raise ValueError("`model` has no ConsistentDropout, so all samples would be equal; see `make_consistent`, or pass num_samples=1")
     state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    _refuse_batch_statistics([model])
     if device is not None:
+        device = _work_device(device)
         state = {name: tensor.to(device) for name, tensor in state.items()}  # the model itself stays where it is
     device = device or next(iter(state.values()), torch.empty(0)).device
 
     def predict(masks, x):
-        return _check_outputs(functional_call(model, {**state, **masks}, (x,)), x)
+        with _blaming_inputs(x):
+            return _check_outputs(functional_call(model, {**state, **masks}, (x,)), x)
 
     def run(x, masks, bytes_before, bytes_after, max_bytes):
         samples = max(1, min(num_samples, max_bytes // bytes_after))
         masks_of_parts = [{name: mask[k : k + samples] for name, mask in masks.items()} for k in range(0, num_samples, samples)]
         rows = max(1, max_bytes // max(bytes_before, samples * bytes_after))
-        parts = (torch.cat([vmap(predict, (0, None))(m, part) if m else predict(m, part)[None] for m in masks_of_parts]) for part in x.split(rows))
-        return torch.cat([_as_block(outputs_K_n_C, dtype) for outputs_K_n_C in parts])
+        parts = ((torch.cat([vmap(predict, (0, None))(m, part) if m else predict(m, part)[None] for m in masks_of_parts]), part) for part in x.split(rows))
+        return torch.cat([_as_block(outputs_K_n_C, part, dtype) for outputs_K_n_C, part in parts])
 
     def blocks():
         nonlocal max_bytes
@@ -338,7 +386,7 @@ def collect_log_probs(
     with _evaluating([model]), _uncompiled(model):
         return _gather(blocks(), out)
 
-# %% ../nbs/08_bayesian_models.ipynb #9ad3bd0d
+# %% ../nbs/08_bayesian_models.ipynb #89c69d38
 @torch.no_grad()
 def collect_ensemble_log_probs(
     models: Iterable[Callable[[Tensor], Tensor]],  # K networks or other callables; each takes inputs and returns logits or log-probabilities (n, C)
@@ -352,24 +400,31 @@ def collect_ensemble_log_probs(
     """Predictions of K networks or of any K callables: one parameter sample each, for all inputs.
 
     Networks run in `eval()`, so without dropout, and where they are; their modes are restored. Other callables are called as they are.
-    Raises `ValueError` where one does not return logits."""
+    Raises `ValueError` where one does not return logits, or where one network is there twice."""
     if isinstance(models, nn.Module) and not isinstance(models, nn.ModuleList):
         raise ValueError(f"`models` is one {type(models).__name__}; want several in a list (for samples by dropout, see `collect_log_probs`)")
     models, out = list(models), _check_storage(dtype, out)
     if not models or not all(map(callable, models)):
         raise ValueError("`models` is empty or holds something that cannot be called; want one network or callable for each parameter sample")
     networks = [model for model in models if isinstance(model, nn.Module)]
-    device = device or next((parameter.device for network in networks for parameter in network.parameters()), None)
+    _refuse_batch_statistics(networks)
+    if len(set(map(id, networks))) < len(networks):
+        raise ValueError("`models` holds one network more than once, so samples would be equal; want different ones (for samples by dropout, see `collect_log_probs`)")
+    device = _work_device(device) if device is not None else next((parameter.device for network in networks for parameter in network.parameters()), None)
 
     def blocks():
         for x in _batches(loader, len(models), progress):
             x = x if device is None else x.to(device, non_blocking=x.is_pinned())  # as in `collect_log_probs`
-            yield _as_block(torch.stack([_check_outputs(model(x), x) for model in models]), dtype)
+            with _blaming_inputs(x):
+                outputs = [_check_outputs(model(x), x) for model in models]
+            if len(classes := sorted({output.shape[1] for output in outputs})) > 1:
+                raise ValueError(f"`models` give different numbers of classes: {classes}; want one and the same")
+            yield _as_block(torch.stack(outputs), x, dtype)
 
     with _evaluating(networks):
         return _gather(blocks(), out)
 
-# %% ../nbs/08_bayesian_models.ipynb #d6de26ce
+# %% ../nbs/08_bayesian_models.ipynb #d97757c0
 def _conv_block(channels: int, filters: int, size: int, p: float, pool: bool = True) -> list[nn.Module]:
     return [nn.Conv2d(channels, filters, size), ConsistentDropout2d(p), *([nn.MaxPool2d(2)] if pool else []), nn.ReLU()]
 
@@ -401,10 +456,10 @@ def _head(classes: int, p: float) -> nn.Module:
 
 
 def make_cinic10_vgg(classes: int = 10, p: float = 0.5, *, pretrained: bool = False, download: bool = True) -> nn.Module:
-    """VGG-16 features with batch normalisation and a head with dropout, for CINIC-10, inputs (n, 3, 32, 32), as in the code released with Kirsch et al. (2019).
+    """VGG-16 features with batch normalisation and a head with dropout, for CINIC-10, inputs (n, 3, 32, 32): the layers of the code released with Kirsch et al. (2019).
 
-    `pretrained` takes the features' weights from ImageNet, as the paper does; torchvision downloads them (528 MB) once, unless `download` is False. Raises `ImportError`
-    without torchvision, `OSError` where the weights are not there and cannot be downloaded."""
+    `pretrained` takes the features' weights from ImageNet, as the paper does; torchvision downloads them (528 MB) once, with a progress bar, into the folder of `torch.hub`
+    (set by TORCH_HOME), unless `download` is False. Raises `ImportError` without torchvision, `OSError` where the weights are not there and cannot be downloaded."""
     models = _torchvision_models()
     features = models.vgg.make_layers(models.vgg.cfgs["D"], batch_norm=True)
     if pretrained:
@@ -413,7 +468,7 @@ def make_cinic10_vgg(classes: int = 10, p: float = 0.5, *, pretrained: bool = Fa
         try:
             if not download and not (folder / Path(weights.url).name).exists():
                 raise OSError("`download` is False")
-            state = weights.get_state_dict(progress=False, check_hash=True)
+            state = weights.get_state_dict(progress=True, check_hash=True)
         except OSError as error:
             raise OSError(f"the ImageNet weights for `pretrained` could not be downloaded ({error}); put {weights.url} into {folder}, or pass pretrained=False") from error
         features.load_state_dict({name.removeprefix("features."): value for name, value in state.items() if name.startswith("features.")})

@@ -6,44 +6,52 @@
 __all__ = ['mnist_initial_indices', 'ActiveLearningData', 'make_active_learning_data', 'get_repeated_digits',
            'get_balanced_indices', 'load_images', 'make_imbalanced', 'flip_labels', 'example_log_probs']
 
-# %% ../nbs/09_datasets.ipynb #4dec94f4
+# %% ../nbs/09_datasets.ipynb #ddefc026
+import math
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import as_file, files
+from numbers import Real
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from .information import _check_count
 from .joint_entropy import _generator
 
-# %% ../nbs/09_datasets.ipynb #2b697677
+# %% ../nbs/09_datasets.ipynb #b8f0a43e
 @dataclass
 class ActiveLearningData:
     "Inputs and labels of the pool, validation and test set. `pool_originals` numbers the image that each pool point is a copy of."
 
     name: str
     num_classes: int
-    pool_inputs: Tensor  # (P, *features), float32
-    pool_labels: Tensor  # (P,), int64
-    pool_originals: Tensor  # (P,), int64
+    pool_inputs: Tensor  # (N, *features), float32
+    pool_labels: Tensor  # (N,), int64
+    pool_originals: Tensor  # (N,), int64
     validation_inputs: Tensor
     validation_labels: Tensor
     test_inputs: Tensor
     test_labels: Tensor
 
-# %% ../nbs/09_datasets.ipynb #e61373b7
-def _whole(name: str, x) -> Tensor:
-    numbers = torch.as_tensor(x)
-    if numbers.is_floating_point() and numbers.numel():
-        raise ValueError(f"`{name}` is {x!r}; want whole numbers")
+# %% ../nbs/09_datasets.ipynb #2d9243f9
+def _whole(name: str, x, axes: Sequence[int]) -> Tensor:
+    "Whole numbers in a tensor with as many axes as allowed."
+    try:
+        numbers = torch.as_tensor(x)
+    except (TypeError, ValueError, RuntimeError):
+        numbers = None
+    if numbers is None or numbers.dim() not in axes or numbers.numel() and (numbers.is_floating_point() or numbers.dtype == torch.bool):
+        raise ValueError(f"`{name}` is {x!r}; want {'a whole number or ' if 0 in axes else ''}a list of whole numbers")
     return numbers.long()
 
 
 def _positions(name: str, positions, n: int) -> Tensor:
-    positions = _whole(name, positions)
+    positions = _whole(name, positions, [1])
     if ((positions < 0) | (positions >= n)).any() or len(positions.unique()) < len(positions):
         raise ValueError(f"`{name}` has positions outside the training set or twice; want different ones from 0 to {n - 1}")
     return positions
@@ -53,7 +61,7 @@ def _split(n: int, validation, first, generator: torch.Generator) -> tuple[Tenso
     "Positions of the validation set and of the pool's originals: `first`, then the others in their order."
     first, free = _positions("first", first, n), torch.ones(n, dtype=torch.bool)
     free[first] = False
-    validation = _whole("validation", validation)
+    validation = _whole("validation", validation, [0, 1])
     if validation.dim() == 0:
         rest = free.nonzero()[:, 0]
         if not 0 <= validation <= len(rest):
@@ -69,11 +77,27 @@ def _split(n: int, validation, first, generator: torch.Generator) -> tuple[Tenso
     return validation, pool
 
 
-def _check_set(name: str, inputs: Tensor, labels: Tensor) -> None:
+def _as_set(name: str, pair) -> tuple[Tensor, Tensor]:
+    "Inputs and labels as tensors. Raises `ValueError` that names the set."
+    try:
+        inputs, labels = map(torch.as_tensor, pair)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"`{name}` cannot be read ({error}); want a pair of inputs (n, *features) and labels (n,), tensors or arrays") from None
     if inputs.dim() < 2 or labels.shape != inputs.shape[:1] or not len(labels) or labels.is_floating_point() or labels.min() < 0:
-        raise ValueError(f"`{name}` has inputs {tuple(inputs.shape)} and labels {tuple(labels.shape)} of {labels.dtype}; want (n, *features) and n classes counted from 0")
+        raise ValueError(f"`{name}` has inputs {tuple(inputs.shape)} and labels {tuple(labels.shape)} of {labels.dtype}; want a pair, (n, *features) and n classes counted from 0")
+    if inputs.is_floating_point() and not (good_n := inputs.flatten(1).isfinite().all(1)).all():
+        raise ValueError(f"`{name}` has inputs that are NaN or infinite, the first of them at position {good_n.tolist().index(False)}; leave those images out")
+    return inputs, labels.long()
 
-# %% ../nbs/09_datasets.ipynb #103536ca
+
+def _warn_of_copies(originals: Tensor, **held_out: Tensor) -> None:
+    in_pool = {hash(image.tobytes()) for image in originals.cpu().numpy()}
+    for name, images in held_out.items():
+        copies = sum(hash(image.tobytes()) in in_pool for image in images.cpu().numpy())
+        if copies:
+            warnings.warn(f"{copies} of the {len(images)} images in `{name}` are in the pool too, number for number; leave them out of one of the two, or their labels can be bought", stacklevel=3)
+
+# %% ../nbs/09_datasets.ipynb #edba7b19
 def make_active_learning_data(
     train: tuple[Tensor, Tensor],  # inputs (n, *features) and labels (n,), as `load_images` gives them; not changed
     test: tuple[Tensor, Tensor],  # the same for the test set
@@ -88,23 +112,20 @@ def make_active_learning_data(
 ) -> ActiveLearningData:  # `pool_originals` are positions in the training set
     """Split, normalise, repeat with noise (RepeatedMNIST's recipe, section 4.1, Kirsch et al. 2019). The pool keeps the order of the training set, copy after copy.
 
-    Raises `ValueError` on sets that do not fit together and on impossible sizes."""
-    if repeats < 1:
-        raise ValueError(f"`repeats` is {repeats}; want 1 or more")
-    if not 0 <= noise < float("inf"):
-        raise ValueError(f"`noise` is {noise}; want a standard deviation of 0 or more")
-    generator = _generator(generator)
-    (inputs, labels), (test_inputs, test_labels) = train, test
-    _check_set("train", inputs, labels)
-    _check_set("test", test_inputs, test_labels)
+    Raises `ValueError` on sets that do not fit together and on impossible sizes. Warns where held-out images are in the pool too, number for number."""
+    repeats, generator = _check_count(repeats, "repeats"), _generator(generator)
+    if not isinstance(noise, Real) or not 0 <= noise < math.inf:
+        raise ValueError(f"`noise` is {noise!r}; want a standard deviation of 0 or more")
+    (inputs, labels), (test_inputs, test_labels) = _as_set("train", train), _as_set("test", test)
     if inputs.shape[1:] != test_inputs.shape[1:]:
         raise ValueError(f"`train` has inputs of shape {tuple(inputs.shape[1:])} and `test` of {tuple(test_inputs.shape[1:])}; want the same")
-    labels, test_labels = labels.long(), test_labels.long()
     classes = 1 + max(labels.max().item(), test_labels.max().item())
-    if num_classes is not None and num_classes < classes:
+    if num_classes is not None and _check_count(num_classes, "num_classes") < classes:
         raise ValueError(f"`num_classes` is {num_classes}, but there are labels up to {classes - 1}")
 
     validation_at, pool_at = _split(len(inputs), validation, first, generator)
+    compared = torch.uint8 if inputs.dtype == test_inputs.dtype == torch.uint8 else torch.float32
+    _warn_of_copies(inputs[pool_at].to(compared), validation=inputs[validation_at].to(compared), test=test_inputs.to(compared))
     originals = inputs[pool_at].float()  # a copy, normalised in place below
     over = {"dim": (0, 2, 3), "keepdim": True} if originals.dim() == 4 else {}  # images: for each channel
     mean, std = originals.mean(**over), originals.std(**over)
@@ -127,7 +148,7 @@ def make_active_learning_data(
         test_labels=test_labels,
     )
 
-# %% ../nbs/09_datasets.ipynb #2be3d383
+# %% ../nbs/09_datasets.ipynb #ef17cc72
 def get_repeated_digits(
     repeats: int = 8,  # how often each original stands in the pool
     noise: float = 0.1,  # standard deviation of the noise on every pool point, after normalisation
@@ -143,7 +164,8 @@ def get_repeated_digits(
     generator = _generator(generator)
     digits = load_digits()
     inputs, labels = torch.tensor(digits.data, dtype=torch.float32), torch.tensor(digits.target)
-    if min(originals, test) < 1 or validation < 0 or originals + test + validation > len(inputs):
+    originals, test, validation = _check_count(originals, "originals"), _check_count(test, "test"), _check_count(validation, "validation", 0)
+    if originals + test + validation > len(inputs):
         raise ValueError(f"`originals`, `test` and `validation` are {originals}, {test} and {validation}; want sizes that fit into {len(inputs)} digits")
     order = torch.randperm(len(inputs), generator=generator)
     test_at, validation_at, pool_at = order[:test], order[test : test + validation], order[test + validation :][:originals]
@@ -159,30 +181,38 @@ def get_repeated_digits(
         generator=generator,
     )
 
-# %% ../nbs/09_datasets.ipynb #3e725f21
+# %% ../nbs/09_datasets.ipynb #5d20f456
 def get_balanced_indices(
-    labels_P: Tensor,  # class of every pool point
+    labels_N: Tensor,  # class of every pool point
     per_class: int,  # points to draw of each class
     *,
+    num_classes: int | None = None,  # classes to draw from; if None, those that occur
     generator: torch.Generator | None = None,  # a fresh one seeded with 0 if None
 ) -> list[int]:  # positions in the pool, class by class
-    "A balanced initial set. Raises `ValueError` where a class has too few points."
-    order = torch.randperm(len(labels_P), generator=_generator(generator))
+    "A balanced initial set. Raises `ValueError` where a class has too few points; a class without any is missed only where `num_classes` says how many there are."
+    labels_N, per_class = _whole("labels_N", labels_N, [1]), _check_count(per_class, "per_class", 0)
+    if not len(labels_N) or labels_N.min() < 0:
+        raise ValueError("`labels_N` is empty or has labels below 0; want the class of every pool point, counted from 0")
+    if num_classes is not None and _check_count(num_classes, "num_classes") <= labels_N.max():
+        raise ValueError(f"`num_classes` is {num_classes}, but there are labels up to {labels_N.max()}")
+    order = torch.randperm(len(labels_N), generator=_generator(generator))
     indices = []
-    for c in labels_P.unique():
-        of_class = order[labels_P[order] == c][:per_class]
+    for c in labels_N.unique() if num_classes is None else range(num_classes):
+        of_class = order[labels_N[order] == c][:per_class]
         if len(of_class) < per_class:
-            raise ValueError(f"`labels_P` has {len(of_class)} points of class {int(c)}; want {per_class} or more, or a smaller `per_class`")
+            raise ValueError(f"`labels_N` has {len(of_class)} points of class {int(c)}; want {per_class} or more, or a smaller `per_class`")
         indices += of_class.tolist()
     return indices
 
-# %% ../nbs/09_datasets.ipynb #7a85670a
+# %% ../nbs/09_datasets.ipynb #a60591fa
 mnist_initial_indices = (  # of the training set: the 20 images, two of each class, that the paper's MNIST runs start from
     38043, 40091, 17418, 2094, 39879, 3133, 5011, 40683, 54379, 24287, 9849, 59305, 39508, 39356, 8758, 52579, 13655, 7636, 21562, 41329,
 )  # fmt: skip
 
-# %% ../nbs/09_datasets.ipynb #515a0309
+# %% ../nbs/09_datasets.ipynb #05cfd603
 _torchvision_names = {"mnist": "MNIST", "fashionmnist": "FashionMNIST", "emnist": "EMNIST", "cifar10": "CIFAR10"}
+_sizes = {"mnist": (60_000, 10_000), "fashionmnist": (60_000, 10_000), "emnist": (112_800, 18_800), "cifar10": (50_000, 10_000), "cinic10": (180_000, 90_000)}
+_cinic10_md5 = "6ee4d0c996905fe93221de577967a372"
 _cinic10_classes = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 
 
@@ -195,7 +225,7 @@ def _archives(kind: type, folder: Path) -> tuple[Path, str, dict[str, str]]:
         return raw, kind.url.removesuffix("gzip.zip"), {"gzip.zip": kind.md5}
     return raw, kind.mirrors[0], dict(kind.resources)
 
-# %% ../nbs/09_datasets.ipynb #156245ac
+# %% ../nbs/09_datasets.ipynb #f4f25640
 def _load_torchvision(name: str, folder: Path, download: bool) -> list:
     "Torchvision's training and test set, its archives unpacked where need be."
     from torchvision import datasets
@@ -228,39 +258,73 @@ def _load_torchvision(name: str, folder: Path, download: bool) -> list:
         )
         raise FileNotFoundError(f"{name} cannot be loaded ({reason}). {remedy}") from e
 
-# %% ../nbs/09_datasets.ipynb #77639f53
-def _load_cinic10(folder: Path) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+# %% ../nbs/09_datasets.ipynb #6577d082
+def _load_cinic10(folder: Path, progress: bool) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
     from torchvision.datasets import ImageFolder
+    from torchvision.datasets.utils import check_integrity, extract_archive
+    from tqdm.auto import tqdm
 
-    root = folder / "CINIC-10"
-    for split in ("train", "valid", "test"):
-        found = sorted(path.name for path in (root / split).glob("*") if path.is_dir())
-        if found != _cinic10_classes:
-            raise FileNotFoundError(
-                f"cinic10 cannot be loaded ({root / split} has the folders {found}, not {_cinic10_classes}). "
-                f"Get CINIC-10.tar.gz from https://doi.org/10.7488/ds/2448 and unpack it into {root}; it is not downloaded for you."
-            )
+    root, archive = folder / "CINIC-10", folder / "CINIC-10.tar.gz"
+
+    def unusable(reason):
+        if not root.exists() and (folder / "train").is_dir():
+            reason += f", and `folder`, {folder}, is CINIC-10 itself; want the one above"
+        remedy = f"Delete {root} if it is there, and get CINIC-10.tar.gz from https://doi.org/10.7488/ds/2448 into {folder}; it is not downloaded for you."
+        return FileNotFoundError(f"cinic10 cannot be loaded ({reason}). {remedy}")
+
+    if archive.exists() and not root.exists():
+        if not check_integrity(archive, _cinic10_md5):
+            raise unusable(f"{archive} is damaged: its checksum is wrong")
+        extract_archive(archive, root)
+    for place in (root, root / "train", root / "valid", root / "test"):
+        found = sorted(path.name for path in place.glob("*") if path.is_dir())
+        if not place.exists() or place != root and found != _cinic10_classes:
+            raise unusable(f"{place} has the folders {found}, not {_cinic10_classes}" if place.exists() else f"{place} does not exist")
 
     def read(split):
-        images = ImageFolder(root / split)
+        try:
+            images = ImageFolder(root / split)
+        except FileNotFoundError as error:  # a class without images
+            raise unusable(f"{root / split}: {error}") from error
         inputs = torch.empty((len(images), 3, 32, 32), dtype=torch.uint8)
-        for i, (image, _) in enumerate(images):
-            inputs[i] = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+        for i, (path, _) in enumerate(tqdm(images.samples, f"CINIC-10, {split}", unit="image", disable=not progress)):
+            try:
+                image = torch.from_numpy(np.array(images.loader(path)))
+            except (OSError, SyntaxError) as error:  # what Pillow raises on damaged files
+                raise unusable(f"{path} is damaged: {error}") from error
+            if image.shape != (32, 32, 3):
+                raise unusable(f"{path} is an image of {' x '.join(map(str, image.shape[:2]))} pixels, not 32 x 32")
+            inputs[i] = image.permute(2, 0, 1)
         return inputs, torch.tensor(images.targets)
 
     train, valid, test = map(read, ("train", "valid", "test"))
     return (torch.cat([train[0], valid[0]]), torch.cat([train[1], valid[1]])), test
 
-# %% ../nbs/09_datasets.ipynb #7c79321a
+
+def _check_images(name: str, folder: Path, train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor]) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    "Both sets, if they are whole. Raises `FileNotFoundError` on images without labels, classes that are none, and missing images."
+    num_classes, expected = 47 if name == "emnist" else 10, _sizes.get(name, (len(train[0]), len(test[0])))
+    for split, (inputs, labels), size in zip(("training", "test"), (train, test), expected):
+        if len(inputs) != size:
+            wrong = f"{len(inputs):,} {split} images, not {size:,}"
+        elif len(inputs) != len(labels) or labels.max() >= num_classes:
+            wrong = f"{len(inputs)} {split} images and {len(labels)} labels, up to {labels.max()}"
+        else:
+            continue
+        raise FileNotFoundError(f"{name} cannot be loaded (there are {wrong}). Delete what was unpacked of it in {folder}, and load it again.")
+    return train, test
+
+# %% ../nbs/09_datasets.ipynb #4059cf61
 def load_images(
     name: str,  # mnist, fashionmnist, emnist (the balanced split), cifar10 or cinic10
     folder: str | Path | None = None,  # where the files are; if None, $BATCHBALD_DATA or else ~/.cache/batchbald_nbdev
     *,
     download: bool = False,  # fetch missing files, with a progress bar and checksums; not for cinic10
+    progress: bool = False,  # show a progress bar while the many files of cinic10 are read
 ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:  # training and test set: inputs (n, channels, height, width), uint8, and labels (n,), int64
     """An image set of the papers, read by torchvision. `make_active_learning_data` takes what it returns.
 
-    Raises `FileNotFoundError` that says which files are missing, where to get them and where to put them, `ImportError` without torchvision, `ValueError` on an unknown name."""
+    Raises `FileNotFoundError` that says which files are missing or damaged, where to get them and where to put them, `ImportError` without torchvision, `ValueError` on an unknown name."""
     if name not in (*_torchvision_names, "cinic10"):
         raise ValueError(f"`name` is {name!r}; want one of: {', '.join(_torchvision_names)}, cinic10")
     try:
@@ -269,7 +333,7 @@ def load_images(
         raise ImportError(f"`load_images` needs torchvision, which cannot be imported ({e}): pip install torchvision") from e
     folder = Path(folder or os.environ.get("BATCHBALD_DATA") or "~/.cache/batchbald_nbdev").expanduser()
     if name == "cinic10":
-        return _load_cinic10(folder)
+        return _check_images(name, folder, *_load_cinic10(folder, progress))
 
     def tensors(images):
         inputs = torch.as_tensor(images.data)
@@ -279,47 +343,48 @@ def load_images(
             inputs = inputs[:, None].mT if name == "emnist" else inputs[:, None]
         return inputs.contiguous(), torch.as_tensor(images.targets)
 
-    train, test = _load_torchvision(name, folder, download)
-    return tensors(train), tensors(test)
+    return _check_images(name, folder, *map(tensors, _load_torchvision(name, folder, download)))
 
-# %% ../nbs/09_datasets.ipynb #b369414c
+# %% ../nbs/09_datasets.ipynb #77636a93
 def _originals(data: ActiveLearningData) -> tuple[Tensor, Tensor]:
     "For every pool point the place of its original among those of the pool, and the label of every original."
-    place_P = data.pool_originals.unique(return_inverse=True)[1]
-    labels_O = data.pool_labels.new_zeros(int(place_P.max()) + 1)
-    labels_O[place_P] = data.pool_labels
-    return place_P, labels_O
+    place_N = data.pool_originals.unique(return_inverse=True)[1]
+    labels_O = data.pool_labels.new_zeros(int(place_N.max()) + 1)
+    labels_O[place_N] = data.pool_labels
+    return place_N, labels_O
 
-# %% ../nbs/09_datasets.ipynb #a4de97e7
+# %% ../nbs/09_datasets.ipynb #941ca1e7
 def make_imbalanced(
     data: ActiveLearningData,  # not changed
     fractions: dict[int, float],  # class -> fraction of its originals to keep, in [0, 1]; other classes keep all
     *,
     generator: torch.Generator | None = None,  # a fresh one seeded with 0 if None
 ) -> ActiveLearningData:  # the pool with fewer points, in the same order
-    "A pool in which some classes are rare. Raises `ValueError` on an unknown class, a bad fraction, or if nothing would be left."
+    "A pool in which some classes are rare. Raises `ValueError` on an unknown class, a bad fraction, one that rounds to nothing, or if nothing would be left."
     wrong = [c for c, fraction in fractions.items() if c not in range(data.num_classes) or not 0 <= fraction <= 1]
     if wrong:
         raise ValueError(f"`fractions` has {fractions[wrong[0]]} for class {wrong[0]}; want from 0 to 1 for classes 0 to {data.num_classes - 1}")
     generator = _generator(generator)
-    place_P, labels_O = _originals(data)
+    place_N, labels_O = _originals(data)
     keep_O = torch.ones(len(labels_O), dtype=torch.bool)
     for c in sorted(fractions):
         of_class = (labels_O == c).nonzero()[:, 0]
+        if fractions[c] > 0 and len(of_class) and not round(fractions[c] * len(of_class)):
+            raise ValueError(f"`fractions` has {fractions[c]} for class {c}, which rounds to none of {len(of_class)} originals; want 0 to leave the class out, or more")
         order = torch.randperm(len(of_class), generator=generator)
         keep_O[of_class[order[round(fractions[c] * len(of_class)) :]]] = False
     if not keep_O.any():
         raise ValueError("`fractions` keeps no point at all; want some left in the pool")
-    keep_P = keep_O[place_P]
+    keep_N = keep_O[place_N]
     return replace(
         data,
         name=f"{data.name}-imbalanced",
-        pool_inputs=data.pool_inputs[keep_P],
-        pool_labels=data.pool_labels[keep_P],
-        pool_originals=data.pool_originals[keep_P],
+        pool_inputs=data.pool_inputs[keep_N],
+        pool_labels=data.pool_labels[keep_N],
+        pool_originals=data.pool_originals[keep_N],
     )
 
-# %% ../nbs/09_datasets.ipynb #741c0750
+# %% ../nbs/09_datasets.ipynb #81c3b24a
 def flip_labels(
     data: ActiveLearningData,  # not changed
     fraction: float,  # of the pool's originals, in [0, 1]
@@ -330,12 +395,12 @@ def flip_labels(
     if not 0 <= fraction <= 1 or data.num_classes < 2:
         raise ValueError(f"`fraction` is {fraction} and `data` has {data.num_classes} classes; want from 0 to 1, and 2 classes or more")
     generator = _generator(generator)
-    place_P, labels_O = _originals(data)
+    place_N, labels_O = _originals(data)
     wrong = torch.randperm(len(labels_O), generator=generator)[: round(fraction * len(labels_O))]
     labels_O[wrong] = (labels_O[wrong] + torch.randint(1, data.num_classes, wrong.shape, generator=generator)) % data.num_classes
-    return replace(data, name=f"{data.name}-mislabelled", pool_labels=labels_O[place_P])
+    return replace(data, name=f"{data.name}-mislabelled", pool_labels=labels_O[place_N])
 
-# %% ../nbs/09_datasets.ipynb #11513121
+# %% ../nbs/09_datasets.ipynb #57a22d01
 def example_log_probs(
     labels: int = 20,  # digits that the network was trained on: 20 or 100
 ) -> Tensor:  # log_probs_N_K_C, float16, 1,000 x 100 x 10

@@ -14,7 +14,8 @@ from torch import nn
 from torch.func import functional_call, vmap
 from torch.nn import functional as F
 from torch.testing import assert_close
-from torch.utils.data import DataLoader, IterableDataset, SubsetRandomSampler, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler, Sampler, SequentialSampler, Subset, SubsetRandomSampler, TensorDataset
+from torch.utils.data.distributed import DistributedSampler
 
 from batchbald_nbdev.all import *
 
@@ -179,16 +180,31 @@ def test_loaders_of_all_kinds(model, images):
             buffer.fill_(torch.nan)
 
     for loader in (images.split(5), (part for part in images.split(5)), DataLoader(Stream(images), batch_size=5), Stream(images.split(5)), [[part] for part in images.split(5)],
-                   [images[:0], images, images[:0]], reusing(), DataLoader(images, batch_size=23)):
+                   [torch.empty(0), images, images[:0]], reusing(), DataLoader(images, batch_size=23)):
         assert_close(collect_log_probs(model, loader, 4), expected)
     assert torch.equal(images, torch.randn(23, 1, 8, 8, generator=seeded()))  # as it was
 
 
 def test_loaders_that_are_refused(model, images):
     pool = TensorDataset(images)
-    for loader in (DataLoader(pool, shuffle=True), DataLoader(pool, sampler=SubsetRandomSampler(range(5)))):
+    class Backwards(Sampler):
+        def __iter__(self): return iter(range(22, -1, -1))
+        def __len__(self): return 23
+
+    class Shuffling(BatchSampler):
+        def __iter__(self): return reversed(list(super().__iter__()))
+
+    for loader in (
+        DataLoader(pool, shuffle=True), DataLoader(pool, sampler=SubsetRandomSampler(range(5))), DataLoader(pool, sampler=Backwards()), DataLoader(pool, batch_sampler=[[1, 0]]),
+        DataLoader(pool, batch_sampler=BatchSampler(RandomSampler(pool), 8, False)), DataLoader(pool, batch_sampler=Shuffling(SequentialSampler(pool), 8, False)),
+        DataLoader(pool, sampler=DistributedSampler(pool, 1, 0)),
+    ):  # fmt: skip
         with pytest.raises(ValueError, match="`loader` draws its inputs at random"):
             collect_log_probs(model, loader, 2)
+    expected = collect_log_probs(model, images[[3, 1]], 2)
+    for loader in (DataLoader(Subset(pool, [3, 1])), DataLoader(pool, batch_sampler=BatchSampler(SequentialSampler(range(2)), 2, False))):
+        assert collect_log_probs(model, loader, 2).shape == expected.shape
+    assert_close(collect_log_probs(model, DataLoader(Subset(pool, [3, 1])), 2), expected)
     with pytest.raises(ValueError, match="`loader` is a data set"):
         collect_log_probs(model, pool, 2)
     for loader in (images[:0], [], [images[:0]]):
@@ -196,6 +212,16 @@ def test_loaders_that_are_refused(model, images):
             collect_log_probs(model, loader, 2)
     with pytest.raises(ValueError, match="`loader` gives a list"):
         collect_log_probs(model, [[]], 2)
+    for loader in (None, 3):
+        with pytest.raises(ValueError, match="`loader` is a (NoneType|int)"):
+            collect_log_probs(model, loader, 2)
+    flat, x = make(lambda: nn.Linear(64, 64), nn.Dropout, lambda: nn.Linear(64, 5)), images.flatten(1)
+    for labels in (torch.arange(23), F.one_hot(torch.arange(23), 64), torch.zeros(23)):
+        with pytest.raises(ValueError, match="`loader` gives .* labels"):
+            collect_log_probs(flat, (x, labels), 2)
+        with pytest.raises(ValueError, match="`loader` gives .* labels"):
+            collect_ensemble_log_probs([flat], (x, labels))
+        assert_close(collect_log_probs(flat, [(x, labels)], 2), collect_log_probs(flat, x, 2))
 
 
 def test_progress_counts_batches(model, images, capsys):
@@ -213,6 +239,49 @@ def test_arguments_that_are_refused(model, images):
             collect_log_probs(model, images, **{"num_samples": 2, name: value})
     with pytest.raises(ValueError, match="collect_ensemble_log_probs"):
         collect_log_probs(lambda x: x, images, 2)
+
+
+def test_inputs_that_do_not_fit_are_told_from_models_that_are_broken(images):
+    net, x = make(nn.Flatten, lambda: nn.Linear(64, 64), nn.Dropout, lambda: nn.Linear(64, 5)), images.flatten(1)
+    for bad, word in ((x.mul(9).to(torch.uint8), "uint8"), (x.double(), "float64"), (x[:, :9], r"\(1, 9\)")):
+        with pytest.raises(ValueError, match=f"`model` cannot be run on inputs of shape .*{word}.*float"):
+            collect_log_probs(net, bad, 2)
+        with pytest.raises(ValueError, match="`model` cannot be run on inputs of shape"):
+            collect_ensemble_log_probs([net], bad)
+    with pytest.raises(ValueError, match="`model` cannot be run on inputs of shape"):
+        collect_log_probs(net, [x, x[:, :9]], 2)  # the first batch fits
+    for value in (torch.nan, torch.inf):
+        bad = x.clone()
+        bad[20, 3] = value
+        for collect in (partial(collect_log_probs, net, num_samples=2), partial(collect_ensemble_log_probs, [net])):
+            with pytest.raises(ValueError, match="`loader` gives inputs that are NaN or infinite"):
+                collect(loader=bad)
+
+
+def test_models_that_draw_or_look_at_the_batch_are_refused(images):
+    class Draws(nn.Module):
+        def forward(self, x): return x + torch.randn_like(x)
+
+    with pytest.raises(ValueError, match="`model` .*draws random numbers"):
+        collect_log_probs(make(nn.Flatten, nn.Dropout, Draws, lambda: nn.Linear(64, 5)), images, 2)
+    of_batch = make(nn.Flatten, lambda: nn.BatchNorm1d(64, track_running_stats=False), nn.Dropout, lambda: nn.Linear(64, 5))
+    for collect in (partial(collect_log_probs, of_batch, images, 2), partial(collect_ensemble_log_probs, [of_batch], images)):
+        with pytest.raises(ValueError, match=r"BatchNorm1d \(1\) without running statistics"):
+            collect()
+
+
+def test_devices_that_are_not_there_are_named(model, images):
+    for device in ("cuda:99", "abacus"):
+        for collect in (partial(collect_log_probs, model, images, 2), partial(collect_ensemble_log_probs, [model], images)):
+            with pytest.raises(ValueError, match=f"`device` is '{device}'"):
+                collect(device=device)
+
+
+def test_models_that_cannot_be_made_consistent():
+    with pytest.raises(ValueError, match="`model` is a function"):
+        make_consistent(lambda x: x)
+    with pytest.raises(ValueError, match=r"Dropout with p=1.0 \(0.last\)"):
+        make_consistent(nn.Sequential(nn.ModuleDict({"first": nn.Dropout(0.5), "last": nn.Dropout(1.0)})))
 
 
 # What models return
@@ -239,6 +308,17 @@ def test_outputs_that_are_refused(images):
             collect_ensemble_log_probs([Returns(fn)], images)
     hard = collect_log_probs(Returns(lambda x: F.pad(x, (1, 0), value=-torch.inf)), images, 3)
     assert (hard[..., 0] == -torch.inf).all() and check_log_probs(hard)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_probabilities_in_half_precision_are_refused_too(dtype, images):
+    logits = 3 * torch.randn(64, 10, generator=seeded())
+    for classes in (2, 10):
+        with pytest.raises(ValueError, match="`model` returns probabilities"):
+            collect_ensemble_log_probs([nn.Softmax(-1)], logits[:, :classes].to(dtype))
+        with pytest.raises(ValueError, match="`model` returns probabilities"):
+            collect_log_probs(nn.Sequential(ConsistentDropout(), nn.Softmax(-1)), logits[:, :classes].to(dtype), 4)
+        assert collect_ensemble_log_probs([nn.Identity()], logits[:, :classes].to(dtype)).shape == (64, 1, classes)
 
 
 # State
@@ -347,7 +427,7 @@ def test_cuda_gives_what_the_cpu_gives():
     on_gpu = copy.deepcopy(net).cuda()
     assert_close(collect_log_probs(on_gpu, x, 50), expected, atol=1e-4, rtol=1e-3)
     assert_close(collect_log_probs(on_gpu, x, 50, generator=torch.Generator("cuda").manual_seed(0)).exp().mean(1), expected.exp().mean(1), atol=0.3, rtol=0)
-    assert_close(collect_ensemble_log_probs([on_gpu, on_gpu], pinned), collect_ensemble_log_probs([net, net], x), atol=1e-4, rtol=1e-3)
+    assert_close(collect_ensemble_log_probs([on_gpu, copy.deepcopy(on_gpu)], pinned), collect_ensemble_log_probs([net, copy.deepcopy(net)], x), atol=1e-4, rtol=1e-3)
 
 
 def test_other_devices_and_dtypes(model, images):
@@ -486,7 +566,7 @@ def test_files_hold_what_memory_holds(model, images, dtype, tmp_path):
         assert torch.equal(torch.tensor(mapped), kept) and (np.load(tmp_path / f"{name}.npy") == mapped).all()
         assert torch.equal(compute_bald(mapped), compute_bald(kept))
         assert get_batchbald_batch(mapped, 4) == get_batchbald_batch(kept, 4)
-    members = [model, model]
+    members = [model, copy.deepcopy(model)]
     assert torch.equal(torch.tensor(collect_ensemble_log_probs(members, images, out=str(tmp_path / "e.npy"))), collect_ensemble_log_probs(members, images))
     assert sorted(o.name for o in tmp_path.iterdir()) == ["batches.npy", "e.npy", "generator.npy", "tensor.npy"]
     assert all(o.stat().st_mode & 0o777 == 0o644 for o in tmp_path.iterdir())
@@ -557,7 +637,7 @@ def test_ensembles_are_one_sample_each(images):
 
 def test_ensembles_run_without_dropout_and_get_their_mode_back(images):
     member = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Dropout(), nn.Linear(64, 5)).train()
-    log_probs_N_K_C = collect_ensemble_log_probs([member, member], images)
+    log_probs_N_K_C = collect_ensemble_log_probs([member, copy.deepcopy(member)], images)
     assert torch.equal(log_probs_N_K_C[:, 0], log_probs_N_K_C[:, 1])
     assert all(m.training for m in member.modules()) and not member[1].num_batches_tracked
 
@@ -568,6 +648,10 @@ def test_ensembles_that_are_refused(model, images):
             collect_ensemble_log_probs(models, images)
     with pytest.raises(ValueError, match="returns a ndarray"):
         collect_ensemble_log_probs([lambda x: x.numpy()], images)
+    with pytest.raises(ValueError, match="`models` holds one network more than once"):
+        collect_ensemble_log_probs([model] * 5, images)
+    with pytest.raises(ValueError, match=r"`models` give different numbers of classes: \[5, 7\]"):
+        collect_ensemble_log_probs([model, lambda x: x.flatten(1)[:, :7]], images)
 
 
 # The papers' networks

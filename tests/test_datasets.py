@@ -1,5 +1,5 @@
 "Image sets in the formats in which they are published, written small; the recipe of repetition and noise; variants of the pool."
-import functools, gzip, hashlib, http.server, json, shutil, subprocess, sys, threading
+import functools, gzip, hashlib, http.server, json, shutil, subprocess, sys, tarfile, threading, warnings
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -147,7 +147,9 @@ def test_classes_are_counted_or_given():
     ({"validation": -1}, "`validation`"), ({"validation": 41}, "`validation`"), ({"validation": 0.2}, "`validation`"), ({"validation": 40}, "some left"),
     ({"validation": [40]}, "`validation`"), ({"validation": [-1]}, "`validation`"), ({"validation": [1, 1]}, "`validation`"), ({"first": [2, 2]}, "`first`"), ({"first": [40]}, "`first`"),
     ({"first": [0.5]}, "`first`"), ({"first": [3], "validation": [3]}, "`first` and `validation`"), ({"first": [3], "validation": 40}, "`validation`"),
-    ({"num_classes": 4}, "`num_classes`"), ({"generator": 0}, "`generator`"),
+    ({"num_classes": 4}, "`num_classes`"), ({"num_classes": 5.5}, "`num_classes`"), ({"generator": 0}, "`generator`"), ({"repeats": 1.5}, "`repeats`"), ({"repeats": True}, "`repeats`"),
+    ({"noise": "a"}, "`noise`"), ({"noise": None}, "`noise`"), ({"validation": None}, "`validation`"), ({"validation": "a"}, "`validation`"), ({"validation": True}, "`validation`"),
+    ({"validation": [[1, 2], [3, 4]]}, "`validation`"), ({"validation": [True, False]}, "`validation`"), ({"first": 3}, "`first`"), ({"first": None}, "`first`"),
 ])
 def test_impossible_requests_name_their_argument(options, word):
     with pytest.raises(ValueError, match=word): make_active_learning_data(make_images(), make_images(9, seed=5), **options)
@@ -163,6 +165,44 @@ def test_sets_that_do_not_fit_are_refused():
     grey = inputs.clone()
     grey[:, 1] = 7
     with pytest.raises(ValueError, match="all equal"): make_active_learning_data((grey, labels), (inputs, labels))
+
+
+def test_sets_of_other_kinds_are_refused_by_name():
+    good = make_images()
+    for bad in (None, good[0], (*good, good[1]), (good[0], None), [good[0]], 3):
+        with pytest.raises(ValueError, match="`train` .*want a pair"): make_active_learning_data(bad, good)
+        with pytest.raises(ValueError, match="`test` .*want a pair"): make_active_learning_data(good, bad)
+
+
+def test_arrays_are_as_good_as_tensors():
+    train, test = make_images(), make_images(9, seed=5)
+    data = make_active_learning_data(train, test, noise=0.1, validation=5)
+    again = make_active_learning_data(tuple(x.numpy() for x in train), [x.numpy() for x in test], noise=0.1, validation=5)
+    for o in fields(data):
+        if isinstance(getattr(data, o.name), torch.Tensor): assert torch.equal(getattr(again, o.name), getattr(data, o.name))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("at", [3, 37])  # in the pool, and held out
+def test_inputs_that_are_not_finite_are_refused(value, at):
+    inputs, labels = make_images(dtype=torch.float32)
+    bad = inputs.clone()
+    bad[at, 1, 2, 2] = value
+    with pytest.raises(ValueError, match=f"`train` .*NaN or infinite.*{at}"): make_active_learning_data((bad, labels), make_images(9, seed=5), validation=range(30, 40))
+    with pytest.raises(ValueError, match=f"`test` .*NaN or infinite.*{at}"): make_active_learning_data(make_images(9, seed=5), (bad, labels))
+
+
+def test_held_out_images_that_are_in_the_pool_too_are_counted():
+    train, test = make_images(), make_images(9, seed=5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        make_active_learning_data(train, test, repeats=2, noise=0.1, validation=5)
+    mixed = torch.cat([train[0][[7, 12, 7]], test[0]]), torch.cat([train[1][[7, 12, 7]], test[1]])
+    with pytest.warns(UserWarning, match=r"^3 of the 12 images in `test` are in the pool too"): make_active_learning_data(train, mixed, noise=0.1)
+    with pytest.warns(UserWarning, match=r"^3 of the 12 images in `test`"): make_active_learning_data((train[0].float(), train[1]), (mixed[0].double(), mixed[1]))
+    with pytest.warns(UserWarning, match=r"^1 of the 12 images in `test`"): make_active_learning_data(train, mixed, validation=[7])  # held out both: no leak
+    twice = torch.cat([train[0], train[0][:2]]), torch.cat([train[1], train[1][:2]])
+    with pytest.warns(UserWarning, match=r"^2 of the 2 images in `validation` are in the pool too"): make_active_learning_data(twice, test, validation=[40, 41])
 
 
 def test_a_large_pool_takes_little_more_than_itself():
@@ -190,7 +230,7 @@ def test_the_paper_s_initial_set_comes_first_whatever_the_split():
     pixels = torch.arange(60_000.0)[:, None]
     labels = torch.randint(0, 10, (60_000,), generator=seeded())
     for seed in range(3):
-        data = make_active_learning_data((pixels, labels), (pixels[:5], labels[:5]), repeats=2, validation=50_000, first=mnist_initial_indices, generator=seeded(seed))
+        data = make_active_learning_data((pixels, labels), (pixels[:5] + 0.5, labels[:5]), repeats=2, validation=50_000, first=mnist_initial_indices, generator=seeded(seed))
         assert data.pool_originals[:20].tolist() == list(mnist_initial_indices)
         assert data.pool_labels[:20].tolist() == labels[list(mnist_initial_indices)].tolist()
         kept = pixels[data.pool_originals[:10_000]]
@@ -204,6 +244,23 @@ def test_balanced_indices_need_enough_of_each_class():
     picks = get_balanced_indices(labels, 2, generator=seeded(4))
     assert labels[picks].tolist() == [0, 0, 2, 2] and len(set(picks)) == 4
     with pytest.raises(ValueError, match="class 0"): get_balanced_indices(labels, 4)
+    with pytest.raises(ValueError, match="0 points of class 1"): get_balanced_indices(labels, 2, num_classes=3)
+    with pytest.raises(ValueError, match="0 points of class 3"): get_balanced_indices(torch.arange(3), 1, num_classes=4)
+    assert get_balanced_indices(torch.arange(3), 1, num_classes=3) == [0, 1, 2] and get_balanced_indices(labels, 0) == []
+    with pytest.raises(ValueError, match="`num_classes` is 2, but .* up to 2"): get_balanced_indices(labels, 2, num_classes=2)
+    for per_class in (-1, 1.5, True, None):
+        with pytest.raises(ValueError, match="`per_class`"): get_balanced_indices(labels, per_class)
+    for bad in (labels[:0], labels.float(), labels[:, None], labels - 1, None, "a"):
+        with pytest.raises(ValueError, match="`labels_N`"): get_balanced_indices(bad, 2)
+    assert get_balanced_indices(labels.tolist(), 2) == get_balanced_indices(labels.numpy(), 2) == get_balanced_indices(labels, 2)
+
+
+@pytest.mark.parametrize("options, word", [
+    ({"repeats": 1.5}, "`repeats`"), ({"repeats": True}, "`repeats`"), ({"noise": "a"}, "`noise`"), ({"originals": 0}, "`originals`"), ({"originals": 2.5}, "`originals`"),
+    ({"test": None}, "`test`"), ({"validation": -1}, "`validation`"), ({"validation": [1]}, "`validation`"),
+])  # fmt: skip
+def test_digits_that_cannot_be_had(options, word):
+    with pytest.raises(ValueError, match=word): get_repeated_digits(**options)
 
 
 # Variants
@@ -212,7 +269,7 @@ def test_balanced_indices_need_enough_of_each_class():
 def make_data(n=4000, classes=4, repeats=3, **options):
     pixels = torch.arange(float(n))[:, None]
     labels = torch.arange(n) % classes
-    return make_active_learning_data((pixels, labels), (pixels[:8], labels[:8]), repeats=repeats, noise=0.1, validation=n // 5, **options)
+    return make_active_learning_data((pixels, labels), (pixels[:8] + 0.5, labels[:8]), repeats=repeats, noise=0.1, validation=n // 5, **options)
 
 
 def same(a, b, but=()):
@@ -241,6 +298,13 @@ def test_imbalanced_pool_keeps_fractions_of_originals_with_all_copies():
 @pytest.mark.parametrize("fractions", [{4: 0.5}, {-1: 0.5}, {0: -0.1}, {0: 1.1}, {0: float("nan")}, {0: 0, 1: 0, 2: 0, 3: 0}])
 def test_imbalance_that_cannot_be_is_refused(fractions):
     with pytest.raises(ValueError, match="`fractions`"): make_imbalanced(make_data(400), fractions)
+
+
+def test_a_class_does_not_vanish_by_rounding():
+    data = make_data(400)  # about 80 originals of each class
+    with pytest.raises(ValueError, match=r"`fractions` has 0.006 for class 0, which rounds to none of \d+ originals"): make_imbalanced(data, {0: 0.006})
+    assert make_imbalanced(data, {0: 0.007}).pool_labels.bincount()[0] == 3
+    assert not (make_imbalanced(data, {0: 0}).pool_labels == 0).any()
 
 
 def test_wrong_labels_are_uniform_shared_by_copies_and_in_the_pool_only():
@@ -331,6 +395,79 @@ def test_cinic10_insists_on_its_ten_classes(torchvision, tmp_path):
         shutil.rmtree(stray)
     for path in (tmp_path / "CINIC-10" / "test" / "bird").iterdir(): path.unlink()
     with pytest.raises(FileNotFoundError, match="bird"): load_images("cinic10", tmp_path)
+
+
+def test_cinic10_from_its_archive(torchvision, monkeypatch, tmp_path):
+    written = write_cinic10(tmp_path)
+    archive = tmp_path / "CINIC-10.tar.gz"
+    with tarfile.open(archive, "w:gz") as tar:
+        for split in ("train", "valid", "test"): tar.add(tmp_path / "CINIC-10" / split, split)
+    shutil.rmtree(tmp_path / "CINIC-10")
+    with pytest.raises(FileNotFoundError, match=r"CINIC-10.tar.gz.* checksum is wrong"): load_images("cinic10", tmp_path)
+    assert not (tmp_path / "CINIC-10").exists()
+    monkeypatch.setattr("batchbald_nbdev.datasets._cinic10_md5", hashlib.md5(archive.read_bytes()).hexdigest())
+    for _ in range(2): check_loaded(load_images("cinic10", tmp_path), written, (3, 32, 32))
+    archive.unlink()
+    check_loaded(load_images("cinic10", tmp_path), written, (3, 32, 32))
+
+
+def test_cinic10_shows_its_progress(torchvision, tmp_path, capsys):
+    write_cinic10(tmp_path)
+    load_images("cinic10", tmp_path)
+    assert not capsys.readouterr().err
+    load_images("cinic10", tmp_path, progress=True)
+    assert "20/20" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("damage", ["cut", "no image", "1 x 1", "32 x 1", "64 x 64", "empty class"])
+def test_cinic10_names_what_is_damaged(torchvision, tmp_path, damage):
+    from PIL import Image
+
+    write_cinic10(tmp_path)
+    path = tmp_path / "CINIC-10" / "valid" / "deer" / "cifar10-train-0.png"
+    if damage == "cut": path.write_bytes(path.read_bytes()[:1000])
+    elif damage == "no image": path.write_bytes(b"not an image")
+    elif damage == "empty class": path.unlink()
+    else: Image.new("RGB", tuple(map(int, damage.split(" x ")))).save(path)
+    with pytest.raises(FileNotFoundError, match=f"cinic10 cannot be loaded .*deer.*Delete {tmp_path}/CINIC-10.*CINIC-10.tar.gz"): load_images("cinic10", tmp_path)
+
+
+def test_cinic10_folders_that_are_not_there(torchvision, tmp_path):
+    with pytest.raises(FileNotFoundError, match=rf"{tmp_path}/CINIC-10 does not exist"): load_images("cinic10", tmp_path)
+    write_cinic10(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"`folder`.* is CINIC-10 itself; want the one above"): load_images("cinic10", tmp_path / "CINIC-10")
+    shutil.rmtree(tmp_path / "CINIC-10" / "test")
+    with pytest.raises(FileNotFoundError, match="test does not exist"): load_images("cinic10", tmp_path)
+
+
+def test_sets_with_images_missing_are_refused(torchvision, monkeypatch, tmp_path):
+    "As they are published, not as tests write them."
+    write_cinic10(tmp_path)
+    write_mnist(torchvision.MNIST, tmp_path, monkeypatch)
+    sizes = {"mnist": (60_000, 10_000), "cinic10": (180_000, 90_000)}
+    monkeypatch.setattr("batchbald_nbdev.datasets._sizes", sizes)
+    for name, found in (("mnist", 300), ("cinic10", 30)):
+        with pytest.raises(FileNotFoundError, match=f"{name} cannot be loaded .*{found} training images, not {sizes[name][0]:,}"): load_images(name, tmp_path)
+    sizes["mnist"] = 300, 10_000
+    with pytest.raises(FileNotFoundError, match="40 test images, not 10,000"): load_images("mnist", tmp_path)
+
+
+def test_sizes_are_those_of_the_chapter_s_table():
+    from batchbald_nbdev.datasets import _sizes
+
+    cells = json.loads((ROOT / "nbs/09_datasets.ipynb").read_text())["cells"]
+    rows = [line.split("|") for cell in cells for line in "".join(cell["source"]).splitlines() if line.startswith("| `")]
+    assert {row[1].split("`")[1]: tuple(int(o.replace(",", "")) for o in row[2:4]) for row in rows} == _sizes
+
+
+@pytest.mark.parametrize("labels", [[0, 1], [0, 1, 2, 3], [0, 1, 200]])
+def test_images_and_labels_that_do_not_fit(torchvision, tmp_path, labels):
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for prefix in ("train", "t10k"):
+        (raw / f"{prefix}-images-idx3-ubyte").write_bytes(idx(images(3)[0]))
+        (raw / f"{prefix}-labels-idx1-ubyte").write_bytes(idx(np.array(labels)))
+    with pytest.raises(FileNotFoundError, match=f"3 training images and {len(labels)} labels.*up to {max(labels)}"): load_images("mnist", tmp_path)
 
 
 def test_where_files_are_looked_for(torchvision, monkeypatch, tmp_path):

@@ -112,7 +112,7 @@ def test_workflows_agree_with_settings():
 def test_a_release_is_checked_built_and_published_by_jobs_of_their_own():
     "Publishing needs a right that nothing else should have, and waits for what checks."
     build, publish = yaml.safe_load((ROOT / ".github/workflows/release.yml").read_text())["jobs"].values()
-    assert [step["run"].split()[1] for step in build["steps"] if "run" in step] == ["release-check", "check", "test", "dist"]
+    assert [step["run"].split()[1] for step in build["steps"] if "run" in step] == ["release-check", "check", "docs", "test", "dist"]
     assert (publish["needs"], publish["environment"], publish["permissions"]) == ("build", "pypi", {"id-token": "write"})
     assert "permissions" not in build and not any("run" in step for step in publish["steps"])
     assert [step["uses"].split("@")[0] for step in publish["steps"]] == ["actions/download-artifact", "pypa/gh-action-pypi-publish"]

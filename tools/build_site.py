@@ -78,7 +78,7 @@ class PageFilter(FilterDefaults):
 def doors():
     "The three ways in, for the landing page."
     entries = [("information.html", "Read the book", "From two coins to batches out of millions of points, one idea at a time."),
-               (colab.get_url("index.ipynb"), "Run it on Colab", "Every chapter is a notebook. Nothing to install."),
+               (colab.get_url("01_bald.ipynb"), "Run it on Colab", "Every chapter is a notebook that installs itself. Begin with BALD."),
                ("api.html", "Import the library", "Plain functions over PyTorch tensors, all on one page.")]
     links = (f'<a href="{url}"><strong>{title}</strong> <span>{text}</span></a>' for url, title, text in entries)
     return f'<div class="doors">\n{chr(10).join(links)}\n</div>'
