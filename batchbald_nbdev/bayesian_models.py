@@ -9,6 +9,7 @@ __all__ = ['ConsistentDropout', 'ConsistentDropout2d', 'make_consistent', 'dropo
 
 # %% ../nbs/08_bayesian_models.ipynb #58b66f83
 import copy
+import itertools
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -348,14 +349,19 @@ def collect_log_probs(
         raise ValueError(f"`model` is a {type(model).__name__}; want an nn.Module (for other callables, one for each sample, see `collect_ensemble_log_probs`)")
     model = getattr(model, "_orig_mod", model)  # inside of what `torch.compile` returns
     layers, generator = dropout_layers(model), _generator(generator)
-    if not layers and num_samples > 1:
-        raise ValueError("`model` has no ConsistentDropout, so all samples would be equal; see `make_consistent`, or pass num_samples=1")
     state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     _refuse_batch_statistics([model])
     if device is not None:
         device = _work_device(device)
         state = {name: tensor.to(device) for name, tensor in state.items()}  # the model itself stays where it is
     device = device or next(iter(state.values()), torch.empty(0)).device
+    if not layers and num_samples > 1:
+        for x in itertools.islice(_batches(loader, num_samples, False), 1):
+            _watch(model, state, x[:1].to(device))  # functional dropout is called by its name
+        raise ValueError(
+            "`model` has no ConsistentDropout, so all samples would be equal; `make_consistent` puts it in the place of layers such as `nn.Dropout`, "
+            "so make dropout that is a function a layer first, or pass num_samples=1"
+        )
 
     def predict(masks, x):
         with _blaming_inputs(x):

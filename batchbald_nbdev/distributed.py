@@ -193,7 +193,7 @@ def _import_dask():
     try:
         import dask.array
     except ImportError as error:
-        raise ImportError("`get_distributed_batchbald_batch` needs Dask; get it with: pip install 'batchbald_nbdev[dask]'") from error
+        raise ImportError("`get_distributed_batchbald_batch` needs Dask; get it with: pip install 'dask[array,distributed]'") from error
     return dask
 
 

@@ -346,7 +346,7 @@ def _check_options(options: dict) -> dict:
         try:
             get_method(method)
         except ValueError as e:
-            _fail(f"`methods` is {options['methods']!r}: {e}")
+            _fail(str(e).replace("`name` is", "`methods` has", 1))
     initial = int(options["initial"]) if str(options["initial"]).isdecimal() else options["initial"]
     options = options | {"methods": methods, "initial": initial}
     images = options["dataset"] != "digits"  # they stop early, so they need a validation set
@@ -572,11 +572,23 @@ def _read_array(path: Path, name: str = "predictions"):
     _fail(f"`{name}`: {path} has the ending {path.suffix!r}; want .npy, .npz or .pt")
 
 
+_kinds = {  # what `as_log_probs` says to people who write Python, and what it means here
+    'convert it with `as_log_probs(x, kind="probs")`': "add --kind probs",
+    'convert them with `as_log_probs(x, kind="logits")`': "add --kind logits",
+    "renormalise it with `x.log_softmax(-1)`": "add --kind logits, which renormalises",
+    "is `kind` right?": "is --kind right?",
+}
+
+
 def _read_log_probs(path: str, kind: str, name: str) -> torch.Tensor:
+    x = _read_array(Path(path), name)
     try:
-        return as_log_probs(_read_array(Path(path), name), kind)
+        return as_log_probs(x, kind)
     except ValueError as e:
-        _fail(f"`{name}`: {path} {str(e).removeprefix('`x` ')}" if str(e).startswith("`x` ") else str(e))
+        message = str(e)
+    for old, new in _kinds.items():
+        message = message.replace(old, new)
+    _fail(f"`{name}`: {path} {message.removeprefix('`x` ')}" if message.startswith("`x` ") else message)
 
 
 def _read_evaluation(path: str | None, kind: str, log_probs_N_K_C: torch.Tensor) -> torch.Tensor | None:
@@ -610,7 +622,7 @@ def select_batch(
     predictions: str | Path,  # .npy, .npz or .pt file with an array (N, K, C)
     *,
     kind: str = "log_probs",  # what it holds: log_probs, probs or logits
-    method: str = "batchbald",  # a key of `get_methods`
+    method: str = "batchbald",  # as in `get_method`: softmaxbald@0.25 names a temperature
     size: int = 10,  # points to pick
     given: str | None = None,  # file of points already out for labelling, one per line: ids if there are `ids`, else positions
     ids: str | None = None,  # file with the names of the points, one per line
@@ -621,12 +633,22 @@ def select_batch(
     overwrite: bool = False,  # replace `out` if it exists
 ) -> list[dict]:  # one dictionary for each pick, in order
     "Pick a batch from predictions in a file. Raises `ValueError` naming the argument that is wrong; nothing is written then."
-    methods = get_methods(configs)
-    if method not in methods:
-        _fail(f"`method` is {method!r}; want one of: {', '.join(methods)}")
+    return _select(lambda **_: None, predictions, kind, method, size, given, ids, evaluation, out, configs, seed, overwrite)
+
+
+def _select(tell: Callable, predictions, kind, method, size, given, ids, evaluation, out, configs, seed, overwrite) -> list[dict]:
+    "`select_batch`, which tells what was read before it begins to pick."
     for name, value, least in (("size", size, 0), ("configs", configs, 1)):
         if value < least:
             _fail(f"`{name}` is {value}; want {least} or more")
+    method = str(method)
+    try:
+        pick = get_method(method, configs)
+    except ValueError as e:
+        _fail(str(e).replace("`name` is", "`method` is", 1))
+    if evaluation is not None and "epig" not in method:
+        asking = ", ".join(name for name in get_methods() if "epig" in name)
+        _fail(f"`evaluation` is {str(evaluation)!r}, and `method` {method!r} asks nothing about evaluation inputs; leave it out, or choose one of: {asking}")
     if out is not None:
         _check_out(Path(out), overwrite)
     log_probs_N_K_C = _read_log_probs(predictions, kind, "predictions")
@@ -638,14 +660,35 @@ def select_batch(
     def predict(inputs): return log_probs_N_K_C if inputs is None else inputs
 
     round = Round(size, N, predict, generator=derive_generator(seed, "select"), given=positions, evaluation_inputs=_read_evaluation(evaluation, kind, log_probs_N_K_C))
-    batch = methods[method](round)
+    sizes = dict(zip(("points", "samples", "classes"), log_probs_N_K_C.shape))
+    tell(**sizes, given=len(set(positions)), evaluation=None if evaluation is None else len(round.evaluation_inputs))
+    batch = pick(round)
     rows = [{"pick": i + 1, "id": names[at] if names else at, "position": at, "score": score} for i, (at, score) in enumerate(zip(batch.indices, batch.scores))]
     for key, values in (("gain", batch.gains), ("standard_error", batch.standard_errors)):
         for row, value in zip(rows, values or []):
             row[key] = value
     if out is not None:
-        _write_picks(Path(out), rows, {"predictions": str(predictions), "kind": kind, "method": method, "size": size, "configs": configs, "seed": seed, "evaluation": evaluation and str(evaluation), "ceiling": batch.ceiling})
+        files = {name: path and str(path) for name, path in (("evaluation", evaluation), ("given", given), ("ids", ids))}
+        asked = {"predictions": str(predictions), "kind": kind, "method": method, "size": size, "configs": configs, "seed": seed, **files}
+        _write_picks(Path(out), rows, asked | {"ceiling": batch.ceiling} | sizes | {"columns": _describe_columns(rows, method)})
     return rows
+
+
+_score_words = {
+    "random": "0, since nothing is scored", "bald": "the point's own BALD score, in nats", "entropy": "entropy of the averaged prediction, in nats",
+    "varratios": "1 less the probability of the likeliest class", "meanstd": "standard deviation of the class probabilities, mean over classes",
+    "batchbald": "information of the picks so far together, beyond given points, in nats", "batchepig": "BatchEPIG of the picks so far together, in nats", "epig": "the point's own EPIG, in nats",
+    "epigbald": "the point's own EPIG-BALD, in nats", "batchepigbald": "EPIG-BALD of the picks so far together, in nats", "largebatchbald": "Large BatchBALD of the picks so far together, in nats",
+    **{name: f"{k}-BALD of the picks so far together, in nats" for name, k in (("2bald", 2), ("3bald", 3), ("dynamic2bald", 2))},
+}  # fmt: skip
+_score_words |= {name: _score_words["bald"] for name in ("softmaxbald", "powerbald", "softrankbald", "conservativebald")}
+_score_words |= {name: _score_words["batchbald"] for name in ("dynamicbatchbald", "budgetbald")} | {"softmaxepig": _score_words["epig"]}
+
+
+def _describe_columns(rows: Sequence[dict], method: str) -> dict[str, str]:
+    "What the numbers are that `method` gives for each pick."
+    words = {"score": _score_words[method.partition("@")[0]], "gain": "what this pick adds, in nats", "standard_error": "of the score, in nats, 0 where it is exact"}
+    return {column: text for column, text in words.items() if rows and column in rows[0]}
 
 # %% ../nbs/11_experiments.ipynb #46fb093e
 def _check_out(out: Path, overwrite: bool) -> None:
@@ -676,7 +719,7 @@ def _write_picks(out: Path, rows: list[dict], settings: dict) -> None:
 def batchbald_select(
     predictions: str,  # .npy, .npz or .pt file with an array (N points, K parameter samples, C classes)
     kind: str = "log_probs",  # what it holds: log_probs, probs or logits
-    method: str = "batchbald",  # random bald batchbald 2bald 3bald softmaxbald powerbald softrankbald entropy varratios meanstd epig batchepig softmaxepig epigbald batchepigbald dynamicbatchbald dynamic2bald conservativebald budgetbald largebatchbald
+    method: str = "batchbald",  # random bald batchbald 2bald 3bald softmaxbald powerbald softrankbald entropy varratios meanstd epig batchepig softmaxepig epigbald batchepigbald dynamicbatchbald dynamic2bald conservativebald budgetbald largebatchbald ; softmaxbald, powerbald and softrankbald may end in a temperature: softmaxbald@0.25
     size: int = 10,  # points to pick
     given: str = None,  # file of points already out for labelling, one per line: ids if there are ids, else positions from 0
     ids: str = None,  # file with the names of the points, one per line
@@ -686,19 +729,37 @@ def batchbald_select(
     seed: int = 0,  # seed of what is drawn
     overwrite: store_true = False,  # replace `out` if it exists
 ):
-    "Pick a batch to label from predictions in a file."
+    "Pick a batch to label from predictions in a file. Prints a score for each pick, with some methods what it adds and a standard error; the last line says what they are, most of them in nats."
+
+    def tell(points, samples, classes, given, evaluation):
+        also = "" if evaluation is None else f"; {_count(evaluation, 'evaluation point')}"
+        print(f"{Path(predictions).name}: {_count(points, 'point')}{f' ({given:,} given)' if given else ''}, {_count(samples, 'parameter sample')}, {_count(classes, 'class')}{also}", flush=True)
+        if samples == 1 and method not in ("random", "entropy", "varratios"):
+            warnings.warn("`predictions` has one parameter sample (K = 1), so no samples can disagree: all scores are 0, and the picks mean nothing; collect several, or use --method entropy", stacklevel=2)
+        if size > points - given:
+            warnings.warn(f"`size` is {size:,}, and only {_count(points - given, 'point')} can be picked", stacklevel=2)
 
     def main():
-        rows = select_batch(predictions, kind=kind, method=method, size=size, given=given, ids=ids, out=out, configs=configs, seed=seed, overwrite=overwrite, evaluation=evaluation)
-        print(format_picks(rows))
+        rows = _select(tell, predictions, kind, method, size, given, ids, evaluation, out, configs, seed, overwrite)
+        print(format_picks(rows, method))
 
     _run("batchbald_select", main, "stopped; nothing was written")
 
 
-def format_picks(rows: Sequence[dict]) -> str:
+def _count(n: int, name: str) -> str:
+    return f"{n:,} {name}{'' if n == 1 else 'es' if name.endswith('s') else 's'}"
+
+
+def format_picks(
+    rows: Sequence[dict],  # as `select_batch` returns them
+    method: str | None = None,  # that picked them; adds a line that says what its numbers are
+) -> str:
     "Picks as a table for a terminal."
     if not rows:
         return "nothing to pick"
     table = [list(rows[0])] + [[f"{v:.4f}" if isinstance(v, float) else str(v) for v in row.values()] for row in rows]
     widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
-    return "\n".join("  ".join(cell.rjust(w) for cell, w in zip(line, widths)) for line in table)
+    lines = ["  ".join(cell.rjust(w) for cell, w in zip(line, widths)) for line in table]
+    if method is not None:
+        lines.append("; ".join(f"{column}: {text}" for column, text in _describe_columns(rows, method).items()))
+    return "\n".join(lines)

@@ -145,8 +145,10 @@ def as_log_probs(
     if kind == "probs":
         probs_N_K_C = x.to(_work_dtype(x))
         sums_N_K_1 = probs_N_K_C.sum(-1, keepdim=True)
-        if not (x.min() >= 0 and (sums_N_K_1 - 1).abs().max() <= _slack[x.dtype]):
-            raise ValueError("`x` does not hold probabilities: rows have entries below 0, NaN, or a sum other than 1; is `kind` right?")
+        worst = (sums_N_K_1 - 1).abs().max().item()
+        if not (x.min() >= 0 and worst <= _slack[x.dtype]):
+            wrong = "an entry is NaN" if x.isnan().any() else f"the least entry is {x.min().item():.3g}" if x.min() < 0 else f"a row misses the sum 1 by {worst:.2g}, allowed {_slack[x.dtype]:g}"
+            raise ValueError(f"`x` does not hold probabilities: {wrong}; is `kind` right?")
         return (probs_N_K_C / sums_N_K_1).log()
     check_log_probs(x, name="x")
     return x

@@ -458,6 +458,18 @@ def test_functional_dropout_is_refused(fn, images):
         collect_log_probs(Calls(fn), images, 3)
 
 
+@pytest.mark.parametrize("loader", [lambda x: x, lambda x: DataLoader(TensorDataset(x, torch.zeros(len(x))), batch_size=4)])
+def test_functional_dropout_is_named_where_there_is_no_other(images, loader):
+    class Net(nn.Module):
+        def forward(self, x): return F.dropout(x.flatten(1), 0.1, self.training)
+    net = make_consistent(Net()).train()
+    with pytest.raises(ValueError, match="calls the function dropout, .* use a layer, `nn.Dropout`"):
+        collect_log_probs(net, loader(images), 3)
+    assert net.training
+    with pytest.raises(ValueError, match="has no ConsistentDropout.*make dropout that is a function a layer first"):
+        collect_log_probs(nn.Flatten(), loader(images), 3)
+
+
 def test_functional_dropout_that_drops_nothing_is_fine(images):
     calls = Calls(lambda self, x: F.dropout(x, 0.0, self.training))
     assert torch.equal(collect_log_probs(calls, images, 3), collect_log_probs(Calls(lambda self, x: x), images, 3))

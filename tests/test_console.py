@@ -20,11 +20,11 @@ import torch
 from fastcore.script import anno_parser
 
 from batchbald_nbdev import experiments
-from batchbald_nbdev.active_learning import derive_generator, get_methods, make_mlp, run_trials
+from batchbald_nbdev.active_learning import Round, derive_generator, get_methods, make_mlp, run_trials
 from batchbald_nbdev.bald import CandidateBatch
 from batchbald_nbdev.datasets import example_log_probs, get_repeated_digits
 from batchbald_nbdev.epig import get_epig_batch
-from batchbald_nbdev.experiments import compare_methods, record_trials
+from batchbald_nbdev.experiments import compare_methods, record_trials, select_batch
 
 TOY = "--methods random,2bald --trials 2 --samples 5 --configs 50 --budget 40 --repeats 2".split()
 
@@ -164,7 +164,7 @@ def test_select_refuses_what_it_cannot_do(predictions, tmp_path, refused, monkey
 def test_select_asks_about_the_evaluation_inputs(predictions, tmp_path, call, refused):
     x = np.load(predictions)
     np.save(tmp_path / "evaluation.npy", x[5:9])
-    def positions(*args): return [line.split()[2] for line in call("batchbald_select", predictions, "--method", "epig", "--size", 4, *args)[0].splitlines()[1:]]
+    def positions(*args): return [line.split()[2] for line in call("batchbald_select", predictions, "--method", "epig", "--size", 4, *args)[0].splitlines()[2:-1]]
     for args, evaluation in ((["--evaluation", tmp_path / "evaluation.npy"], x[5:9]), ([], x)):
         assert positions(*args) == [str(i) for i in get_epig_batch(x, evaluation, 4).indices]
     assert positions() != positions("--evaluation", tmp_path / "evaluation.npy")
@@ -173,6 +173,75 @@ def test_select_asks_about_the_evaluation_inputs(predictions, tmp_path, call, re
     for name, message in (("missing.npy", "does not exist"), ("other_k.npy", "parameter samples"), ("nan.npy", "NaN")):
         refused("batchbald_select", predictions, "--method", "epig", "--evaluation", tmp_path / name, message="`evaluation`")
         refused("batchbald_select", predictions, "--method", "epig", "--evaluation", tmp_path / name, message=message)
+
+
+def test_select_refuses_evaluation_inputs_that_nobody_asks_about(predictions, tmp_path, monkeypatch):
+    x = np.load(predictions)
+    np.save(tmp_path / "evaluation.npy", x[5:9])
+    asking = []
+    monkeypatch.setattr(experiments, "Round", lambda *args, evaluation_inputs, **options: Spy(Round(*args, evaluation_inputs=evaluation_inputs, **options)))
+    class Spy:
+        def __init__(self, round): self.round = round
+        def __getattr__(self, name):
+            asking.append(name == "evaluation_inputs")
+            return getattr(self.round, name)
+    for name in get_methods():
+        asking.clear()
+        select_batch(predictions, method=name, size=2, configs=50)
+        if any(asking):
+            assert len(select_batch(predictions, method=name, size=2, configs=50, evaluation=tmp_path / "evaluation.npy")) == 2
+        else:
+            with pytest.raises(ValueError, match=f"`evaluation` .*'{name}' asks nothing.*epig"): select_batch(predictions, method=name, evaluation=tmp_path / "evaluation.npy")
+
+
+def test_select_says_what_it_read_and_what_the_columns_are(predictions, tmp_path, call):
+    x = np.load(predictions)
+    np.save(tmp_path / "one.npy", x[:1])
+    (tmp_path / "given.txt").write_text("3\n4\n")
+    out = tmp_path / "picks.json"
+    printed, err = call("batchbald_select", predictions, "--size", 3, "--given", tmp_path / "given.txt", "--out", out)
+    lines = printed.splitlines()
+    assert lines[0] == f"p.npy: 50 points (2 given), {x.shape[1]} parameter samples, 10 classes" and lines[1].split() == ["pick", "id", "position", "score", "gain", "standard_error"]
+    assert lines[-1].startswith("score: ") and "; gain: " in lines[-1] and "; standard_error: " in lines[-1] and lines[-1].count("in nats") == 3 and len(lines) == 6 and err == ""
+    written = json.loads(out.read_text())
+    assert (written["points"], written["samples"], written["classes"], written["given"], written["ids"], written["evaluation"]) == (50, x.shape[1], 10, str(tmp_path / "given.txt"), None, None)
+    assert "; ".join(f"{column}: {text}" for column, text in written["columns"].items()) == lines[-1]
+    printed, _ = call("batchbald_select", predictions, "--method", "epig", "--size", 1, "--evaluation", tmp_path / "one.npy")
+    assert printed.splitlines()[0].endswith(" 10 classes; 1 evaluation point") and printed.splitlines()[-1] == "score: the point's own EPIG, in nats"
+    printed, err = call("batchbald_select", tmp_path / "one.npy", "--size", 2)
+    assert printed.startswith("one.npy: 1 point, ") and err == "batchbald_select: warning: `size` is 2, and only 1 point can be picked\n"
+
+
+@pytest.mark.parametrize("method", "batchbald softmaxbald meanstd epig entropy varratios random".split())
+def test_select_warns_of_a_single_parameter_sample(predictions, tmp_path, call, method):
+    np.save(tmp_path / "one.npy", np.load(predictions)[:, :1])
+    _, err = call("batchbald_select", tmp_path / "one.npy", "--method", method, "--size", 3)
+    assert [line for line in err.splitlines() if "(K = 1)" in line] == err.splitlines()
+    assert bool(err) == (method not in ("entropy", "varratios", "random"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # that is for the script: the library's callers may know
+        select_batch(tmp_path / "one.npy", method=method, size=3)
+
+
+def test_select_says_which_kind_a_file_is_of(predictions, tmp_path, refused):
+    x = np.load(predictions).astype(np.float32)
+    x -= np.log(np.exp(x).sum(-1, keepdims=True))
+    for name, array in (("probs", np.exp(x)), ("logits", x + 3), ("nearly", x + 0.01), ("percent", 100 * np.exp(x)), ("holes", np.where(x < -20, np.nan, np.exp(x)) * np.nan)):
+        np.save(tmp_path / f"{name}.npy", array)
+    for name, kind, message in (
+        ("probs", "log_probs", "looks like probabilities; add --kind probs"), ("logits", "log_probs", "if these are logits, add --kind logits"), ("nearly", "log_probs", "add --kind logits, which renormalises"),
+        ("probs", "logits", "is --kind right?"), ("logits", "probs", "the least entry is -"), ("percent", "probs", "a row misses the sum 1 by 99, allowed 0.0001"), ("holes", "probs", "an entry is NaN; is --kind right?"),
+    ):
+        refused("batchbald_select", tmp_path / f"{name}.npy", "--kind", kind, message=message)
+
+
+def test_select_takes_a_temperature(predictions, call, refused):
+    def positions(method): return [row["position"] for row in select_batch(predictions, method=method, size=5)]
+    assert positions("softmaxbald@0.125") == positions("softmaxbald") and positions("powerbald@0") == positions("bald") != positions("softrankbald@inf")
+    assert call("batchbald_select", predictions, "--method", "softmaxbald@0.25", "--size", 2)[0].splitlines()[-1] == "score: the point's own BALD score, in nats"
+    for method in ("softmaxbald@cold", "bald@1", "softmaxbald@-1"):
+        refused("batchbald_select", predictions, "--method", method, message=f"batchbald_select: `method` is '{method}'; want one of: random, ")
+    refused("batchbald_compare", "--methods", "random,foo", message="batchbald_compare: `methods` has 'foo'; want one of: random, ")
 
 
 def test_the_help_names_every_method(call):

@@ -402,7 +402,7 @@ def test_a_chunk_that_comes_out_different_is_an_error():
 def test_without_dask_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "dask", None)
     monkeypatch.setitem(sys.modules, "dask.array", None)
-    with pytest.raises(ImportError, match=r"pip install 'batchbald_nbdev\[dask\]'"):
+    with pytest.raises(ImportError, match=r"pip install 'dask\[array,distributed\]'"):
         get_distributed_batchbald_batch(pool(), 3)
 
 

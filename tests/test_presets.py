@@ -242,7 +242,7 @@ def test_options_that_do_not_fit_are_refused_before_anything_is_written(write_fi
         (["--initial", 1, "--validation", 12, "--budget", 9], "`budget` is 9; want from 10 (the initial labels) to 864 (the pool)"),
         (["--initial", 1, "--validation", 12, "--budget", 865], "`budget`"), (["--dataset", "emnist"], "`initial` is 'paper'"), (["--dataset", "imagenet"], "`dataset`"),
         (["--samples", 0], "`samples`"), (["--steps", 0], "`steps`"), (["--test_samples", 0], "`test_samples`"), (["--together", 0], "`together`"), (["--device", "abacus"], "`device`"),
-        (["--methods", "random,bald@2"], "`methods` is 'random,bald@2'"), (["--methods", "softmaxbald@cold"], "`methods`"), (["--methods", ","], "`methods`"), (["--preset", "mnist"], "`preset`"),
+        (["--methods", "random,bald@2"], "`methods` has 'bald@2'; want one of"), (["--methods", "softmaxbald@cold"], "`methods`"), (["--methods", ","], "`methods`"), (["--preset", "mnist"], "`preset`"),
     ):
         refused("batchbald_compare", "--preset", "repeated_mnist", "--data", folder, *args, message=message)
     refused("batchbald_compare", "--validation", 1_000, message="`validation` are 600, 500 and 1000")  # of digits
