@@ -297,7 +297,10 @@ def _write(self: Labelling, record: dict) -> None:
 
 # %% ../nbs/13_label_by_hand.ipynb #973bb839
 @patch
-def label(self: Labelling, label: int) -> None:  # class number
+def label(
+    self: Labelling,
+    label: int,  # class number
+) -> None:
     "The reader says what `current` shows. Raises `ValueError` where that cannot be, and `LabelsChanged` where another panel was quicker."
     position = self._asked()
     if _check_count(label, "label", 0) >= len(self.class_names):
