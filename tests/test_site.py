@@ -296,7 +296,7 @@ def test_page_in_a_browser(visit, name):
 
 
 # Text outputs that are cut at the right, other than tables, which scroll
-CUT = """() => [...document.querySelectorAll(".cell_output pre")].filter(o => o.scrollWidth > o.clientWidth && !o.closest(".tag_columns")).map(o => o.textContent)"""
+CUT = """() => [...document.querySelectorAll(".cell_output pre")].filter(o => o.scrollWidth > o.clientWidth && !o.closest(".tag_aligned")).map(o => o.textContent)"""
 # Options that are broken in two
 BROKEN = r"""() => [...document.querySelectorAll("article p code, article li code")].flatMap(o => o.children.length ? [...o.children] : [o])
   .filter(o => /^--[\w-]+$/.test(o.textContent) && o.getClientRects().length > 1).map(o => o.textContent)"""
@@ -308,7 +308,7 @@ def test_printed_text_wraps_and_printed_tables_do_not(visit, width):
         page = visit(f"{name}.html", width)
         assert page.evaluate(CUT) == []
         assert page.evaluate(BROKEN) == []
-        lines = "() => [...document.querySelectorAll('.tag_columns .cell_output pre')].map(o => getComputedStyle(o).whiteSpace)"
+        lines = "() => [...document.querySelectorAll('.tag_aligned .cell_output pre')].map(o => getComputedStyle(o).whiteSpace)"
         assert set(page.evaluate(lines)) <= {"pre"} and (name == "results" or page.evaluate(lines))
 
 

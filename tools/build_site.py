@@ -117,7 +117,7 @@ class PageFilter(FilterDefaults):
         for cell in nb.cells:
             if cell.cell_type == "markdown": cell.source = _table.sub(mend_table, cell.source)
             if cell.cell_type != "code": continue
-            if any(map(is_table, cell.outputs)): cell.source = f"#| classes: columns\n{cell.source}"
+            if any(map(is_table, cell.outputs)): cell.source = f"#| classes: aligned\n{cell.source}"
             for data in (o["data"] for o in cell.outputs if "show_doc(" in cell.source and "text/markdown" in o.get("data", {})):
                 data["text/markdown"] = mend_documentation("".join(data["text/markdown"]), properties)
         documented = {o for cell in nb.cells for o in re.findall(r"^show_doc\((\w+)", cell.source, re.MULTILINE)}
@@ -317,7 +317,7 @@ def code_cell(cell, alt):
     if options.get("include") == "false" or not (code or cell["outputs"]): return None
     tags = [tag for tag, wanted in [("remove-input", options.get("echo") == "false"), ("remove-output", options.get("output") == "false"),
                                     ("hide-input", options.get("code-fold", "false") != "false"),
-                                    ("columns", options.get("classes") == "columns")] if wanted]
+                                    ("aligned", options.get("classes") == "aligned")] if wanted]
     prompt = options.get("code-summary", "Code")
     settings = {"code_prompt_show": prompt, "code_prompt_hide": prompt, "image": {"alt": alt}}
     for output in cell["outputs"]:
