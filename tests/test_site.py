@@ -275,6 +275,11 @@ UNTYPESET = r"""() => {
 }"""
 # Beside the page itself. Local files are not compressed; a server would send less
 WEIGHT = """() => [...performance.getEntriesByType("navigation"), ...performance.getEntriesByType("resource")].reduce((sum, o) => sum + o.transferSize, 0)"""
+# Equations that run into their number
+TOO_LONG = """() => [...document.querySelectorAll("div.math")].filter(o => {
+  const math = o.querySelector("mjx-math"), number = o.querySelector(".eqno")
+  return math && number && math.getBoundingClientRect().right > number.getBoundingClientRect().left
+}).map(o => o.querySelector(".eqno").textContent)"""
 # The theme lets its column scroll on a phone, so the window alone tells nothing
 TOO_WIDE = """() => [document.documentElement, document.querySelector(".content")].filter(o => o.scrollWidth > o.clientWidth).map(o => `${o.className}: ${o.scrollWidth}`)"""
 
@@ -291,6 +296,8 @@ def test_page_in_a_browser(visit, name):
         numbers = [o.strip("()¶# ") for o in page.locator(".eqno").all_text_contents()]
         assert numbers == [f"{chapter[1]}.{i + 1}" for i in range(page.locator("div.math").count())]
         assert page.locator(".eqno a").count() == len(numbers)
+    page.set_viewport_size({"width": 1400, "height": 1000})
+    assert page.evaluate(TOO_LONG) == []
     page.set_viewport_size({"width": 390, "height": 844})
     assert page.evaluate(TOO_WIDE) == []
 
