@@ -518,7 +518,7 @@ def _check_model(make_model, data: ActiveLearningData) -> None:
         with torch.no_grad():
             outputs = make_seeded(make_model, derive_generator("probe")).to("cpu").eval()(x)
         shape = tuple(outputs.shape)
-    except (AttributeError, RuntimeError, TypeError) as e:
+    except (AttributeError, RuntimeError, TypeError, ValueError) as e:
         raise ValueError(f"`make_model` makes something that does not take inputs {tuple(x.shape)} and return a tensor ({e}); want a network for them") from e
     if len(shape) != 2 or shape[0] != 1 or shape[1] < data.num_classes:
         raise ValueError(f"`make_model` makes a network with outputs {shape} for inputs {tuple(x.shape)}; want logits (1, C) with C of {data.num_classes} classes or more")
