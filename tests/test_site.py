@@ -146,7 +146,8 @@ def test_there_is_a_page_for_each_entry_of_the_sidebar_and_no_other(site):
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda o: o.name)
 def test_page_leads_to_its_notebook_on_colab(site, notebook):
     links = [o for o in parsed(site / f"{page_of(notebook)}.html").links if o.startswith(COLAB)]
-    assert links and {o.split("/")[-1] for o in links} == {notebook.name}
+    door = {"01_bald.ipynb"} if notebook.stem == "index" else set()  # the landing page's door begins with a chapter
+    assert links and {o.split("/")[-1] for o in links} == {notebook.name} | door
 
 
 def test_pages_follow_one_another_as_in_the_sidebar(site):
