@@ -23,7 +23,7 @@ from torch.func import functional_call, stack_module_state, vmap
 
 from .bald import CandidateBatch, _check_given, compute_bald, compute_mean_std, compute_variation_ratios, get_top_k_batch
 from .batchbald import get_batchbald_batch
-from .bayesian_models import ConsistentDropout, collect_log_probs, dropout_features, dropout_layers, make_consistent
+from .bayesian_models import ConsistentDropout, _evaluating, collect_log_probs, dropout_features, dropout_layers, make_consistent
 from .datasets import ActiveLearningData, get_balanced_indices
 from .epig import compute_epig, compute_epig_bald, get_batchepig_batch, get_batchepigbald_batch, get_softmaxepig_batch
 from .information import _as_tensor, _check_count, check_log_probs, compute_entropy
@@ -143,8 +143,12 @@ def _check_training(models, inputs, labels, keys, validation, early_stopping) ->
         raise ValueError("`inputs` has a model without training inputs; want 1 or more for each")
     if early_stopping and (len(validation) != len(models) or min(len(x) for x, _ in validation) == 0):
         raise ValueError("`validation` has no points for some model; early stopping wants inputs and labels for each")
-    with torch.no_grad():
-        classes = copy.deepcopy(models[0]).to("cpu").eval()(inputs[0][:1].to("cpu")).shape[-1]
+    rates = [{name: layer.p for name, layer in dropout_layers(model).items()} for model in models]
+    for t, rate in enumerate(rates):  # all run through the first one's layers, each with weights of its own
+        if rate != rates[0]:
+            raise ValueError(f"`models[{t}]` has dropout {rate}, and `models[0]` has {rates[0]}; want the same network for all, or train them apart")
+    with torch.no_grad(), _evaluating(models[:1]):
+        classes = models[0](inputs[0][:1].to(next(models[0].parameters()).device)).shape[-1]
     for t, (x, y) in enumerate(zip(inputs, labels)):
         _check_labels(f"`labels[{t}]` is", y, len(x), classes)
     for t, (x, y) in enumerate(validation if early_stopping else ()):
@@ -170,7 +174,7 @@ def train_models(
     """Train T models side by side with Adam on the cross-entropy.
 
     With early stopping each ends with the weights of its best check (section 4, Kirsch et al. 2019). Raises `ValueError` for inputs without labels or without a
-    model, early stopping without validation points, options that cannot be, an unknown device, mixed precision without CUDA, and where weights become NaN."""
+    model, models that differ in dropout, early stopping without validation points, options that cannot be, an unknown device, mixed precision without CUDA, and where weights become NaN."""
     _check_how({"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "early_stopping": early_stopping, "patience": patience, "epoch_steps": epoch_steps})
     _check_training(models, inputs, labels, keys, validation, early_stopping)
     device = _device(device)

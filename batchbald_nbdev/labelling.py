@@ -398,6 +398,11 @@ def _ask(self: Labelling, name: str, model: nn.Module | None, mine: list[int], r
     return {"accuracy": accuracy, "indices": positions[picks].tolist(), **_explain(state.log_probs_N_K_C[picks], derive_generator(self.seed, round, "explain"))}
 
 # %% ../nbs/13_label_by_hand.ipynb #587136af
+def _gains(batch: dict) -> list[float]:
+    "What each image adds to those before it, nats."
+    return [b - a for a, b in zip([0.0, *batch["joint"]], batch["joint"])]
+
+
 def _overlap(batch: dict) -> float:
     "What adding up own scores counts more than once, nats."
     return sum(batch["scores"]) - batch["joint"][-1]
@@ -488,7 +493,7 @@ def _draw_images(labelling: Labelling, axes_L_B) -> None:
     "The batches, one row for each learner, with labels as far as there are any."
     labels = labelling.labels
     for axes_B, (name, batch) in zip(axes_L_B, labelling.batches.items()):
-        gains = [b - a for a, b in zip([0.0, *batch["joint"]], batch["joint"])]
+        gains = _gains(batch)
         for b, ax in enumerate(axes_B):
             ax.set(xticks=[], yticks=[])
             ax.spines[:].set_visible(False)
@@ -534,7 +539,7 @@ def _image_html(labelling: Labelling, position: int, height: int, border: str = 
 def _batch_html(labelling: Labelling, name: str) -> str:
     "One batch as a row of images with labels and scores."
     batch, labels, parts = labelling.batches[name], labelling.labels, []
-    gains = [b - a for a, b in zip([0.0, *batch["joint"]], batch["joint"])]
+    gains = _gains(batch)
     for b, position in enumerate(batch["indices"]):
         told, guess = "now" if position == labelling.current else "<i>skipped</i>" if position in labelling.skipped else "?", "&nbsp;"
         if position in labels:

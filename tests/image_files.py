@@ -37,6 +37,19 @@ def write_mnist(kind, folder, monkeypatch, packed=True, place=None):
     return sets
 
 
+def write_full_sizes(place):
+    "MNIST and balanced EMNIST with as many images as the real ones, of four pixels each."
+    for folder, names, sizes, classes in (
+        ("MNIST", ("train-{}-idx{}-ubyte", "t10k-{}-idx{}-ubyte"), (60_000, 10_000), 10),
+        ("EMNIST", ("emnist-balanced-train-{}-idx{}-ubyte", "emnist-balanced-test-{}-idx{}-ubyte"), (112_800, 18_800), 47),
+    ):
+        (place / folder / "raw").mkdir(parents=True)
+        for name, n in zip(names, sizes):
+            x, y = images(n, side=2, classes=classes)
+            (place / folder / "raw" / name.format("images", 3)).write_bytes(idx(x))
+            (place / folder / "raw" / name.format("labels", 1)).write_bytes(idx(y))
+
+
 def write_emnist(kind, folder, monkeypatch):
     raw = folder / "EMNIST" / "raw"
     raw.mkdir(parents=True)

@@ -625,3 +625,11 @@ def test_a_round_that_does_not_fit_itself_is_refused():
         with pytest.raises(ValueError, match="`predict` .* 50 .* 20"): method(Round(3, 20, lambda x: log_probs_N_K_C, generator=derive_generator(0)))
     for name, method in get_methods(50).items():
         with pytest.raises(ValueError, match="`given`"): method(Round(3, 50, lambda x: log_probs_N_K_C, generator=derive_generator(0), given=[99]))
+
+
+def test_models_of_one_stack_have_the_same_dropout():
+    "The layers of the first one are those that run."
+    models = [make_seeded(partial(make_mlp, p=p), derive_generator(0)) for p in (0.5, 0.5, 0.9)]
+    x, y = DATA[0].pool_inputs[:40], DATA[0].pool_labels[:40]
+    with pytest.raises(ValueError, match=r"`models\[2\]` has dropout .*0\.9.* `models\[0\]`"): train_models(models, [x] * 3, [y] * 3, [(0,)] * 3, steps=1)
+    assert train_models(models[:2], [x] * 2, [y] * 2, [(0,)] * 2, steps=1) == [1, 1]

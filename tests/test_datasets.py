@@ -10,7 +10,7 @@ import torch
 from batchbald_nbdev.datasets import (
     flip_labels, get_balanced_indices, get_repeated_digits, load_images, make_active_learning_data, make_imbalanced, mnist_initial_indices,
 )
-from image_files import idx, images, write_cifar10, write_cinic10, write_emnist, write_mnist
+from image_files import idx, images, write_cifar10, write_cinic10, write_emnist, write_full_sizes, write_mnist
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -588,15 +588,7 @@ def shown_code():
 def test_code_of_the_chapter_that_needs_files_runs(torchvision, monkeypatch, tmp_path):
     "On as many images as the real sets have, of four pixels each."
     monkeypatch.setenv("BATCHBALD_DATA", str(tmp_path))
-    for folder, names, sizes, classes in (
-        ("MNIST", ("train-{}-idx{}-ubyte", "t10k-{}-idx{}-ubyte"), (60_000, 10_000), 10),
-        ("EMNIST", ("emnist-balanced-train-{}-idx{}-ubyte", "emnist-balanced-test-{}-idx{}-ubyte"), (112_800, 18_800), 47),
-    ):
-        (tmp_path / folder / "raw").mkdir(parents=True)
-        for name, n in zip(names, sizes):
-            x, y = images(n, side=2, classes=classes)
-            (tmp_path / folder / "raw" / name.format("images", 3)).write_bytes(idx(x))
-            (tmp_path / folder / "raw" / name.format("labels", 1)).write_bytes(idx(y))
+    write_full_sizes(tmp_path)
     scope = {"load_images": load_images, "make_active_learning_data": make_active_learning_data, "mnist_initial_indices": mnist_initial_indices}
     mnist, emnist = shown_code()
     exec(mnist, scope)

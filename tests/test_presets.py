@@ -12,7 +12,7 @@ from batchbald_nbdev.bayesian_models import make_cinic10_vgg
 from batchbald_nbdev.datasets import get_repeated_digits, mnist_initial_indices
 from batchbald_nbdev.experiments import presets
 from batchbald_nbdev.plots import _styles_of, label_of_method, plot_learning_curves
-from image_files import idx, images, write_cifar10, write_cinic10, write_emnist, write_mnist
+from image_files import idx, images, write_cifar10, write_cinic10, write_emnist, write_full_sizes, write_mnist
 
 # By hand, from the papers and the settings that their code records:
 # data set, copies, noise, methods, trials, acquisition size, K, K to measure, labels at the end, initial, validation images, (most epochs, images in each, batch)
@@ -167,15 +167,7 @@ def test_the_paper_s_initial_images_are_where_a_run_starts(write_files, monkeypa
 def test_pools_and_validation_sets_have_the_papers_sizes(write_files, monkeypatch, tmp_path):
     "On as many images as the real sets have, of four pixels each."
     write_files("nothing")
-    for folder, names, sizes, classes in (
-        ("MNIST", ("train-{}-idx{}-ubyte", "t10k-{}-idx{}-ubyte"), (60_000, 10_000), 10),
-        ("EMNIST", ("emnist-balanced-train-{}-idx{}-ubyte", "emnist-balanced-test-{}-idx{}-ubyte"), (112_800, 18_800), 47),
-    ):
-        (tmp_path / folder / "raw").mkdir(parents=True)
-        for name, n in zip(names, sizes):
-            x, y = images(n, side=2, classes=classes)
-            (tmp_path / folder / "raw" / name.format("images", 3)).write_bytes(idx(x))
-            (tmp_path / folder / "raw" / name.format("labels", 1)).write_bytes(idx(y))
+    write_full_sizes(tmp_path)
     for name in ("mnist", "emnist"): monkeypatch.setitem(experiments._data_sets, name, experiments._data_sets[name] | {"shape": (1, 2, 2)})
     for name, pool, validation in (("mnist_size_10", 60_000 - 1_024, 1_024), ("repeated_mnist", 3 * (60_000 - 3_072), 3_072), ("repeated_mnist_x5", 5 * (60_000 - 3_072), 3_072)):
         datasets, _ = experiments._load_data(presets[name], tmp_path, False)
