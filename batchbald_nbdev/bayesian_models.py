@@ -175,8 +175,24 @@ def _blaming_inputs(x: Tensor):
 
 def _uncompiled(model: nn.Module):
     "Compiled parts of `model` run as if they were not, since `vmap` cannot run what is compiled."
-    compiled = any("_orig_mod" in module._modules or module._compiled_call_impl for module in model.modules())
+    modules = list(model.modules())
+    if not hasattr(torch.compiler, "set_stance"):
+        return _compiled_taken_out(modules)
+    compiled = any("_orig_mod" in o._modules or o._compiled_call_impl or hasattr(vars(o).get("forward"), "_torchdynamo_orig_callable") for o in modules)
     return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
+
+
+@contextmanager
+def _compiled_taken_out(modules: Sequence[nn.Module]):
+    "The same before PyTorch 2.6, which cannot be told: what was compiled stands in for what became of it. Afterwards all is as before."
+    found = [(vars(module), {name: vars(module)[name] for name in ("forward", "_compiled_call_impl") if name in vars(module)}) for module in modules]
+    try:
+        for attributes, kept in found:
+            attributes.update({name: getattr(call, "_torchdynamo_orig_callable", call) if name == "forward" else None for name, call in kept.items()})
+        yield
+    finally:
+        for attributes, kept in found:
+            attributes.update(kept)
 
 
 @torch.no_grad()

@@ -1,5 +1,5 @@
 "Environments that see a few packages of this one and nothing else, and what a release would be packed from."
-import re, shutil, subprocess, sys
+import os, re, shutil, subprocess, sys
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
@@ -70,6 +70,7 @@ def pip_home():
 def make_environment(
     folder,
 ):  # its Python, of this one's version, with pip and nothing else
+    "Its pip can change nothing but this folder, since what `show_packages` adds lies outside of it."
     run(sys.executable, "-m", "venv", "--without-pip", folder)
     python, target = folder / "bin/python", site_packages(folder / "bin/python")
     for path in site_packages(Path(pip_home().name) / "bin/python").glob("pip*"): (target / path.name).symlink_to(path)
@@ -79,11 +80,24 @@ def make_environment(
     return python
 
 
-def link_packages(python, distributions):
-    "Let an environment see packages of this one; what it has itself is left alone."
-    target = site_packages(python)
+def show_packages(python, distributions):
+    """Let an environment see packages of this one; what it has itself comes first.
+
+    Links to them lie in a folder beside the environment. pip takes what it finds there for installed, but uninstalls only what lies in
+    its own environment, by the folder's path, and installs only there. So where another release is wanted, that one is added.
+    (pip compares how paths begin, hence the name in front.)"""
+    environment = python.parent.parent
+    shown = environment.with_name(f"shown-to-{environment.name}")
+    shown.mkdir()
     for distribution in distributions.values():
         base = Path(distribution.locate_file(""))
         for name in {o.parts[0] for o in distribution.files}:
-            if name in ("..", "__pycache__") or not (base / name).exists() or (target / name).exists(): continue
-            (target / name).symlink_to(base / name)
+            if name in ("..", "__pycache__") or not (base / name).exists() or (shown / name).exists(): continue
+            (shown / name).symlink_to(base / name)
+    (site_packages(python) / "shown.pth").write_text(f"{shown}\n")
+
+
+def alone(**more):
+    "This process's environment without what tells Python or pip of other packages, indexes and wishes; and pip's files of settings unread."
+    kept = {o: os.environ[o] for o in os.environ if not o.startswith(("PYTHON", "PIP_", "VIRTUAL_ENV"))}
+    return kept | {"PIP_CONFIG_FILE": os.devnull, "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PYTHONDONTWRITEBYTECODE": "1"} | more

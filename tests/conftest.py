@@ -9,6 +9,7 @@ os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", os.path.join(tempfile.gett
 import pytest
 
 import bare
+from unchanged import pytest_sessionfinish, pytest_sessionstart, pytest_terminal_summary  # noqa: F401, hooks
 
 
 def pytest_collection_modifyitems(items):

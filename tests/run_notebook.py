@@ -8,6 +8,8 @@ from pathlib import Path
 from nbdev.config import get_config
 from nbdev.test import test_nb
 
+import noise  # noqa: F401, acts where WEIGHT_NOISE is set
+
 notebook, *flags = sys.argv[1:]
 cfg = get_config()
 passed, _ = test_nb(Path(notebook), skip_flags=cfg.tst_flags.split(), force_flags=flags, basepath=cfg.config_path)

@@ -389,11 +389,40 @@ def test_compiled_models(backend, images):
     assert_close(collect_ensemble_log_probs([compiled, in_place], images)[:, 1], plain(images).log_softmax(-1).detach())
 
 
-def test_compiled_models_in_a_torch_without_stances(monkeypatch, images):
-    "Before 2.6 compiled parts cannot be told to run uncompiled, but a model that was compiled as a whole can be unwrapped."
-    plain = make(nn.Flatten, nn.Dropout, lambda: nn.Linear(64, 5))
-    monkeypatch.delattr(torch.compiler, "set_stance", raising=False)
-    assert torch.equal(collect_log_probs(torch.compile(copy.deepcopy(plain), backend="eager"), images, 4), collect_log_probs(plain, images, 4))
+class Block(nn.Module):
+    "PyTorch leaves calls of its own layers' methods uncompiled, so here is another one."
+
+    def __init__(self, *layers):
+        super().__init__()
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x): return self.layers(x)
+
+
+@pytest.mark.parametrize("stances", [True, False])
+def test_compiled_parts_of_a_model(monkeypatch, images, stances):
+    "Before 2.6 PyTorch cannot be told to run them uncompiled. They are compiled as before afterwards, also when the run broke off."
+    if not stances: monkeypatch.delattr(torch.compiler, "set_stance", raising=False)
+    torch.compiler.reset()
+    plain = make(nn.Flatten, lambda: nn.Linear(64, 32), lambda: Block(nn.ReLU(), nn.Dropout()), lambda: nn.Linear(32, 5))
+    expected, calls = collect_log_probs(plain, images, 4), []
+
+    def backend(graph, example): return lambda *inputs: calls.append(graph) or graph(*inputs)
+
+    def wrapped(model): model[2] = torch.compile(model[2], backend=backend)
+    def in_place(model): model[2].compile(backend=backend)
+    def method(model): model[2].forward = torch.compile(model[2].forward, backend=backend)
+
+    for change in (wrapped, in_place, method):
+        model = copy.deepcopy(plain)
+        change(model)
+        attributes = [dict(vars(o)) for o in model.modules()]
+        calls.clear()
+        assert torch.equal(collect_log_probs(model, images, 4), expected)
+        with pytest.raises(InterruptedError): collect_log_probs(model, interrupted(images), 4)
+        assert [dict(vars(o)) for o in model.modules()] == attributes
+        assert_close(model(images), plain(images))
+        assert calls  # compiled
 
 
 def test_a_compiled_model_becomes_consistent_uncompiled(images):

@@ -182,7 +182,7 @@ def make_colab(folder, packages, extras=()):
     own = set(NEWER) if newer else set()
     # What this environment's versions of these need, theirs need too, and some more that `NEWER` has
     found = bare.closure([*SEEN, *extras])
-    bare.link_packages(python, {name: o for name, o in found.items() if name not in own})
+    bare.show_packages(python, {name: o for name, o in found.items() if name not in own})
     for name, text in FAKE.items():
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         (target / name).write_text(text)
@@ -198,7 +198,7 @@ def colab(packages, packed, tmp_path_factory):
         if extras not in made:
             made[extras] = make_colab(tmp_path_factory.mktemp("colab") / "environment", packages, extras)
             wheel, = packed.glob("*.whl")
-            bare.run(made[extras], "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", wheel, cwd=packed)
+            bare.run(made[extras], "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", wheel, cwd=packed, env=bare.alone())
         return made[extras]
 
     return get
@@ -208,7 +208,7 @@ def clean_environment(python, home):
     "Nothing of this process that a notebook could profit from."
     kept = {o: os.environ[o] for o in ("LANG", "LC_ALL", "TMPDIR", "SSL_CERT_FILE") if o in os.environ}
     return kept | {"HOME": str(home), "PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1",
-                   "IPYTHONDIR": str(home / ".ipython")}
+                   "PYTHONDONTWRITEBYTECODE": "1", "IPYTHONDIR": str(home / ".ipython")}
 
 
 def execute(nb, python, folder, *, launcher="ipykernel_launcher", env=None):
@@ -293,7 +293,8 @@ def hosted(packed, tool, tmp_path_factory):
 
 
 # pip finds what Colab has, fetches nothing, and builds with the setuptools that is there. It does not follow what Colab's own versions would need
-PIP = {"PIP_NO_INDEX": "1", "PIP_NO_BUILD_ISOLATION": "0", "PIP_NO_DEPS": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_ROOT_USER_ACTION": "ignore"}
+PIP = {"PIP_CONFIG_FILE": os.devnull, "PIP_NO_INDEX": "1", "PIP_NO_BUILD_ISOLATION": "0", "PIP_NO_DEPS": "1",
+       "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_ROOT_USER_ACTION": "ignore"}
 
 
 def on_colab(nb, content):

@@ -1,5 +1,5 @@
 "The sdist and the wheel: what they hold and say, and that they work in an environment that has nothing else and far from this checkout."
-import json, os, re, shlex, zipfile
+import json, os, re, shlex, subprocess, zipfile
 from email.parser import HeaderParser
 
 import numpy as np
@@ -10,6 +10,7 @@ import bare
 from batchbald_nbdev.bald import get_bald_batch
 from batchbald_nbdev.datasets import example_log_probs
 from test_project import PACKAGE, read_settings
+from unchanged import of_this_environment
 
 EXTRAS = ["dask", "vision", "dev", "docs", "bench"]
 
@@ -76,8 +77,8 @@ def test_sdist_installs_and_its_scripts_work_where_the_checkout_is_not(packed, t
     "pip finds every requirement among the packages that it may see: those that settings.ini names, and what these need."
     cfg = read_settings()
     python = bare.make_environment(tmp_path / "environment")
-    bare.link_packages(python, bare.closure([*shlex.split(cfg["requirements"]), "setuptools"]))
-    env = {o: os.environ[o] for o in os.environ if not o.startswith(("PYTHON", "PIP_", "VIRTUAL_ENV"))}
+    bare.show_packages(python, bare.closure([*shlex.split(cfg["requirements"]), "setuptools"]))
+    env = bare.alone()
     away = tmp_path / "away"
     away.mkdir()
     sdist, = packed.glob("*.tar.gz")
@@ -93,3 +94,54 @@ def test_sdist_installs_and_its_scripts_work_where_the_checkout_is_not(packed, t
     toy = "--methods random,bald --trials 1 --samples 5 --budget 30 --repeats 1 --out toy"
     bare.run(bin / "batchbald_compare", *toy.split(), cwd=away, env=env)
     assert {o.name for o in (away / "toy").iterdir()} >= {"records.jsonl", "run.json", "summary.csv", "learning_curves.png"}
+
+
+def write_wheel(folder, name, version):
+    "A package with one module, which says its release."
+    files = {f"{name}/__init__.py": f"__version__ = {version!r}\n", f"{name}-{version}.dist-info/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
+             f"{name}-{version}.dist-info/WHEEL": "Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n"}
+    files[f"{name}-{version}.dist-info/RECORD"] = "".join(f"{o},,\n" for o in [*files, f"{name}-{version}.dist-info/RECORD"])
+    with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as archive:
+        for path, text in files.items(): archive.writestr(path, text)
+
+
+def test_pip_of_an_environment_changes_no_package_that_it_is_shown(tmp_path):
+    "Told to have another release, to repair what it sees or to remove it, it can only add to its own."
+    python, wheels, before = bare.make_environment(tmp_path / "environment"), tmp_path / "wheels", of_this_environment()
+    wheels.mkdir()
+    shown = bare.closure(["tqdm"])
+    bare.show_packages(python, shown)
+    here, code = shown["tqdm"].version, "import tqdm; print(tqdm.__version__)"
+    for version in (here, "0.0.1"): write_wheel(wheels, "tqdm", version)
+    (tmp_path / "wish.txt").write_text("tqdm==0.0.1\n")
+
+    def pip(*command, **more): bare.run(python, "-m", "pip", *command, cwd=tmp_path, env=bare.alone(PIP_NO_INDEX="1", PIP_FIND_LINKS=str(wheels), **more))
+
+    assert bare.run(python, "-c", code, cwd=tmp_path).strip() == here
+    pip("install", "tqdm")  # is there
+    pip("uninstall", "--yes", "tqdm")
+    assert not list(bare.site_packages(python).glob("tqdm*")) and bare.run(python, "-c", code, cwd=tmp_path).strip() == here
+    pip("install", "--force-reinstall", "tqdm")
+    pip("install", "--upgrade", "tqdm", PIP_CONSTRAINT=str(tmp_path / "wish.txt"))  # from the one that it now has itself
+    assert bare.run(python, "-c", code, cwd=tmp_path).strip() == "0.0.1"
+    pip("uninstall", "--yes", "tqdm")
+    pip("install", "tqdm", PIP_CONSTRAINT=str(tmp_path / "wish.txt"))  # from the one that it is shown
+    assert bare.run(python, "-c", code, cwd=tmp_path).strip() == "0.0.1"
+    assert of_this_environment() == before
+
+
+@pytest.mark.parametrize("workers", [[], ["-n", "2"]], ids=["one process", "xdist"])
+@pytest.mark.parametrize("change", ["pass", "here.write_text('x')", "here.unlink()", "os.utime(here, (0, 0))"])
+def test_a_run_that_changes_its_own_environment_fails(tmp_path, workers, change):
+    "In an environment of its own, of course."
+    python = bare.make_environment(tmp_path / "environment")
+    bare.show_packages(python, bare.closure(["pytest", "pytest-xdist"]))
+    here = bare.site_packages(python) / "it/__init__.py"
+    here.parent.mkdir()
+    here.write_text("y")
+    (tmp_path / "test_it.py").write_text(f"import os\nfrom pathlib import Path\nhere = Path({str(here)!r})\ndef test_it(): {change}\ndef test_more(): pass\n")
+    done = subprocess.run([python, "-m", "pytest", "-p", "unchanged", *workers, "test_it.py"], cwd=tmp_path, text=True, stdin=subprocess.DEVNULL, capture_output=True,
+                          env=bare.alone(PYTHONPATH=str(bare.ROOT / "tests")))
+    assert "2 passed" in done.stdout, done.stdout + done.stderr
+    assert done.returncode == (change != "pass") and ("was changed while they ran" in done.stdout) == (change != "pass")
+    assert (str(here) in done.stdout) == (change != "pass")
