@@ -5,6 +5,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Python processes that the tests keep busy at a time
 WORKERS ?= 2
+# What `make matrix` runs, and under which variants, such as sse,oldest; empty is all of them
+TESTS ?= tests/test_notebooks.py
+VARIANTS ?=
 # Notebooks that `make outputs` re-runs, and the flags (say `slow`) of further cells that it includes
 NBS ?=
 FLAGS ?=
@@ -27,7 +30,7 @@ BENCH_INSTALLED := .venv-bench/.installed
 METADATA := settings.ini setup.py pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install dev test test-slow check export outputs docs bench bench-full release-check dist
+.PHONY: help demo install dev test test-slow matrix check export outputs docs bench bench-full release-check dist
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -45,6 +48,9 @@ test: $(DEV_INSTALLED) ## run every notebook and the project's own tests
 
 test-slow: $(DEV_INSTALLED) ## the same with slow cells and tests, and gpu cells where there is a GPU
 	SLOW=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+
+matrix: $(DEV_INSTALLED) ## notebooks on other code paths, threads and releases of PyTorch (hours); VARIANTS=sse,oldest for some
+	UV=$(UV) $(BIN)/python tests/matrix.py $(VARIANTS) --python $(PYTHON) --tests "$(TESTS) -n $(WORKERS) --dist worksteal"
 
 check: $(DEV_INSTALLED) ## are modules, README and notebooks in step? changes nothing
 	@$(BIN)/python tools/check.py

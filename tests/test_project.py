@@ -1,5 +1,5 @@
 "The project around the notebooks: is everything in step and linked?"
-import configparser, json, re, shutil, subprocess, sys
+import configparser, json, os, re, shutil, subprocess, sys
 from pathlib import Path
 
 import pytest
@@ -139,3 +139,24 @@ def test_only_the_tag_of_the_version_is_released(tmp_path):
     (tmp_path / "CITATION.cff").write_text("version: 9.9.9")
     problem, = problems(tmp_path, f"v{version}")
     assert "CITATION.cff has version 9.9.9" in problem
+
+
+def test_the_matrix_says_for_each_variant_what_failed(tmp_path):
+    (tmp_path / "test_it.py").write_text(
+        "import os\n"
+        "def test_path(): assert os.environ.get('ATEN_CPU_CAPABILITY') != 'default'\n"
+        "def test_threads(): assert os.environ['OMP_NUM_THREADS'] == '1' and 'MKL_CBWR' not in os.environ\n"
+    )
+    def matrix(variants):
+        command = [sys.executable, "tests/matrix.py", variants, "--logs", tmp_path / "logs", "--tests", f"{tmp_path / 'test_it.py'} -p no:cacheprovider"]
+        return subprocess.run(command, cwd=ROOT, env=os.environ | {"MKL_CBWR": "AVX2"}, text=True, stdin=subprocess.DEVNULL, capture_output=True)
+
+    done = matrix("threads1,sse,threads2")
+    one, sse, two = done.stdout.splitlines()
+    assert done.returncode == 1 and one.startswith("threads1: 2 passed in ") and "failed:" not in one
+    assert sse.startswith("sse: 1 failed, 1 passed in ") and sse.endswith("test_it.py::test_path")
+    assert two.startswith("threads2: 1 failed, 1 passed in ") and two.endswith("test_it.py::test_threads")
+    assert "1 failed, 1 passed" in (tmp_path / "logs/sse.log").read_text()
+    assert matrix("threads1").returncode == 0
+    unknown = matrix("threads3")
+    assert unknown.returncode == 2 and "no such variant: threads3" in unknown.stderr

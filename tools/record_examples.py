@@ -1,11 +1,14 @@
-"""Record the predictions behind `example_log_probs`.
+"""Record what chapters read: the predictions behind `example_log_probs`, or the clicks of chapter 13.
 
     python tools/record_examples.py
+    python tools/record_examples.py clicks
 
-Trains the network of the main job on 20 and on 100 digits (seed 0) and writes its predictions on 1,000 others,
-under 100 consistent dropout masks, to batchbald_nbdev/data. Takes a few seconds on one thread.
+The first trains the network of the main job on 20 and on 100 digits (seed 0) and writes its predictions on 1,000 others,
+under 100 consistent dropout masks, to batchbald_nbdev/data. The second answers 36 questions of the two learners of chapter 13
+(seed 0) by the true labels, and writes their file of labels to records/clicks. Each takes some ten seconds on one thread.
 """
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +17,7 @@ import torch
 from batchbald_nbdev.active_learning import derive_generator, evaluate, make_mlp, make_seeded, train_models
 from batchbald_nbdev.bayesian_models import collect_log_probs
 from batchbald_nbdev.datasets import get_balanced_indices, get_repeated_digits
+from batchbald_nbdev.labelling import Labelling
 
 SEED = 0
 
@@ -31,9 +35,26 @@ def record(labels: int, folder: Path) -> None:
     print(f"{path.name}: trained on {labels} digits, accuracy {accuracy:.1%}, negative log-likelihood {nll:.3f}, {path.stat().st_size:,} bytes")
 
 
+def record_clicks(path: Path, clicks: int = 36) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.unlink(missing_ok=True)
+    data = get_repeated_digits()
+    start = {i: int(data.pool_labels[i]) for i in get_balanced_indices(data.pool_labels, 2)}
+    known = dict(pool_labels=data.pool_labels, test_inputs=data.test_inputs, test_labels=data.test_labels)
+    labelling = Labelling(data.pool_inputs, path, image_shape=(8, 8), start=start, seed=SEED, **known)
+    for _ in range(clicks):
+        labelling.label(int(data.pool_labels[labelling.current]))
+        labelling.learn()
+    print(f"{path.name}: {len(labelling.clicks)} clicks, {labelling.round} rounds learned, {path.stat().st_size:,} bytes")
+
+
 if __name__ == "__main__":
-    folder = Path(__file__).resolve().parent.parent / "batchbald_nbdev" / "data"
-    folder.mkdir(exist_ok=True)
+    root = Path(__file__).resolve().parent.parent
     torch.set_num_threads(1)
-    for labels in (20, 100):
-        record(labels, folder)
+    if sys.argv[1:] == ["clicks"]:
+        record_clicks(root / "records" / "clicks" / "labels.jsonl")
+    else:
+        folder = root / "batchbald_nbdev" / "data"
+        folder.mkdir(exist_ok=True)
+        for labels in (20, 100):
+            record(labels, folder)
