@@ -160,3 +160,15 @@ def test_the_matrix_says_for_each_variant_what_failed(tmp_path):
     assert matrix("threads1").returncode == 0
     unknown = matrix("threads3")
     assert unknown.returncode == 2 and "no such variant: threads3" in unknown.stderr
+
+
+@pytest.mark.parametrize("size", [0, 1e-2])
+def test_noise_of_the_matrix_moves_weights_a_little_and_each_time_the_same(size):
+    code = (
+        "import noise, torch; start = torch.linspace(-1, 1, 101)\n"
+        "def step(x): x = x.clone().requires_grad_(); x.grad = torch.zeros_like(x); torch.optim.SGD([x], lr=1.0).step(); return x.detach()\n"
+        "moved = step(start); assert torch.equal(moved, step(start)) and torch.equal(moved[:50], step(start[:50]))\n"
+        f"off = ((moved - start) / start.abs().clamp_min(1e-9)).abs().max(); assert {size} / 2 <= off <= {size} * 1.001, off"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT / "tests", env=os.environ | {"WEIGHT_NOISE": str(size)}, text=True, capture_output=True)
+    assert done.returncode == 0, done.stderr
