@@ -32,7 +32,8 @@ from torch import nn
 
 from .active_learning import Round, _device, derive_generator, get_method, get_methods, make_mlp, make_seeded, run_trials, train_models
 from .bald import CandidateBatch
-from .datasets import ActiveLearningData, get_balanced_indices, image_sets, load_images, make_active_learning_data
+from .datasets import ActiveLearningData, get_balanced_indices, make_active_learning_data
+from .image_sets import image_sets, load_images
 from .information import as_log_probs
 from .plots import get_curves, label_of_method, labels_of_methods, plot_learning_curves
 
@@ -340,7 +341,8 @@ def _check_options(options: dict) -> dict:
     options = options | {"methods": methods, "initial": initial}
     known = image_sets[options["dataset"]]
     stops = "early_stopping" in known.training  # so it needs a validation set
-    least = {"trials": 1, "size": 1, "samples": 1, "configs": 1, "repeats": 1, "seed": 0, "validation": int(stops), "steps": 1, "test_samples": 1}
+    least = dict.fromkeys(("trials", "size", "samples", "configs", "repeats", "steps", "test_samples"), 1)
+    least |= {"seed": 0, "validation": int(stops)}
     if initial != "paper":
         least["initial"] = 0
     elif not known.initial:
@@ -370,21 +372,23 @@ def _load_data(options: dict, folder: str | Path | None, download: bool) -> tupl
         raise OSError(str(e).replace("call `load_images` with `download=True` while online", "add --download while online").replace("pass pretrained=False", "add --download")) from e
     n, first = len(train[0]), known.initial if options["initial"] == "paper" else ()
     if tuple(train[0].shape[1:]) != known.shape:
-        _fail(f"`dataset`: the images of {name} are {tuple(train[0].shape[1:])}; want {known.shape}, which its network is for")
+        found = f"the images of {name} are {tuple(train[0].shape[1:])}"
+        _fail(f"`dataset`: {found}; want {known.shape}, which its network is for")
     if max(first, default=0) >= n:
         _fail(f"`initial` is 'paper', whose images go up to position {max(first)}, but there are {n} training images; want a number of labels of each class")
     if known.validation_last and validation < n:
         validation = range(n - validation, n)
     draw = derive_generator(seed, "data")
-    data = make_active_learning_data(train, test, name=name, num_classes=known.num_classes, repeats=repeats, noise=noise, validation=validation, first=first, generator=draw)
+    recipe = {"repeats": repeats, "noise": noise, "validation": validation, "first": first, "generator": draw}
+    data = make_active_learning_data(train, test, name=name, num_classes=known.num_classes, **recipe)
     return [data] * options["trials"], make_model
 
 
 def _get_initial(options: dict, datasets: Sequence[ActiveLearningData]) -> list[list[int]]:
     "Pool positions of the initial labels of every trial, if they and the budget fit the pool."
-    n, pool = options["initial"], len(datasets[0].pool_labels)
+    n, pool, first = options["initial"], len(datasets[0].pool_labels), image_sets[options["dataset"]].initial
     if n == "paper":
-        initial = [list(range(len(image_sets[options["dataset"]].initial)))] * len(datasets)  # they stand first in the pool
+        initial = [list(range(len(first)))] * len(datasets)  # they stand first in the pool
     else:
         rarest = min(int(data.pool_labels.unique(return_counts=True)[1].min()) for data in datasets)
         if n > rarest:
@@ -400,7 +404,8 @@ def _title(options: dict) -> str:
     n, noisy = options["repeats"], "noisy " * bool(options["noise"])
     known = image_sets[options["dataset"]]
     copies = "" if n == 1 and not noisy else f", {n} {noisy}cop{'y' if n == 1 else 'ies'} of each"
-    return f"{known.title or known.name}{copies}; acquisition size {options['size']}, K = {options['samples']}, seed {options['seed']}"
+    what = f"acquisition size {options['size']}, K = {options['samples']}, seed {options['seed']}"
+    return f"{known.title or known.name}{copies}; {what}"
 
 # %% ../nbs/11_experiments.ipynb #4687709b
 def _run(command: str, main: Callable, stopped: str) -> None:

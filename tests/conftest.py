@@ -56,7 +56,7 @@ def torchvision(monkeypatch, tmp_path):
     datasets = pytest.importorskip("torchvision.datasets")
     from dataclasses import replace
 
-    from batchbald_nbdev.datasets import image_sets
+    from batchbald_nbdev.image_sets import image_sets
 
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
@@ -66,7 +66,8 @@ def torchvision(monkeypatch, tmp_path):
     monkeypatch.setattr(datasets.CIFAR10, "url", nobody + "cifar-10-python.tar.gz")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.delenv("BATCHBALD_DATA", raising=False)
-    for name, known in image_sets.items(): monkeypatch.setitem(image_sets, name, replace(known, sizes=None))  # small sets are as good
+    for name, known in image_sets.items():
+        monkeypatch.setitem(image_sets, name, replace(known, sizes=None))  # small sets are as good as whole ones
     return datasets
 
 

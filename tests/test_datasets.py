@@ -10,9 +10,10 @@ import torch
 from batchbald_nbdev import active_learning, experiments
 from batchbald_nbdev.bayesian_models import ConsistentDropout
 from batchbald_nbdev.datasets import (
-    ImageSet, flip_labels, get_balanced_indices, get_repeated_digits, image_sets, load_images, make_active_learning_data,
-    make_imbalanced, mnist_initial_indices, register_image_set,
+    flip_labels, get_balanced_indices, get_repeated_digits, make_active_learning_data, make_imbalanced,
+    mnist_initial_indices,
 )
+from batchbald_nbdev.image_sets import ImageSet, image_sets, load_images, register_image_set
 from image_files import idx, images, write_cifar10, write_cinic10, write_emnist, write_full_sizes, write_mnist
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -408,7 +409,7 @@ def test_cinic10_from_its_archive(torchvision, monkeypatch, tmp_path):
     shutil.rmtree(tmp_path / "CINIC-10")
     with pytest.raises(FileNotFoundError, match=r"CINIC-10.tar.gz.* checksum is wrong"): load_images("cinic10", tmp_path)
     assert not (tmp_path / "CINIC-10").exists()
-    monkeypatch.setattr("batchbald_nbdev.datasets._CINIC10_MD5", hashlib.md5(archive.read_bytes()).hexdigest())
+    monkeypatch.setattr("batchbald_nbdev.image_sets._CINIC10_MD5", hashlib.md5(archive.read_bytes()).hexdigest())
     for _ in range(2): check_loaded(load_images("cinic10", tmp_path), written, (3, 32, 32))
     archive.unlink()
     check_loaded(load_images("cinic10", tmp_path), written, (3, 32, 32))
@@ -456,7 +457,7 @@ def test_sets_with_images_missing_are_refused(torchvision, monkeypatch, tmp_path
 
 
 def test_sizes_are_those_of_the_chapter_s_table():
-    cells = json.loads((ROOT / "nbs/09_datasets.ipynb").read_text())["cells"]
+    cells = json.loads((ROOT / "nbs/09a_image_sets.ipynb").read_text())["cells"]
     rows = [line.split("|") for cell in cells for line in "".join(cell["source"]).splitlines() if line.startswith("| `")]
     table = {row[1].split("`")[1]: [o.strip() for o in row[2:6]] for row in rows}
     assert table == {
@@ -585,7 +586,7 @@ def test_torchvision_of_another_pytorch_is_said_to_be_so(monkeypatch, tmp_path):
 
 def shown_code():
     "Python that the chapter shows as text, since it needs files."
-    cells = json.loads((ROOT / "nbs/09_datasets.ipynb").read_text(encoding="utf-8"))["cells"]
+    cells = json.loads((ROOT / "nbs/09a_image_sets.ipynb").read_text(encoding="utf-8"))["cells"]
     text = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
     return [code for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "load_images(" in code]
 
@@ -626,7 +627,9 @@ TOY = ImageSet(
     "toy", (1, 8, 8), 3, load=load_toy, sizes=(60, 30), title="Toy images", network=make_toy_network,
     training={"batch_size": 16, "learning_rate": 0.01, "epoch_steps": 2, "early_stopping": "accuracy", "patience": 2},
 )  # fmt: skip
-TOY_RUN = "--trials 2 --samples 3 --test_samples 3 --configs 8 --steps 6 --size 3 --initial 1 --validation 12 --budget 9".split()
+TOY_RUN = (
+    "--trials 2 --samples 3 --test_samples 3 --configs 8 --steps 6 --size 3 --initial 1 --validation 12 --budget 9"
+).split()
 
 
 @pytest.fixture
@@ -639,7 +642,8 @@ def toy(monkeypatch):
 
 def test_a_set_from_outside_is_loaded_by_its_name(toy, tmp_path):
     with pytest.raises(ValueError, match="`name` is 'toys'; want one of: mnist, .*toy"): load_images("toys")
-    for got, (inputs, labels) in zip(load_images("toy", tmp_path), load_toy(None, download=False, progress=False), strict=True):
+    expected = load_toy(None, download=False, progress=False)
+    for got, (inputs, labels) in zip(load_images("toy", tmp_path), expected, strict=True):
         assert torch.equal(got[0], inputs) and torch.equal(got[1], labels)
     assert len(make_active_learning_data(*load_images("toy"), name="toy", repeats=2, noise=0.1).pool_labels) == 120
 
@@ -651,7 +655,8 @@ def test_a_set_from_outside_is_compared_with_its_own_network_and_training(toy, m
         return active_learning.run_trials(datasets, methods, make_model, **options)
 
     monkeypatch.setattr(experiments, "run_trials", run_trials)
-    call("batchbald_compare", "--dataset", "toy", "--methods", "random,batchbald", *TOY_RUN, "--repeats", 2, "--out", tmp_path)
+    args = ["--dataset", "toy", "--methods", "random,batchbald", *TOY_RUN, "--repeats", 2, "--out", tmp_path]
+    call("batchbald_compare", *args)
     (datasets, make_model, options), = seen
     assert make_model is make_toy_network and TOY.training.items() <= options.items()
     assert datasets[0].pool_inputs.shape == (2 * 48, 1, 8, 8) and datasets[0].num_classes == 3
@@ -674,7 +679,8 @@ def test_a_set_from_outside_is_held_to_what_its_record_says(toy, monkeypatch, tm
     args = ["--dataset", "toy", "--methods", "random", *TOY_RUN, "--out", tmp_path / "out"]
     for change, message in (
         ({"sizes": (61, 30)}, "toy cannot be loaded (there are 60 training images, not 61)"),
-        ({"num_classes": 2}, "60 training images and 60 labels, up to 2"), ({"shape": (3, 8, 8)}, "the images of toy are (1, 8, 8)"),
+        ({"num_classes": 2}, "60 training images and 60 labels, up to 2"),
+        ({"shape": (3, 8, 8)}, "the images of toy are (1, 8, 8)"),
     ):
         monkeypatch.setitem(image_sets, "toy", replace(TOY, **change))
         refused("batchbald_compare", *args, message=message)
@@ -686,8 +692,9 @@ def test_a_set_from_outside_is_held_to_what_its_record_says(toy, monkeypatch, tm
 
 @pytest.mark.parametrize("change, word", [
     ({"name": "mnist"}, "taken"), ({"name": "two words"}, "`name`"), ({"name": ""}, "`name`"), ({"name": 3}, "`name`"),
-    ({"shape": (1, 0, 8)}, "`shape`"), ({"shape": ()}, "`shape`"), ({"shape": 8}, "`shape`"), ({"num_classes": 1}, "`num_classes`"),
-    ({"load": None}, "`load`"), ({"load": "files"}, "`load`"), ({"draw": get_repeated_digits}, "`draw`"), ({"network": 5}, "`network`"),
+    ({"shape": (1, 0, 8)}, "`shape`"), ({"shape": ()}, "`shape`"), ({"shape": 8}, "`shape`"),
+    ({"num_classes": 1}, "`num_classes`"), ({"load": None}, "`load`"), ({"load": "files"}, "`load`"),
+    ({"draw": get_repeated_digits}, "`draw`"), ({"network": 5}, "`network`"),
 ])  # fmt: skip
 def test_records_that_cannot_be_are_not_registered(change, word):
     before = dict(image_sets)
@@ -698,5 +705,6 @@ def test_records_that_cannot_be_are_not_registered(change, word):
 
 def test_every_registered_set_has_what_it_takes():
     assert list(image_sets) == ["digits", "mnist", "fashionmnist", "emnist", "cifar10", "cinic10"]
-    for name, known in image_sets.items(): assert name == known.name and bool(known.load) != bool(known.draw) and known.title
-    with pytest.raises(ValueError, match="`name` is 'digits'"): load_images("digits")  # they are drawn anew for every trial
+    for name, known in image_sets.items():
+        assert name == known.name and bool(known.load) != bool(known.draw) and known.title
+    with pytest.raises(ValueError, match="`name` is 'digits'"): load_images("digits")  # drawn anew for every trial

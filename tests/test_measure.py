@@ -18,7 +18,10 @@ def function(name, lines):
 
 def notebook(*cells):
     "A notebook of (kind, source[, output]) cells."
-    cells = [{"cell_type": kind, "source": source.splitlines(keepends=True), "outputs": output} for kind, source, *output in cells]
+    cells = [
+        {"cell_type": kind, "source": source.splitlines(keepends=True), "outputs": outputs}
+        for kind, source, *outputs in cells
+    ]
     return json.dumps({"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 5})
 
 
@@ -64,7 +67,8 @@ def test_every_figure_of_a_made_up_package(made_up):
     assert worst["largest cells, lines"][:2] == [(40, "00_a.ipynb cell 6: large"), (9, "01_b.ipynb cell 1: f, g")]
     assert worst["several definitions in one cell"] == [(2, "01_b.ipynb cell 1: f, g")]
     assert worst["private names imported"] == [
-        (2, "batchbald_nbdev/b.py:3 from batchbald_nbdev.a: _private, _other"), (1, "batchbald_nbdev/b.py:2 from a: _private"),
+        (2, "batchbald_nbdev/b.py:3 from batchbald_nbdev.a: _private, _other"),
+        (1, "batchbald_nbdev/b.py:2 from a: _private"),
     ]
     assert worst["longest lines of modules"] == [(121, "batchbald_nbdev/b.py:5")]
     assert worst["longest lines of code cells"] == [(130, "01_b.ipynb cell 2:1")]
@@ -74,7 +78,8 @@ def test_every_figure_of_a_made_up_package(made_up):
 def test_the_report_marks_what_is_over_its_aim(made_up):
     lines = measure.report(made_up, many=1).splitlines()
     over = {line.split("  ")[0] for line in lines if line.endswith("over")}
-    assert over == {"lines over 120 characters, modules", "lines over 120 characters, code cells", "modules over 500 lines"}
+    long = "lines over 120 characters"
+    assert over == {f"{long}, modules", f"{long}, code cells", "modules over 500 lines"}
     at = lines.index("largest cells, lines:")
     assert lines[at + 1 : at + 3] == ["    40  00_a.ipynb cell 6: large", ""]  # one, since one was asked for
     assert "largest cells" not in measure.report(made_up)
@@ -83,7 +88,8 @@ def test_the_report_marks_what_is_over_its_aim(made_up):
 def test_a_commit_is_measured_as_it_was():
     git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True)
     if git.returncode: pytest.skip("no git here")
-    done = subprocess.run([sys.executable, "tools/measure.py", "--rev", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    command = [sys.executable, "tools/measure.py", "--rev"]
+    done = subprocess.run([*command, "HEAD"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0 and "exported cells with a definition" in done.stdout
-    done = subprocess.run([sys.executable, "tools/measure.py", "--rev", "no_such_commit"], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run([*command, "no_such_commit"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode and done.stderr.startswith("measure.py: ") and done.stderr.count("\n") == 1

@@ -10,8 +10,9 @@ from fastcore.script import anno_parser
 from batchbald_nbdev import active_learning, experiments
 from batchbald_nbdev.active_learning import derive_generator, get_method, get_methods, run_trials
 from batchbald_nbdev.bayesian_models import make_cinic10_vgg
-from batchbald_nbdev.datasets import get_repeated_digits, image_sets, mnist_initial_indices
+from batchbald_nbdev.datasets import get_repeated_digits, mnist_initial_indices
 from batchbald_nbdev.experiments import presets
+from batchbald_nbdev.image_sets import image_sets
 from batchbald_nbdev.plots import _styles_of, label_of_method, plot_learning_curves
 from image_files import idx, images, write_cifar10, write_cinic10, write_emnist, write_full_sizes, write_mnist
 
@@ -77,7 +78,9 @@ def test_every_preset_is_in_the_table_and_has_options_that_are_valid():
     assert len({id(options) for options in presets.values()}) == len(presets)
 
 
-@pytest.mark.parametrize("name, outputs", [("mnist", 10), ("fashionmnist", 10), ("emnist", 47), ("cifar10", 10), ("cinic10", 10)])
+@pytest.mark.parametrize("name, outputs", [
+    ("mnist", 10), ("fashionmnist", 10), ("emnist", 47), ("cifar10", 10), ("cinic10", 10),
+])  # fmt: skip
 def test_the_network_of_a_data_set_fits_its_images(name, outputs):
     if name.startswith("c"): pytest.importorskip("torchvision")
     known = image_sets[name]
@@ -141,7 +144,8 @@ def test_a_preset_runs_from_files_to_records(name, write_files, tmp_path, call):
     run = json.loads((out / "run.json").read_text())
     assert run["options"] == options | {"methods": methods, "trials": 1, "samples": 2, "test_samples": 2, "configs": 8, "steps": 1, "size": 3, "validation": 12,
                                         "initial": 0 if name == "emnist" else 1, "budget": 5 if name == "emnist" else 14}
-    assert run["training"]["learning_rate"] == image_sets[options["dataset"]].training["learning_rate"] and "network" not in run["training"]
+    known = image_sets[options["dataset"]]
+    assert run["training"]["learning_rate"] == known.training["learning_rate"] and "network" not in run["training"]
     # Resumed after the first round and a torn second one
     if name in PLAIN or name == "cifar10":
         lines, expected = (out / "records.jsonl").read_bytes().splitlines(keepends=True), timeless(out / "records.jsonl")
