@@ -8,6 +8,7 @@ from batchbald_nbdev.datasets import *
 from batchbald_nbdev.distributed import *
 from batchbald_nbdev.epig import *
 from batchbald_nbdev.experiments import *
+from batchbald_nbdev.image_sets import *
 from batchbald_nbdev.information import *
 from batchbald_nbdev.joint_entropy import *
 from batchbald_nbdev.kbald import *

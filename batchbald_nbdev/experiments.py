@@ -32,8 +32,8 @@ from torch import nn
 
 from .active_learning import Round, _device, derive_generator, get_method, get_methods, make_mlp, make_seeded, run_trials, train_models
 from .bald import CandidateBatch
-from .bayesian_models import make_cifar10_resnet, make_cinic10_vgg, make_emnist_cnn, make_mnist_cnn
-from .datasets import ActiveLearningData, get_balanced_indices, get_repeated_digits, load_images, make_active_learning_data, mnist_initial_indices
+from .datasets import ActiveLearningData, get_balanced_indices, make_active_learning_data
+from .image_sets import image_sets, load_images
 from .information import as_log_probs
 from .plots import get_curves, label_of_method, labels_of_methods, plot_learning_curves
 
@@ -276,19 +276,9 @@ presets = {
 presets["digits"] = presets["repeated_digits"] | {"repeats": 1}
 
 # %% ../nbs/11_experiments.ipynb #e0944eb3
-_stopping = {"early_stopping": "accuracy", "patience": 3}
-_data_sets = {  # an epoch is 5,056 images, of EMNIST 20,224, of CINIC-10 15,360, of CIFAR-10 5,120; in training one network of a stack takes 0.04 / 0.07 / 1.2 / 1.5 GB, measured on a CPU
-    "digits": {"title": "Digits", "network": make_mlp},
-    "mnist": {"title": "MNIST", "network": make_mnist_cnn, "shape": (1, 28, 28), "classes": 10, "together": 100, "batch_size": 64, "learning_rate": 1e-3, "epoch_steps": 79, **_stopping},
-    "emnist": {"title": "EMNIST", "network": make_emnist_cnn, "shape": (1, 28, 28), "classes": 47, "together": 100, "batch_size": 64, "learning_rate": 1e-3, "epoch_steps": 316, **_stopping},
-    "cinic10": {"title": "CINIC-10", "network": make_cinic10_vgg, "shape": (3, 32, 32), "classes": 10, "together": 4, "batch_size": 128, "learning_rate": 1e-4, "epoch_steps": 120, **_stopping},
-    "cifar10": {"title": "CIFAR-10", "network": make_cifar10_resnet, "shape": (3, 32, 32), "classes": 10, "together": 4, "batch_size": 128, "learning_rate": 1e-3, "epoch_steps": 40, **_stopping},
-}  # fmt: skip
-
-
 def _get_training(dataset: str) -> dict:
     "How networks for a data set are trained: options of `run_trials`."
-    return {k: v for k, v in _data_sets[dataset].items() if k not in ("title", "network", "shape", "classes")}
+    return dict(image_sets[dataset].training)
 
 # %% ../nbs/11_experiments.ipynb #96bcd541
 _mnist = {  # BatchBALD paper, section 4.2 (K, initial set), section 4 (6 trials, M); validation set, epochs and the 300 labels bought as in its code
@@ -338,8 +328,8 @@ def _check_options(options: dict) -> dict:
     "Every option in its final form, or `ValueError` naming the first that is wrong."
     methods = options["methods"].split(",") if isinstance(options["methods"], str) else list(options["methods"])
     methods = [m.strip() for m in methods if m.strip()]
-    if options["dataset"] not in _data_sets:
-        _fail(f"`dataset` is {options['dataset']!r}; want one of: {', '.join(_data_sets)}")
+    if options["dataset"] not in image_sets:
+        _fail(f"`dataset` is {options['dataset']!r}; want one of: {', '.join(image_sets)}")
     if not methods or len(set(methods)) != len(methods):
         _fail(f"`methods` is {options['methods']!r}; want different ones of: {', '.join(get_methods())}")
     for method in methods:
@@ -349,11 +339,13 @@ def _check_options(options: dict) -> dict:
             _fail(str(e).replace("`name` is", "`methods` has", 1))
     initial = int(options["initial"]) if str(options["initial"]).isdecimal() else options["initial"]
     options = options | {"methods": methods, "initial": initial}
-    images = options["dataset"] != "digits"  # they stop early, so they need a validation set
-    least = {"trials": 1, "size": 1, "samples": 1, "configs": 1, "repeats": 1, "seed": 0, "validation": int(images), "steps": 1, "test_samples": 1}
+    known = image_sets[options["dataset"]]
+    stops = "early_stopping" in known.training  # so it needs a validation set
+    least = dict.fromkeys(("trials", "size", "samples", "configs", "repeats", "steps", "test_samples"), 1)
+    least |= {"seed": 0, "validation": int(stops)}
     if initial != "paper":
         least["initial"] = 0
-    elif options["dataset"] != "mnist":
+    elif not known.initial:
         _fail(f"`initial` is 'paper', and `dataset` {options['dataset']!r}; want a number of labels of each class, since the paper's 20 images are MNIST's")
     for name, n in least.items():
         if not isinstance(options[name], int) or options[name] < n:
@@ -366,33 +358,37 @@ def _check_options(options: dict) -> dict:
 def _load_data(options: dict, folder: str | Path | None, download: bool) -> tuple[list[ActiveLearningData], Callable]:
     "The data of every trial, and what makes a network for them. Raises `OSError` where files are missing, `ValueError` where they do not fit."
     name, repeats, noise, validation, seed = (options[key] for key in ("dataset", "repeats", "noise", "validation", "seed"))
-    if name == "digits":
+    known = image_sets[name]
+    make_model = known.network or make_mlp
+    if known.pretrained:
+        make_model = partial(make_model, pretrained=True, download=download)
+    if known.draw:
         draws = [derive_generator(seed, trial, "data") for trial in range(options["trials"])]
-        return [get_repeated_digits(repeats, noise, validation=validation, generator=draw) for draw in draws], make_mlp
-    known = _data_sets[name]
-    make_model = partial(known["network"], pretrained=True, download=download) if name == "cinic10" else known["network"]
+        return [known.draw(repeats, noise, validation=validation, generator=draw) for draw in draws], make_model
     try:
         train, test = load_images(name, folder, download=download)
         make_seeded(make_model, derive_generator(seed))  # can it be made?
     except OSError as e:
         raise OSError(str(e).replace("call `load_images` with `download=True` while online", "add --download while online").replace("pass pretrained=False", "add --download")) from e
-    n, first = len(train[0]), mnist_initial_indices if options["initial"] == "paper" else ()
-    if tuple(train[0].shape[1:]) != known["shape"]:
-        _fail(f"`dataset`: the images of {name} are {tuple(train[0].shape[1:])}; want {known['shape']}, which its network is for")
+    n, first = len(train[0]), known.initial if options["initial"] == "paper" else ()
+    if tuple(train[0].shape[1:]) != known.shape:
+        found = f"the images of {name} are {tuple(train[0].shape[1:])}"
+        _fail(f"`dataset`: {found}; want {known.shape}, which its network is for")
     if max(first, default=0) >= n:
         _fail(f"`initial` is 'paper', whose images go up to position {max(first)}, but there are {n} training images; want a number of labels of each class")
-    if name == "emnist" and validation < n:
-        validation = range(n - validation, n)  # the last ones (section 4.3, Kirsch et al. 2019)
+    if known.validation_last and validation < n:
+        validation = range(n - validation, n)
     draw = derive_generator(seed, "data")
-    data = make_active_learning_data(train, test, name=name, num_classes=known["classes"], repeats=repeats, noise=noise, validation=validation, first=first, generator=draw)
+    recipe = {"repeats": repeats, "noise": noise, "validation": validation, "first": first, "generator": draw}
+    data = make_active_learning_data(train, test, name=name, num_classes=known.num_classes, **recipe)
     return [data] * options["trials"], make_model
 
 
 def _get_initial(options: dict, datasets: Sequence[ActiveLearningData]) -> list[list[int]]:
     "Pool positions of the initial labels of every trial, if they and the budget fit the pool."
-    n, pool = options["initial"], len(datasets[0].pool_labels)
+    n, pool, first = options["initial"], len(datasets[0].pool_labels), image_sets[options["dataset"]].initial
     if n == "paper":
-        initial = [list(range(len(mnist_initial_indices)))] * len(datasets)  # they stand first in the pool
+        initial = [list(range(len(first)))] * len(datasets)  # they stand first in the pool
     else:
         rarest = min(int(data.pool_labels.unique(return_counts=True)[1].min()) for data in datasets)
         if n > rarest:
@@ -406,8 +402,10 @@ def _get_initial(options: dict, datasets: Sequence[ActiveLearningData]) -> list[
 def _title(options: dict) -> str:
     "What was run, for the figure."
     n, noisy = options["repeats"], "noisy " * bool(options["noise"])
+    known = image_sets[options["dataset"]]
     copies = "" if n == 1 and not noisy else f", {n} {noisy}cop{'y' if n == 1 else 'ies'} of each"
-    return f"{_data_sets[options['dataset']]['title']}{copies}; acquisition size {options['size']}, K = {options['samples']}, seed {options['seed']}"
+    what = f"acquisition size {options['size']}, K = {options['samples']}, seed {options['seed']}"
+    return f"{known.title or known.name}{copies}; {what}"
 
 # %% ../nbs/11_experiments.ipynb #4687709b
 def _run(command: str, main: Callable, stopped: str) -> None:
@@ -477,7 +475,7 @@ def compare_methods(
 # %% ../nbs/11_experiments.ipynb #985123b5
 @call_parse
 def batchbald_compare(
-    dataset: str = None,  # data set: digits, mnist, emnist, cinic10 or cifar10
+    dataset: str = None,  # data set: digits, mnist, fashionmnist, emnist, cifar10 or cinic10
     methods: str = None,  # method names, separated by commas (default: random,bald,softmaxbald,2bald,batchbald)
     trials: int = None,  # trials of each method (default: 6)
     size: int = None,  # acquisition size, the labels bought in each round (default: 10)

@@ -7,9 +7,13 @@ import numpy as np
 import pytest
 import torch
 
+from batchbald_nbdev import active_learning, experiments
+from batchbald_nbdev.bayesian_models import ConsistentDropout
 from batchbald_nbdev.datasets import (
-    flip_labels, get_balanced_indices, get_repeated_digits, load_images, make_active_learning_data, make_imbalanced, mnist_initial_indices,
+    flip_labels, get_balanced_indices, get_repeated_digits, make_active_learning_data, make_imbalanced,
+    mnist_initial_indices,
 )
+from batchbald_nbdev.image_sets import ImageSet, image_sets, load_images, register_image_set
 from image_files import idx, images, write_cifar10, write_cinic10, write_emnist, write_full_sizes, write_mnist
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -405,7 +409,7 @@ def test_cinic10_from_its_archive(torchvision, monkeypatch, tmp_path):
     shutil.rmtree(tmp_path / "CINIC-10")
     with pytest.raises(FileNotFoundError, match=r"CINIC-10.tar.gz.* checksum is wrong"): load_images("cinic10", tmp_path)
     assert not (tmp_path / "CINIC-10").exists()
-    monkeypatch.setattr("batchbald_nbdev.datasets._cinic10_md5", hashlib.md5(archive.read_bytes()).hexdigest())
+    monkeypatch.setattr("batchbald_nbdev.image_sets._CINIC10_MD5", hashlib.md5(archive.read_bytes()).hexdigest())
     for _ in range(2): check_loaded(load_images("cinic10", tmp_path), written, (3, 32, 32))
     archive.unlink()
     check_loaded(load_images("cinic10", tmp_path), written, (3, 32, 32))
@@ -445,19 +449,21 @@ def test_sets_with_images_missing_are_refused(torchvision, monkeypatch, tmp_path
     write_cinic10(tmp_path)
     write_mnist(torchvision.MNIST, tmp_path, monkeypatch)
     sizes = {"mnist": (60_000, 10_000), "cinic10": (180_000, 90_000)}
-    monkeypatch.setattr("batchbald_nbdev.datasets._sizes", sizes)
+    for name in sizes: monkeypatch.setitem(image_sets, name, replace(image_sets[name], sizes=sizes[name]))
     for name, found in (("mnist", 300), ("cinic10", 30)):
         with pytest.raises(FileNotFoundError, match=f"{name} cannot be loaded .*{found} training images, not {sizes[name][0]:,}"): load_images(name, tmp_path)
-    sizes["mnist"] = 300, 10_000
+    monkeypatch.setitem(image_sets, "mnist", replace(image_sets["mnist"], sizes=(300, 10_000)))
     with pytest.raises(FileNotFoundError, match="40 test images, not 10,000"): load_images("mnist", tmp_path)
 
 
 def test_sizes_are_those_of_the_chapter_s_table():
-    from batchbald_nbdev.datasets import _sizes
-
-    cells = json.loads((ROOT / "nbs/09_datasets.ipynb").read_text())["cells"]
+    cells = json.loads((ROOT / "nbs/09a_image_sets.ipynb").read_text())["cells"]
     rows = [line.split("|") for cell in cells for line in "".join(cell["source"]).splitlines() if line.startswith("| `")]
-    assert {row[1].split("`")[1]: tuple(int(o.replace(",", "")) for o in row[2:4]) for row in rows} == _sizes
+    table = {row[1].split("`")[1]: [o.strip() for o in row[2:6]] for row in rows}
+    assert table == {
+        name: [*(f"{n:,}" for n in known.sizes), " × ".join(map(str, known.shape)), str(known.num_classes)]
+        for name, known in image_sets.items() if known.load
+    }
 
 
 @pytest.mark.parametrize("labels", [[0, 1], [0, 1, 2, 3], [0, 1, 200]])
@@ -580,7 +586,7 @@ def test_torchvision_of_another_pytorch_is_said_to_be_so(monkeypatch, tmp_path):
 
 def shown_code():
     "Python that the chapter shows as text, since it needs files."
-    cells = json.loads((ROOT / "nbs/09_datasets.ipynb").read_text(encoding="utf-8"))["cells"]
+    cells = json.loads((ROOT / "nbs/09a_image_sets.ipynb").read_text(encoding="utf-8"))["cells"]
     text = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
     return [code for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "load_images(" in code]
 
@@ -598,3 +604,107 @@ def test_code_of_the_chapter_that_needs_files_runs(torchvision, monkeypatch, tmp
     exec(emnist, scope)
     data = scope["emnist"]
     assert (len(data.pool_labels), len(data.validation_labels), len(data.test_labels), data.num_classes) == (94_000, 18_800, 18_800, 47)
+
+
+# A set of one's own
+
+
+def load_toy(folder, *, download, progress):
+    "60 images of 1 x 8 x 8, drawn, of three classes that a network can tell apart; a test set of 30."
+    def draw(n, seed):
+        labels = torch.arange(n) % 3
+        inputs = torch.randint(0, 100, (n, 1, 8, 8), generator=seeded(seed), dtype=torch.uint8)
+        for image, c in zip(inputs, labels): image[0, 2 * c : 2 * c + 2] += 150
+        return inputs, labels
+
+    return draw(60, 1), draw(30, 2)
+
+
+def make_toy_network(): return torch.nn.Sequential(torch.nn.Flatten(), ConsistentDropout(0.5), torch.nn.Linear(64, 3))
+
+
+TOY = ImageSet(
+    "toy", (1, 8, 8), 3, load=load_toy, sizes=(60, 30), title="Toy images", network=make_toy_network,
+    training={"batch_size": 16, "learning_rate": 0.01, "epoch_steps": 2, "early_stopping": "accuracy", "patience": 2},
+)  # fmt: skip
+TOY_RUN = (
+    "--trials 2 --samples 3 --test_samples 3 --configs 8 --steps 6 --size 3 --initial 1 --validation 12 --budget 9"
+).split()
+
+
+@pytest.fixture
+def toy(monkeypatch):
+    "The registry with one set more."
+    monkeypatch.setitem(image_sets, "toy", None)  # so that it is taken out in the end
+    del image_sets["toy"]
+    register_image_set(TOY)
+
+
+def test_a_set_from_outside_is_loaded_by_its_name(toy, tmp_path):
+    with pytest.raises(ValueError, match="`name` is 'toys'; want one of: mnist, .*toy"): load_images("toys")
+    expected = load_toy(None, download=False, progress=False)
+    for got, (inputs, labels) in zip(load_images("toy", tmp_path), expected, strict=True):
+        assert torch.equal(got[0], inputs) and torch.equal(got[1], labels)
+    assert len(make_active_learning_data(*load_images("toy"), name="toy", repeats=2, noise=0.1).pool_labels) == 120
+
+
+def test_a_set_from_outside_is_compared_with_its_own_network_and_training(toy, monkeypatch, tmp_path, call):
+    seen = []
+    def run_trials(datasets, methods, make_model, **options):
+        seen.append((datasets, make_model, options))
+        return active_learning.run_trials(datasets, methods, make_model, **options)
+
+    monkeypatch.setattr(experiments, "run_trials", run_trials)
+    args = ["--dataset", "toy", "--methods", "random,batchbald", *TOY_RUN, "--repeats", 2, "--out", tmp_path]
+    call("batchbald_compare", *args)
+    (datasets, make_model, options), = seen
+    assert make_model is make_toy_network and TOY.training.items() <= options.items()
+    assert datasets[0].pool_inputs.shape == (2 * 48, 1, 8, 8) and datasets[0].num_classes == 3
+    records = [json.loads(line) for line in (tmp_path / "records.jsonl").read_text().splitlines()]
+    assert {(r["dataset"], r["method"]) for r in records} == {("toy", "random"), ("toy", "batchbald")}
+    assert {r["labels"] for r in records} == {3, 6, 9} and all(i < 96 for r in records for i in r["indices"])
+    run = json.loads((tmp_path / "run.json").read_text())
+    assert run["options"]["dataset"] == "toy" and run["training"] == TOY.training and "--dataset toy" in run["command"]
+    assert experiments._title(run["options"]).startswith("Toy images, 2 noisy copies of each; ")
+
+
+def test_a_preset_may_name_a_set_from_outside(toy, monkeypatch, tmp_path, call):
+    own = experiments.presets["digits"] | {"dataset": "toy", "methods": "random"}
+    monkeypatch.setitem(experiments.presets, "mine", own)
+    call("batchbald_compare", "--preset", "mine", *TOY_RUN, "--out", tmp_path)
+    assert {json.loads(line)["dataset"] for line in (tmp_path / "records.jsonl").read_text().splitlines()} == {"toy"}
+
+
+def test_a_set_from_outside_is_held_to_what_its_record_says(toy, monkeypatch, tmp_path, refused):
+    args = ["--dataset", "toy", "--methods", "random", *TOY_RUN, "--out", tmp_path / "out"]
+    for change, message in (
+        ({"sizes": (61, 30)}, "toy cannot be loaded (there are 60 training images, not 61)"),
+        ({"num_classes": 2}, "60 training images and 60 labels, up to 2"),
+        ({"shape": (3, 8, 8)}, "the images of toy are (1, 8, 8)"),
+    ):
+        monkeypatch.setitem(image_sets, "toy", replace(TOY, **change))
+        refused("batchbald_compare", *args, message=message)
+    monkeypatch.setitem(image_sets, "toy", TOY)
+    refused("batchbald_compare", *args, "--validation", 0, message="`validation`")  # it stops early
+    refused("batchbald_compare", *args, "--initial", "paper", message="`initial` is 'paper'")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("change, word", [
+    ({"name": "mnist"}, "taken"), ({"name": "two words"}, "`name`"), ({"name": ""}, "`name`"), ({"name": 3}, "`name`"),
+    ({"shape": (1, 0, 8)}, "`shape`"), ({"shape": ()}, "`shape`"), ({"shape": 8}, "`shape`"),
+    ({"num_classes": 1}, "`num_classes`"), ({"load": None}, "`load`"), ({"load": "files"}, "`load`"),
+    ({"draw": get_repeated_digits}, "`draw`"), ({"network": 5}, "`network`"),
+])  # fmt: skip
+def test_records_that_cannot_be_are_not_registered(change, word):
+    before = dict(image_sets)
+    with pytest.raises(ValueError, match=word): register_image_set(replace(TOY, **change))
+    with pytest.raises(ValueError, match="`image_set`"): register_image_set("toy")
+    assert image_sets == before
+
+
+def test_every_registered_set_has_what_it_takes():
+    assert list(image_sets) == ["digits", "mnist", "fashionmnist", "emnist", "cifar10", "cinic10"]
+    for name, known in image_sets.items():
+        assert name == known.name and bool(known.load) != bool(known.draw) and known.title
+    with pytest.raises(ValueError, match="`name` is 'digits'"): load_images("digits")  # drawn anew for every trial

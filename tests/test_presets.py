@@ -1,6 +1,7 @@
 "The papers' experiments by name: what each preset asks for, and each of them from small files in the real formats to its records."
 import json
 import shlex
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from batchbald_nbdev.active_learning import derive_generator, get_method, get_me
 from batchbald_nbdev.bayesian_models import make_cinic10_vgg
 from batchbald_nbdev.datasets import get_repeated_digits, mnist_initial_indices
 from batchbald_nbdev.experiments import presets
+from batchbald_nbdev.image_sets import image_sets
 from batchbald_nbdev.plots import _styles_of, label_of_method, plot_learning_curves
 from image_files import idx, images, write_cifar10, write_cinic10, write_emnist, write_full_sizes, write_mnist
 
@@ -43,6 +45,11 @@ TABLE = {
 DIGITS = ("repeated_digits", "digits")
 
 
+def change_set(monkeypatch, name, **fields):
+    "One registered image set is another for as long as a test lasts."
+    monkeypatch.setitem(image_sets, name, replace(image_sets[name], **fields))
+
+
 def timeless(path):
     return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in path.read_text().splitlines()]
 
@@ -50,7 +57,7 @@ def timeless(path):
 @pytest.mark.parametrize("name", TABLE)
 def test_a_preset_is_what_the_paper_says(name):
     options = presets[name]
-    training = experiments._data_sets[options["dataset"]]
+    training = image_sets[options["dataset"]].training
     names = ("dataset", "repeats", "noise", "methods", "trials", "size", "samples", "test_samples", "budget", "initial", "validation")
     *expected, (epochs, of, batch_size) = TABLE[name]
     assert [options[key].replace(",", " ") if key == "methods" else options[key] for key in names] == expected
@@ -71,12 +78,14 @@ def test_every_preset_is_in_the_table_and_has_options_that_are_valid():
     assert len({id(options) for options in presets.values()}) == len(presets)
 
 
-@pytest.mark.parametrize("name, outputs", [("mnist", 10), ("emnist", 47), ("cifar10", 10), ("cinic10", 10)])
+@pytest.mark.parametrize("name, outputs", [
+    ("mnist", 10), ("fashionmnist", 10), ("emnist", 47), ("cifar10", 10), ("cinic10", 10),
+])  # fmt: skip
 def test_the_network_of_a_data_set_fits_its_images(name, outputs):
     if name.startswith("c"): pytest.importorskip("torchvision")
-    known = experiments._data_sets[name]
-    assert known["shape"] == {"m": (1, 28, 28), "e": (1, 28, 28), "c": (3, 32, 32)}[name[0]] and known["classes"] == outputs
-    assert known["network"]().eval()(torch.zeros(2, *known["shape"])).shape == (2, outputs)
+    known = image_sets[name]
+    assert known.shape == {"c": (3, 32, 32)}.get(name[0], (1, 28, 28)) and known.num_classes == outputs
+    assert known.network().eval()(torch.zeros(2, *known.shape)).shape == (2, outputs)
 
 
 # From files to records
@@ -106,7 +115,7 @@ def write_files(torchvision, monkeypatch, tmp_path):
             write_cinic10(folder)
             write_weights(tmp_path / "home")
         if name.startswith("c"):  # the large networks: fewer images in a step
-            monkeypatch.setitem(experiments._data_sets, name, experiments._data_sets[name] | {"batch_size": 3})
+            change_set(monkeypatch, name, training=image_sets[name].training | {"batch_size": 3})
         return folder
 
     return write
@@ -135,7 +144,8 @@ def test_a_preset_runs_from_files_to_records(name, write_files, tmp_path, call):
     run = json.loads((out / "run.json").read_text())
     assert run["options"] == options | {"methods": methods, "trials": 1, "samples": 2, "test_samples": 2, "configs": 8, "steps": 1, "size": 3, "validation": 12,
                                         "initial": 0 if name == "emnist" else 1, "budget": 5 if name == "emnist" else 14}
-    assert run["training"]["learning_rate"] == experiments._data_sets[options["dataset"]]["learning_rate"] and "network" not in run["training"]
+    known = image_sets[options["dataset"]]
+    assert run["training"]["learning_rate"] == known.training["learning_rate"] and "network" not in run["training"]
     # Resumed after the first round and a torn second one
     if name in PLAIN or name == "cifar10":
         lines, expected = (out / "records.jsonl").read_bytes().splitlines(keepends=True), timeless(out / "records.jsonl")
@@ -146,7 +156,7 @@ def test_a_preset_runs_from_files_to_records(name, write_files, tmp_path, call):
 
 def test_the_paper_s_initial_images_are_where_a_run_starts(write_files, monkeypatch, tmp_path, call):
     where = tuple(range(250, 210, -2))  # in place of the real ones: there are 300 images here
-    monkeypatch.setattr(experiments, "mnist_initial_indices", where)
+    change_set(monkeypatch, "mnist", initial=where)
     seen = []
     monkeypatch.setattr(experiments, "run_trials", lambda datasets, *args, **options: seen.append((datasets, options)) or run_trials(datasets, *args, **options))
     monkeypatch.chdir(tmp_path)
@@ -168,7 +178,7 @@ def test_pools_and_validation_sets_have_the_papers_sizes(write_files, monkeypatc
     "On as many images as the real sets have, of four pixels each."
     write_files("nothing")
     write_full_sizes(tmp_path)
-    for name in ("mnist", "emnist"): monkeypatch.setitem(experiments._data_sets, name, experiments._data_sets[name] | {"shape": (1, 2, 2)})
+    for name in ("mnist", "emnist"): change_set(monkeypatch, name, shape=(1, 2, 2))
     for name, pool, validation in (("mnist_size_10", 60_000 - 1_024, 1_024), ("repeated_mnist", 3 * (60_000 - 3_072), 3_072), ("repeated_mnist_x5", 5 * (60_000 - 3_072), 3_072)):
         datasets, _ = experiments._load_data(presets[name], tmp_path, False)
         data, initial = datasets[5], experiments._get_initial(presets[name], datasets)
@@ -244,7 +254,7 @@ def test_options_that_do_not_fit_are_refused_before_anything_is_written(write_fi
     assert min(rarest) < max(rarest)  # every trial has a pool of its own, and all of them need enough
     refused("batchbald_compare", "--preset", "digits", "--initial", max(rarest), message=f"want at most {min(rarest)}, as many")
     refused("batchbald_compare", "--initial", "paper", message="the paper's 20 images are MNIST's")
-    monkeypatch.setitem(experiments._data_sets, "mnist", experiments._data_sets["mnist"] | {"shape": (1, 32, 32)})
+    change_set(monkeypatch, "mnist", shape=(1, 32, 32))
     refused("batchbald_compare", "--preset", "mnist_size_5", "--initial", 1, "--data", folder, message="`dataset`: the images of mnist are (1, 28, 28); want (1, 32, 32)")
     assert not (tmp_path / "results").exists()
 
