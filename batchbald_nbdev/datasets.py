@@ -10,17 +10,16 @@ __all__ = ['mnist_initial_indices', 'ActiveLearningData', 'make_active_learning_
 import math
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import as_file, files
-from numbers import Real
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .information import _check_count
+from .information import _as_number, _as_whole, _brief, _check_count, _check_number, _check_room
 from .joint_entropy import _generator
 
 # %% ../nbs/09_datasets.ipynb #b8f0a43e
@@ -39,14 +38,19 @@ class ActiveLearningData:
     test_labels: Tensor
 
 # %% ../nbs/09_datasets.ipynb #2d9243f9
+def _check_noise(noise) -> float:
+    return _check_number(noise, "noise", below=1e30, want="a standard deviation of 0 or more that float32 can bear")
+
+
 def _whole(name: str, x, axes: Sequence[int]) -> Tensor:
     "Whole numbers in a tensor with as many axes as allowed."
     try:
         numbers = torch.as_tensor(x)
-    except (TypeError, ValueError, RuntimeError):
+    except (TypeError, ValueError, RuntimeError, OverflowError):
         numbers = None
-    if numbers is None or numbers.dim() not in axes or numbers.numel() and (numbers.is_floating_point() or numbers.dtype == torch.bool):
-        raise ValueError(f"`{name}` is {x!r}; want {'a whole number or ' if 0 in axes else ''}a list of whole numbers")
+    wrong = numbers is None or numbers.dim() not in axes or numbers.is_meta or numbers.is_complex()
+    if wrong or numbers.numel() and (numbers.is_floating_point() or numbers.dtype == torch.bool):
+        raise ValueError(f"`{name}` is {_brief(x)}; want {'a whole number or ' if 0 in axes else ''}a list of whole numbers")
     return numbers.long()
 
 
@@ -81,7 +85,7 @@ def _as_set(name: str, pair) -> tuple[Tensor, Tensor]:
     "Inputs and labels as tensors. Raises `ValueError` that names the set."
     try:
         inputs, labels = map(torch.as_tensor, pair)
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise ValueError(f"`{name}` cannot be read ({error}); want a pair of inputs (n, *features) and labels (n,), tensors or arrays") from None
     if inputs.dim() < 2 or labels.shape != inputs.shape[:1] or not len(labels) or labels.is_floating_point() or labels.min() < 0:
         raise ValueError(f"`{name}` has inputs {tuple(inputs.shape)} and labels {tuple(labels.shape)} of {labels.dtype}; want a pair, (n, *features) and n classes counted from 0")
@@ -114,13 +118,13 @@ def make_active_learning_data(
 
     Raises `ValueError` on sets that do not fit together and on impossible sizes. Warns where held-out images are in the pool too, number for number."""
     repeats, generator = _check_count(repeats, "repeats"), _generator(generator)
-    if not isinstance(noise, Real) or not 0 <= noise < math.inf:
-        raise ValueError(f"`noise` is {noise!r}; want a standard deviation of 0 or more")
+    noise = _check_noise(noise)
     (inputs, labels), (test_inputs, test_labels) = _as_set("train", train), _as_set("test", test)
     if inputs.shape[1:] != test_inputs.shape[1:]:
         raise ValueError(f"`train` has inputs of shape {tuple(inputs.shape[1:])} and `test` of {tuple(test_inputs.shape[1:])}; want the same")
     classes = 1 + max(labels.max().item(), test_labels.max().item())
-    if num_classes is not None and _check_count(num_classes, "num_classes") < classes:
+    num_classes = classes if num_classes is None else _check_count(num_classes, "num_classes")
+    if num_classes < classes:
         raise ValueError(f"`num_classes` is {num_classes}, but there are labels up to {classes - 1}")
 
     validation_at, pool_at = _split(len(inputs), validation, first, generator)
@@ -132,13 +136,14 @@ def make_active_learning_data(
     if not (std > 0).all():
         raise ValueError("`train` has pool images that are all equal (in some channel), so they cannot be normalised")
     originals.sub_(mean).div_(std)
+    _check_room(4 * originals.numel() * repeats, "repeats", f"a pool of {repeats:,} times {len(originals):,} images")
     if noise:
         pool_inputs = torch.randn((repeats, *originals.shape), generator=generator).mul_(noise).add_(originals)
     else:
         pool_inputs = originals.expand(repeats, *originals.shape)
     return ActiveLearningData(
         name=name,
-        num_classes=num_classes or classes,
+        num_classes=num_classes,
         pool_inputs=pool_inputs.flatten(0, 1),
         pool_labels=labels[pool_at].repeat(repeats),
         pool_originals=pool_at.repeat(repeats),
@@ -165,6 +170,7 @@ def get_repeated_digits(
     digits = load_digits()
     inputs, labels = torch.tensor(digits.data, dtype=torch.float32), torch.tensor(digits.target)
     originals, test, validation = _check_count(originals, "originals"), _check_count(test, "test"), _check_count(validation, "validation", 0)
+    repeats, noise = _check_count(repeats, "repeats"), _check_noise(noise)
     if originals + test + validation > len(inputs):
         raise ValueError(f"`originals`, `test` and `validation` are {originals}, {test} and {validation}; want sizes that fit into {len(inputs)} digits")
     order = torch.randperm(len(inputs), generator=generator)
@@ -193,14 +199,14 @@ def get_balanced_indices(
     labels_N, per_class = _whole("labels_N", labels_N, [1]), _check_count(per_class, "per_class", 0)
     if not len(labels_N) or labels_N.min() < 0:
         raise ValueError("`labels_N` is empty or has labels below 0; want the class of every pool point, counted from 0")
-    if num_classes is not None and _check_count(num_classes, "num_classes") <= labels_N.max():
+    if num_classes is not None and _check_count(num_classes, "num_classes") <= int(labels_N.max()):
         raise ValueError(f"`num_classes` is {num_classes}, but there are labels up to {labels_N.max()}")
     order = torch.randperm(len(labels_N), generator=_generator(generator))
-    indices = []
-    for c in labels_N.unique() if num_classes is None else range(num_classes):
+    indices, classes = [], labels_N.unique() if num_classes is None else range(_check_count(num_classes, "num_classes"))
+    for c in classes if per_class else ():
         of_class = order[labels_N[order] == c][:per_class]
         if len(of_class) < per_class:
-            raise ValueError(f"`labels_N` has {len(of_class)} points of class {int(c)}; want {per_class} or more, or a smaller `per_class`")
+            raise ValueError(f"`labels_N` has {len(of_class)} points of class {int(c)}; want {per_class} or more, or a smaller `per_class`" + " or `num_classes`" * (num_classes is not None))
         indices += of_class.tolist()
     return indices
 
@@ -361,9 +367,12 @@ def make_imbalanced(
     generator: torch.Generator | None = None,  # a fresh one seeded with 0 if None
 ) -> ActiveLearningData:  # the pool with fewer points, in the same order
     "A pool in which some classes are rare. Raises `ValueError` on an unknown class, a bad fraction, one that rounds to nothing, or if nothing would be left."
-    wrong = [c for c, fraction in fractions.items() if c not in range(data.num_classes) or not 0 <= fraction <= 1]
+    if not isinstance(fractions, Mapping):
+        raise ValueError(f"`fractions` is {_brief(fractions)}; want fractions by class, such as {{3: 0.1}}")
+    wrong = [c for c, fraction in fractions.items() if not -1 < (-1 if (n := _as_whole(c)) is None else n) < data.num_classes or not 0 <= _as_number(fraction) <= 1]
     if wrong:
-        raise ValueError(f"`fractions` has {fractions[wrong[0]]} for class {wrong[0]}; want from 0 to 1 for classes 0 to {data.num_classes - 1}")
+        raise ValueError(f"`fractions` has {_brief(fractions[wrong[0]])} for class {_brief(wrong[0])}; want from 0 to 1 for classes 0 to {data.num_classes - 1}")
+    fractions = {_as_whole(c): _as_number(fraction) for c, fraction in fractions.items()}
     generator = _generator(generator)
     place_N, labels_O = _originals(data)
     keep_O = torch.ones(len(labels_O), dtype=torch.bool)
@@ -392,11 +401,12 @@ def flip_labels(
     generator: torch.Generator | None = None,  # a fresh one seeded with 0 if None
 ) -> ActiveLearningData:
     "A pool with wrong labels, each drawn uniformly from the other classes and shared by all copies of an image. Raises `ValueError` on a bad fraction or a single class."
-    if not 0 <= fraction <= 1 or data.num_classes < 2:
-        raise ValueError(f"`fraction` is {fraction} and `data` has {data.num_classes} classes; want from 0 to 1, and 2 classes or more")
+    share = _as_number(fraction)
+    if not 0 <= share <= 1 or data.num_classes < 2:
+        raise ValueError(f"`fraction` is {_brief(fraction)} and `data` has {data.num_classes} classes; want from 0 to 1, and 2 classes or more")
     generator = _generator(generator)
     place_N, labels_O = _originals(data)
-    wrong = torch.randperm(len(labels_O), generator=generator)[: round(fraction * len(labels_O))]
+    wrong = torch.randperm(len(labels_O), generator=generator)[: round(share * len(labels_O))]
     labels_O[wrong] = (labels_O[wrong] + torch.randint(1, data.num_classes, wrong.shape, generator=generator)) % data.num_classes
     return replace(data, name=f"{data.name}-mislabelled", pool_labels=labels_O[place_N])
 
@@ -405,7 +415,7 @@ def example_log_probs(
     labels: int = 20,  # digits that the network was trained on: 20 or 100
 ) -> Tensor:  # log_probs_N_K_C, float16, 1,000 x 100 x 10
     "Recorded predictions of a small network on real digits. For float64 work, `example_log_probs().double().log_softmax(-1)` sums to one in float64 too."
-    if labels not in (20, 100):
-        raise ValueError(f"`labels` is {labels!r}; want 20 or 100")
-    with as_file(files("batchbald_nbdev") / "data" / f"digits_{labels}.npz") as path:
+    if _as_whole(labels) not in (20, 100):
+        raise ValueError(f"`labels` is {_brief(labels)}; want 20 or 100")
+    with as_file(files("batchbald_nbdev") / "data" / f"digits_{_as_whole(labels)}.npz") as path:
         return torch.from_numpy(np.load(path)["log_probs_N_K_C"])
