@@ -64,7 +64,8 @@ def _check_labels(name: str, labels, n: int, classes: int) -> Tensor:
         labels_n = torch.as_tensor(labels)
     except (TypeError, ValueError, RuntimeError, OverflowError):  # nothing, words, ...
         labels_n = torch.empty(0)
-    whole = not (labels_n.is_floating_point() or labels_n.is_complex() or labels_n.is_meta) and labels_n.dtype != torch.bool
+    broken = labels_n.is_floating_point() or labels_n.is_complex() or labels_n.is_meta
+    whole = not broken and labels_n.dtype != torch.bool
     if labels_n.shape != (n,) or n and not (whole and 0 <= labels_n.min() and labels_n.max() < classes):
         found = reprlib.repr(labels)
         if hasattr(labels, "shape"):
@@ -135,7 +136,8 @@ def _check_how(options: dict) -> None:
     rule = options.get("early_stopping")
     _check_number(options.get("learning_rate", 0.0), "learning_rate", below=math.inf, want="a number of 0 or more")
     if not rule and _check_count(options.get("steps", 0), "steps", 0) > _most_steps:
-        raise ValueError(f"`steps` is {_brief(options['steps'])}, which would take for ever; want at most {_most_steps:,}, or `early_stopping`")
+        found = f"`steps` is {_brief(options['steps'])}, which would take for ever"
+        raise ValueError(f"{found}; want at most {_most_steps:,}, or `early_stopping`")
     if rule not in (None, "accuracy", "loss"):
         raise ValueError(f"`early_stopping` is {rule!r}; want None, 'accuracy' or 'loss'")
 
@@ -183,9 +185,11 @@ def train_models(
     model, models that differ in dropout, early stopping without validation points, options that cannot be, an unknown device, mixed precision without CUDA, and where weights become NaN."""
     _check_how({"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "early_stopping": early_stopping, "patience": patience, "epoch_steps": epoch_steps})
     _check_training(models, inputs, labels, keys, validation, early_stopping)
-    steps, batch_size, learning_rate = _check_count(steps, "steps", 0), _check_count(batch_size, "batch_size"), _check_number(learning_rate, "learning_rate")
-    patience, epoch_steps, device = _check_count(patience, "patience"), _check_count(epoch_steps, "epoch_steps"), _device(device)
-    _check_room(batch_size * sum(8 + x[0].nbytes for x in inputs), "batch_size", f"minibatches of {batch_size:,} inputs for {len(models)} networks", device)
+    steps, batch_size = _check_count(steps, "steps", 0), _check_count(batch_size, "batch_size")
+    patience, epoch_steps = _check_count(patience, "patience"), _check_count(epoch_steps, "epoch_steps")
+    learning_rate, device = _check_number(learning_rate, "learning_rate"), _device(device)
+    what = f"minibatches of {batch_size:,} inputs for {len(models)} networks"
+    _check_room(batch_size * sum(8 + x[0].nbytes for x in inputs), "batch_size", what, device)
     precision = _autocast(device, mixed_precision)
     model = copy.deepcopy(models[0]).to(device).train()
     judge = copy.deepcopy(model).eval()
@@ -432,14 +436,16 @@ def run_trials(
         "seed": seed, "size": size, "samples": samples, "budget": budget, "per_class": per_class, "test_samples": test_samples, "together": 1 if together is None else together,
         "warm_start": warm_start, "mixed_precision": mixed_precision, "steps": steps, **training,
     })  # fmt: skip
-    seed, size, samples, per_class, test_samples = (counts[name] for name in ("seed", "size", "samples", "per_class", "test_samples"))
+    seed, size, samples = counts["seed"], counts["size"], counts["samples"]
+    per_class, test_samples = counts["per_class"], counts["test_samples"]
     learners = [(name, trial) for name in methods for trial in range(len(datasets))]
     if initial is None:
         initial = [get_balanced_indices(data.pool_labels, per_class, generator=derive_generator(seed, trial, "initial")) for trial, data in enumerate(datasets)]
     initial, budget = _check_initial(initial, datasets), counts["budget"] if counts["budget"] < _endless else budget
     for have, data in zip(initial, datasets):
         if not len(have) <= budget <= len(data.pool_labels):
-            raise ValueError(f"`budget` is {_brief(budget)}; want from {len(have)} (the initial labels) to {len(data.pool_labels)} (the pool)")
+            ends = f"from {len(have)} (the initial labels) to {len(data.pool_labels)} (the pool)"
+            raise ValueError(f"`budget` is {_brief(budget)}; want {ends}")
     device, recorded = _device(device), _rounds(done, learners, datasets, initial, seed, size, budget, oracle)
     _autocast(device, mixed_precision)  # refused now, if at all
     collect = partial(_collect, device=device, mixed_precision=mixed_precision)
@@ -514,7 +520,8 @@ def _check_trials(datasets, methods, make_model, oracle, progress, options: dict
         if value is not None and not callable(value):
             raise ValueError(f"`{name}` is {value!r}; want a function, or None")
     least = {"size": 1, "samples": 1, "budget": 0, "per_class": 0, "test_samples": 1, "together": 1}
-    counts = {"seed": _check_seed(options["seed"]), **{name: _check_count(options[name], name, n) for name, n in least.items()}}
+    counts = {name: _check_count(options[name], name, n) for name, n in least.items()}
+    counts["seed"] = _check_seed(options["seed"])
     for name, part in {"samples": "pool", "test_samples": "test"}.items():
         K, N, C = counts[name], len(getattr(datasets[0], f"{part}_inputs")), datasets[0].num_classes
         _check_room(4 * N * K * C, name, f"predictions for {N:,} points, {K:,} parameter samples and {C:,} classes")

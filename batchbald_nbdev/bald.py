@@ -78,7 +78,8 @@ def _check_given(given, N: int) -> list[int]:
     except (TypeError, RuntimeError):  # nothing to go through
         positions = {None}
     if None in positions:
-        raise ValueError("`given` wants positions in the pool, whole numbers such as [3, 17]; a mask becomes that by its `nonzero()`")
+        wanted = "positions in the pool, whole numbers such as [3, 17]; a mask becomes that by its `nonzero()`"
+        raise ValueError(f"`given` wants {wanted}")
     outside = sorted(i for i in positions if not 0 <= i < N)
     if outside:
         raise ValueError(f"`given` has positions outside the pool of {N} points: {', '.join(map(_brief, outside[:5]))}")

@@ -206,7 +206,8 @@ def _halving(step, elements: int):
 
 # %% ../nbs/04_fast_batchbald.ipynb #d45a61d1
 def _check_race_error(race_error: float) -> float:
-    return _check_number(race_error, "race_error", below=0.5, want="a probability below 0.5, such as 1e-4, or 0 for no racing")
+    want = "a probability below 0.5, such as 1e-4, or 0 for no racing"
+    return _check_number(race_error, "race_error", below=0.5, want=want)
 
 
 def get_batchbald_batch(
@@ -226,7 +227,8 @@ def get_batchbald_batch(
     """Greedy BatchBALD (algorithm 1, Kirsch et al. 2019) over weighted configurations, lazily and with races.
 
     Raises `ValueError` on bad input. Warns (`CeilingWarning`) where the batch has used up what K parameter samples can tell, log K."""
-    max_bytes, race_error, batch_size = _check_count(max_bytes, "max_bytes"), _check_race_error(race_error), _check_count(batch_size, "batch_size", 0)
+    max_bytes, race_error = _check_count(max_bytes, "max_bytes"), _check_race_error(race_error)
+    batch_size = _check_count(batch_size, "batch_size", 0)
 
     def make_chooser(x, state, given):
         dtype, device = state.posteriors_M_K.dtype, state.posteriors_M_K.device

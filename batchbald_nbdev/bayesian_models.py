@@ -383,7 +383,8 @@ def collect_log_probs(
                 if not features and num_samples > 1:
                     raise ValueError("`model` has ConsistentDropout, but its `forward` comes by none, so all samples would be equal")
                 numbers = sum(math.prod(layers[name].mask_shape(shape)) for name, shape in features.items())
-                _check_room(num_samples * (12 * numbers + sizes[1]), "num_samples", f"{num_samples:,} samples of masks and outputs", device)
+                what = f"{num_samples:,} samples of masks and outputs"
+                _check_room(num_samples * (12 * numbers + sizes[1]), "num_samples", what, device)
                 masks = {f"{name}.mask": layers[name].draw_masks(num_samples, shape, generator).to(device) for name, shape in features.items()}
             start = min(max_bytes, len(x) * max(sizes[0], num_samples * sizes[1]))
             block, worked = _halving(lambda most: run(x, masks, *sizes, most), start)
@@ -467,7 +468,8 @@ def _torchvision_models():
 
 
 def _head(classes: int, p: float) -> nn.Module:
-    return nn.Sequential(ConsistentDropout(p), nn.Linear(512, 512), nn.BatchNorm1d(512), nn.ReLU(), nn.Linear(512, _check_width(classes, "classes")))
+    classes = _check_width(classes, "classes")
+    return nn.Sequential(ConsistentDropout(p), nn.Linear(512, 512), nn.BatchNorm1d(512), nn.ReLU(), nn.Linear(512, classes))
 
 
 def make_cinic10_vgg(classes: int = 10, p: float = 0.5, *, pretrained: bool = False, download: bool = True) -> nn.Module:

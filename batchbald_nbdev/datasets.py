@@ -50,7 +50,8 @@ def _whole(name: str, x, axes: Sequence[int]) -> Tensor:
         numbers = None
     wrong = numbers is None or numbers.dim() not in axes or numbers.is_meta or numbers.is_complex()
     if wrong or numbers.numel() and (numbers.is_floating_point() or numbers.dtype == torch.bool):
-        raise ValueError(f"`{name}` is {_brief(x)}; want {'a whole number or ' if 0 in axes else ''}a list of whole numbers")
+        either = "a whole number or " if 0 in axes else ""
+        raise ValueError(f"`{name}` is {_brief(x)}; want {either}a list of whole numbers")
     return numbers.long()
 
 
@@ -206,7 +207,9 @@ def get_balanced_indices(
     for c in classes if per_class else ():
         of_class = order[labels_N[order] == c][:per_class]
         if len(of_class) < per_class:
-            raise ValueError(f"`labels_N` has {len(of_class)} points of class {int(c)}; want {per_class} or more, or a smaller `per_class`" + " or `num_classes`" * (num_classes is not None))
+            smaller = "`per_class`" if num_classes is None else "`per_class` or `num_classes`"
+            found = f"`labels_N` has {len(of_class)} points of class {int(c)}"
+            raise ValueError(f"{found}; want {per_class} or more, or a smaller {smaller}")
         indices += of_class.tolist()
     return indices
 
@@ -369,9 +372,11 @@ def make_imbalanced(
     "A pool in which some classes are rare. Raises `ValueError` on an unknown class, a bad fraction, one that rounds to nothing, or if nothing would be left."
     if not isinstance(fractions, Mapping):
         raise ValueError(f"`fractions` is {_brief(fractions)}; want fractions by class, such as {{3: 0.1}}")
-    wrong = [c for c, fraction in fractions.items() if not -1 < (-1 if (n := _as_whole(c)) is None else n) < data.num_classes or not 0 <= _as_number(fraction) <= 1]
+    classes = range(data.num_classes)
+    wrong = [c for c, x in fractions.items() if _as_whole(c) not in classes or not 0 <= _as_number(x) <= 1]
     if wrong:
-        raise ValueError(f"`fractions` has {_brief(fractions[wrong[0]])} for class {_brief(wrong[0])}; want from 0 to 1 for classes 0 to {data.num_classes - 1}")
+        found = f"`fractions` has {_brief(fractions[wrong[0]])} for class {_brief(wrong[0])}"
+        raise ValueError(f"{found}; want from 0 to 1 for classes 0 to {classes[-1]}")
     fractions = {_as_whole(c): _as_number(fraction) for c, fraction in fractions.items()}
     generator = _generator(generator)
     place_N, labels_O = _originals(data)
@@ -403,7 +408,8 @@ def flip_labels(
     "A pool with wrong labels, each drawn uniformly from the other classes and shared by all copies of an image. Raises `ValueError` on a bad fraction or a single class."
     share = _as_number(fraction)
     if not 0 <= share <= 1 or data.num_classes < 2:
-        raise ValueError(f"`fraction` is {_brief(fraction)} and `data` has {data.num_classes} classes; want from 0 to 1, and 2 classes or more")
+        found = f"`fraction` is {_brief(fraction)} and `data` has {data.num_classes} classes"
+        raise ValueError(f"{found}; want from 0 to 1, and 2 classes or more")
     generator = _generator(generator)
     place_N, labels_O = _originals(data)
     wrong = torch.randperm(len(labels_O), generator=generator)[: round(share * len(labels_O))]

@@ -209,7 +209,8 @@ def get_batchepig_batch(
 
     Raises `ValueError` on bad input. Warns (`CeilingWarning`) where the batch has used up what K parameter samples can tell, log K."""
     x, y, given, batch_size = _check_evaluation(log_probs_N_K_C, log_probs_E_K_C, given, batch_size)
-    num_samples, max_bytes, K = _check_count(num_samples, "num_samples"), _check_count(max_bytes, "max_bytes"), check_log_probs(x)[1]
+    num_samples, max_bytes = _check_count(num_samples, "num_samples"), _check_count(max_bytes, "max_bytes")
+    K = check_log_probs(x)[1]
     check_log_probs(y, name="log_probs_E_K_C")
     options = dict(dtype=_work_dtype(x, dtype), device=device or x.device, generator=_generator(generator))
     state = WeightedJointEntropy(num_samples, K, **options)
@@ -246,7 +247,8 @@ def get_batchepigbald_batch(
     N, K, _ = check_log_probs(x)
     given = _check_given(given, N)
     batch_size = _check_batch_size(batch_size, N - len(given))  # all is checked before anything is drawn
-    x, before, z, after = _before_and_after(x, log_probs_E_K_C, log_probs_after_N_K_C, num_samples, dtype, device, generator)
+    options = num_samples, dtype, device, generator
+    x, before, z, after = _before_and_after(x, log_probs_E_K_C, log_probs_after_N_K_C, *options)
     known_E_K_C = z[:0] if log_probs_E_K_C is None else _as_tensor(log_probs_E_K_C)
     E, bounded, ceiling = len(known_E_K_C), log_probs_E_K_C is not None, math.log(K)
     if bounded:

@@ -24,7 +24,7 @@ _block_elements = 2**20  # elements converted at a time: 4 MB in float32, so tha
 
 
 def _as_tensor(x, name: str = "log_probs_N_K_C", whole: bool = False) -> Tensor:
-    "`x` as a floating tensor without gradient, sharing memory where that is possible; `whole`: whole numbers and flags become float64."
+    "`x` as a floating tensor without gradient, in the same memory if possible; `whole` numbers become float64."
     if not isinstance(x, Tensor):
         if hasattr(x, "__dask_graph__"):  # reading it would load all of it
             raise ValueError(f"`{name}` is a Dask collection; `get_distributed_batchbald_batch` picks from it, and `compute()` loads what fits in memory")
@@ -42,7 +42,7 @@ def _as_tensor(x, name: str = "log_probs_N_K_C", whole: bool = False) -> Tensor:
         raise ValueError(f"`{name}` is a {x.layout} tensor; pass its `to_dense()`")
     if whole and not (x.is_floating_point() or x.is_complex()):
         if x.numel() and not -(2**53) <= int(x.min()) <= int(x.max()) <= 2**53:
-            raise ValueError(f"`{name}` has whole numbers beyond 2^53, not all of which are floating-point numbers; make them smaller first")
+            raise ValueError(f"`{name}` has whole numbers beyond 2^53, which float64 cannot tell apart; make them smaller")
         x = x.double()
     if x.dtype not in _slack:
         raise ValueError(f"`{name}` has dtype {x.dtype}; convert it to float16, bfloat16, float32 or float64")
@@ -82,7 +82,7 @@ def _brief(value) -> str:
 
 
 def _as_scalar(value):
-    "A number of NumPy or PyTorch as one of Python's, and other things as they are; None for what is no number, such as flags."
+    "A number of NumPy or PyTorch as one of Python's, other things as they are; None for flags and the like."
     if hasattr(value, "dtype") and hasattr(value, "item"):
         try:
             value = value.detach().item() if isinstance(value, Tensor) else value.item()
@@ -121,8 +121,16 @@ def _check_count(value, name: str, least: int = 1, most: float = _endless) -> in
     return min(number, most)
 
 
-def _check_number(value, name: str, least: float = 0.0, most: float = math.inf, *, below: float | None = None, want: str | None = None) -> float:
-    "A number from `least` to `most` and, if that is given, less than `below`; or an error that names the argument and says what it should be."
+def _check_number(
+    value,
+    name: str,  # of the argument
+    least: float = 0.0,
+    most: float = math.inf,
+    *,
+    below: float | None = None,  # a bound that the number must not reach
+    want: str | None = None,  # what it should be, in words
+) -> float:
+    "A number from `least` to `most`, or an error that names the argument and says what it should be."
     number = _as_number(value)
     if not least <= number <= most or below is not None and not number < below:
         raise ValueError(f"`{name}` is {_brief(value)}; want {want or f'a number from {least:g} to {most:g}'}")
@@ -130,10 +138,11 @@ def _check_number(value, name: str, least: float = 0.0, most: float = math.inf, 
 
 # %% ../nbs/00_information.ipynb #5c1e7a90
 def _memory(device) -> float:
-    "Bytes of memory that there are: what is free on a GPU, and elsewhere all that the machine has; infinity where nobody says."
+    "Bytes of memory: what is free on a GPU, elsewhere all that the machine has; infinity where nobody says."
     device = torch.device(device)
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # by PyTorch
+        return torch.cuda.mem_get_info(device)[0] + held
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, OSError, ValueError):  # Windows
@@ -141,10 +150,11 @@ def _memory(device) -> float:
 
 
 def _check_room(needed: float, name: str, what: str, device="cpu") -> None:
-    "Refuse what memory cannot hold before anything is allocated. `needed` bytes are for `what`, which the argument `name` asked for."
+    "Refuse what memory cannot hold before it is allocated: `needed` bytes for `what`, which `name` asked for."
     there = _memory(device)
     if needed > there:
-        raise ValueError(f"`{name}` is too large: {what} would take {needed / 1e9:,.4g} GB, and there are {there / 1e9:,.4g} GB of memory; want less of them")
+        sizes = f"would take {needed / 1e9:,.4g} GB, and there are {there / 1e9:,.4g} GB of memory"
+        raise ValueError(f"`{name}` is too large: {what} {sizes}; want less of them")
 
 # %% ../nbs/00_information.ipynb #a59dd32f
 def _work_dtype(log_probs_N_K_C: Tensor, dtype: torch.dtype | None = None) -> torch.dtype:
@@ -306,7 +316,8 @@ def _as_axes(axes: int | Iterable[int], ndim: int, name: str) -> frozenset[int]:
     if None in numbers:
         raise ValueError(f"`{name}` is {_brief(axes)}; want an axis number or several")
     if any(not -ndim <= axis < ndim for axis in numbers):
-        raise ValueError(f"`{name}` is {_brief(axes)}, but `joint_probs` has {ndim} axes; want numbers from {-ndim} to {ndim - 1}")
+        wrong = f"`{name}` is {_brief(axes)}, but `joint_probs` has {ndim} axes"
+        raise ValueError(f"{wrong}; want numbers from {-ndim} to {ndim - 1}")
     return frozenset(axis % ndim for axis in numbers)
 
 
@@ -380,7 +391,8 @@ def make_binary_pair(
     K: int = 40,  # parameter samples, a multiple of 4
 ) -> Tensor:  # log_probs_2_K_2, float64
     "Predictions for two binary labels whose samples agree as often, and are as sure, as asked for. Raises `ValueError` on bad input."
-    correlation, confidence = _check_number(correlation, "correlation", -1, 1), _check_number(confidence, "confidence", 0, 1)
+    correlation = _check_number(correlation, "correlation", -1, 1)
+    confidence = _check_number(confidence, "confidence", 0, 1)
     if _check_count(K, "K", 4) % 4:
         raise ValueError(f"`K` is {_brief(K)}; want a multiple of 4")
     K = _check_count(K, "K", 4)

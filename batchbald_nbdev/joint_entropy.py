@@ -102,7 +102,8 @@ def _ones(K: int, device, dtype: torch.dtype | None) -> Tensor:
 def _check_configurations(M: int, posteriors_M_K: Tensor, C: int, name: str) -> None:
     "Refuse M configurations that memory cannot hold, with tables as wide as K and C that are made on the way."
     K = posteriors_M_K.shape[1]
-    _check_room(M * (3 * K * posteriors_M_K.element_size() + 8 * C), name, f"{M:,} configurations under {K:,} parameter samples", posteriors_M_K.device)
+    what = f"{M:,} configurations under {K:,} parameter samples"
+    _check_room(M * (3 * K * posteriors_M_K.element_size() + 8 * C), name, what, posteriors_M_K.device)
 
 # %% ../nbs/02_joint_entropy.ipynb #8e67dbf0
 class ExactJointEntropy(JointEntropy):
@@ -125,12 +126,13 @@ class ExactJointEntropy(JointEntropy):
         weights_M, posteriors_M_K = self.weights_M, self.posteriors_M_K
         for probs_n_K_C in list(self._probs(log_probs_N_K_C)):  # a list: all is checked before anything changes
             for probs_K_C in probs_n_K_C:
-                C = probs_K_C.shape[1]
-                _check_room(len(weights_M) * C * 25, "log_probs_N_K_C", f"{len(weights_M) * C:,} configurations", posteriors_M_K.device)
+                M = len(weights_M) * probs_K_C.shape[1]
+                _check_room(25 * M, "log_probs_N_K_C", f"{M:,} configurations", posteriors_M_K.device)
                 weights_M = _child_weights(weights_M, _label_probs(posteriors_M_K, probs_K_C))
                 children_M = (weights_M > 0).nonzero()[:, 0]
                 _check_configurations(len(children_M), posteriors_M_K, 1, "log_probs_N_K_C")
-                posteriors_M_K, weights_M = _child_posteriors(posteriors_M_K, probs_K_C, children_M), weights_M[children_M]
+                posteriors_M_K = _child_posteriors(posteriors_M_K, probs_K_C, children_M)
+                weights_M = weights_M[children_M]
         self.weights_M, self.posteriors_M_K = weights_M, posteriors_M_K
         return self
 
@@ -185,8 +187,10 @@ class SampledJointEntropy(JointEntropy):
     def add_variables(self, log_probs_N_K_C, M2: int, *, generator: torch.Generator | None = None) -> "SampledJointEntropy":
         "Extend every configuration by `M2` draws of the new labels given what it already implies; the number of configurations grows M2-fold."
         M2, log_probs_N_K_C = _check_count(M2, "M2"), _as_tensor(log_probs_N_K_C)
-        _check_configurations(len(self.weights_M) * M2, self.posteriors_M_K, _shape(log_probs_N_K_C, "log_probs_N_K_C")[2], "M2")
-        generator, device, probs = _generator(generator), self.posteriors_M_K.device, list(self._probs(log_probs_N_K_C))  # a list: checked before anything is drawn
+        C = _shape(log_probs_N_K_C, "log_probs_N_K_C")[2]
+        _check_configurations(len(self.weights_M) * M2, self.posteriors_M_K, C, "M2")
+        generator, device = _generator(generator), self.posteriors_M_K.device
+        probs = list(self._probs(log_probs_N_K_C))  # a list: all is checked before anything is drawn
         # one systematic draw of parameter samples for each configuration: proportional, and no K is left out by chance
         points_M_M2 = (torch.arange(M2, device=device) + _uniform((len(self.weights_M), 1), generator, device)) / M2
         cumulative_M_K = self.posteriors_M_K.double().cumsum(1)
@@ -227,8 +231,9 @@ class DynamicJointEntropy(JointEntropy):
         self.generator = _generator(generator)
         self.inner: JointEntropy = ExactJointEntropy.empty(K, device, dtype)
         one, K = self.inner.posteriors_M_K, self.inner.posteriors_M_K.shape[1]
-        _check_room(K * self.C * one.element_size(), "C", f"room for a variable of {self.C:,} classes under {K:,} parameter samples", one.device)
-        _check_room(self.max_N * K * self.C * one.element_size(), "max_N", f"room for {self.max_N:,} variables of {self.C:,} classes under {K:,} parameter samples", one.device)
+        for name, n in (("C", 1), ("max_N", self.max_N)):
+            what = f"room for {n:,} variables of {self.C:,} classes under {K:,} parameter samples"
+            _check_room(n * K * self.C * one.element_size(), name, what, one.device)
         self.probs_max_N_K_C = one.new_empty((self.max_N, K, self.C))
 
     weights_M = property(lambda self: self.inner.weights_M)
@@ -281,7 +286,8 @@ class WeightedJointEntropy(JointEntropy):
         generator: torch.Generator | None = None,  # for resampling; a fresh one seeded with 0 if None
     ):
         self.num_samples, self.generator, K = _check_count(num_samples, "num_samples"), _generator(generator), _check_count(K, "K")
-        self.weights_M, dtype = torch.ones(1, dtype=torch.double, device=_work_device(device)), _work_dtype(torch.empty(0), dtype)
+        self.weights_M = torch.ones(1, dtype=torch.double, device=_work_device(device))
+        dtype = _work_dtype(torch.empty(0), dtype)
         _check_room(K * dtype.itemsize, "K", f"a configuration under {K:,} parameter samples", self.weights_M.device)
         self.posteriors_M_K = torch.full((1, K), 1 / K, dtype=dtype, device=self.weights_M.device)
         self.information = 0.0  # sum of the gains of the added variables, nats
@@ -298,7 +304,8 @@ class WeightedJointEntropy(JointEntropy):
         return torch.cat([self._gains(p) for p in self._probs(log_probs_N_K_C)])
 
     def add_variables(self, log_probs_N_K_C) -> "WeightedJointEntropy":
-        probs, before, draws = list(self._probs(log_probs_N_K_C)), self.__dict__.copy(), self.generator.get_state()  # a list: all is checked before anything changes
+        probs = list(self._probs(log_probs_N_K_C))  # a list: all is checked before anything changes
+        before, draws = self.__dict__.copy(), self.generator.get_state()
         try:
             for probs_n_K_C in probs:
                 for probs_K_C in probs_n_K_C:

@@ -302,7 +302,8 @@ def get_dynamic_batchbald_batch(
     max_bytes: int = 2**28,  # for candidates kept between steps, and for intermediate results
 ) -> CandidateBatch:  # scores: joint information of picks 0..i beyond `given`, nats, never falling
     "Greedy BatchBALD until a pick adds little or log K is used up; at least one pick, and no `CeilingWarning`. Raises `ValueError` on bad input."
-    gain_share, ceiling_share = _check_number(gain_share, "gain_share", most=1), _check_number(ceiling_share, "ceiling_share", most=1)
+    gain_share = _check_number(gain_share, "gain_share", most=1)
+    ceiling_share = _check_number(ceiling_share, "ceiling_share", most=1)
     max_batch_size, generator = _check_count(max_batch_size, "max_batch_size", 0), _generator(generator)
     x, start, size, used = _as_tensor(log_probs_N_K_C), generator.get_state(), 4, 0.0
     N, K, _ = _shape(x, "log_probs_N_K_C")

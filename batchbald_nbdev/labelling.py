@@ -99,7 +99,8 @@ def _as_labels(labels, n: int, classes: int, name: str) -> Tensor:
     try:
         labels = torch.as_tensor(labels).cpu()
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
-        raise ValueError(f"`{name}` cannot be read as numbers ({error}); want one whole number for each of the {n} images") from None
+        wrong = f"`{name}` cannot be read as numbers ({error})"
+        raise ValueError(f"{wrong}; want one whole number for each of the {n} images") from None
     if labels.shape != (n,) or labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise ValueError(f"`{name}` has shape {tuple(labels.shape)} and type {labels.dtype}; want one whole number for each of the {n} images")
     if n and not 0 <= labels.min() <= labels.max() < classes:
@@ -116,7 +117,8 @@ def _as_names(classes) -> list[str]:
     n = len(classes) if named else _check_count(classes, "classes", 2)
     names = [str(c) for c in (classes if named else range(n))] if n <= _most_classes else []
     if len(names) < 2 or len(set(names)) < len(names):
-        raise ValueError(f"`classes` is {_brief(classes)}; want how many there are, or two or more different names, and at most {_most_classes:,}")
+        wanted = f"how many there are, or two or more different names, and at most {_most_classes:,}"
+        raise ValueError(f"`classes` is {_brief(classes)}; want {wanted}")
     return names
 
 
@@ -165,7 +167,8 @@ class Labelling:
             raise ValueError(f"`methods` is {methods!r}; want one or more different names of {sorted(get_methods())}")
         self.batch_size, self.steps, self.samples = _check_count(batch_size, "batch_size"), _check_count(steps, "steps"), _check_count(samples, "samples")
         _check_how({"steps": steps})
-        _check_room(4 * N * self.samples * C, "samples", f"predictions for {N:,} images, {self.samples:,} parameter samples and {C} classes")
+        what = f"predictions for {N:,} images, {self.samples:,} parameter samples and {C} classes"
+        _check_room(4 * N * self.samples * C, "samples", what)
         self.seed, self.device = _check_seed(seed), device
         if not isinstance(start or {}, Mapping):
             raise ValueError(f"`start` is a {type(start).__name__}; want labels by position, such as {{3: 0, 17: 2}}")

@@ -429,7 +429,7 @@ TINY = "--dataset digits --methods random,bald --trials 1 --size 2 --samples 2 -
 
 
 def timeless(data):
-    return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in data.decode().splitlines()]
+    return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in data.decode("utf-8-sig").splitlines()]
 
 
 def finished():
