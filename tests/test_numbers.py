@@ -19,7 +19,8 @@ def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-X, E, SCORES = (torch.randn(*shape, generator=seeded()).double().log_softmax(-1) for shape in ((9, 5, 3), (4, 5, 2), (9,)))
+X, E, SCORES = (torch.randn(*shape, generator=seeded()).double().log_softmax(-1) for shape in ((9, 5, 3), (4, 5, 2),
+    (9,)))
 LABELS = torch.arange(9) % 3
 PAIR = (torch.randn(9, 4, generator=seeded(1)), LABELS), (torch.randn(6, 4, generator=seeded(2)), LABELS[:6])
 DATA = make_active_learning_data(*PAIR)
@@ -37,7 +38,8 @@ def trained(**options):
 
 
 def trials(**options):
-    rows = next(run_trials([DATA], {"bald": get_method("bald")}, network, **{"steps": 1, "budget": 7, "size": 1, "per_class": 1, "samples": 2, "test_samples": 2} | options))
+    rows = next(run_trials([DATA], {"bald": get_method("bald")}, network, **{"steps": 1, "budget": 7, "size": 1,
+        "per_class": 1, "samples": 2, "test_samples": 2} | options))
     return [(row["accuracy"], row["nll"], row["indices"]) for row in rows]
 
 
@@ -61,7 +63,8 @@ def made(**options):
 
 
 def labelling(**options):
-    panel = Labelling(PAIR[0][0], **{"image_shape": (2, 2), "classes": 3, "methods": ["bald"], "steps": 1, "samples": 2, "batch_size": 2, "start": {0: 0, 1: 1, 2: 2}} | options)
+    panel = Labelling(PAIR[0][0], **{"image_shape": (2, 2), "classes": 3, "methods": ["bald"], "steps": 1, "samples": 2,
+        "batch_size": 2, "start": {0: 0, 1: 1, 2: 2}} | options)
     return panel.batches["bald"]["indices"]
 
 
@@ -80,7 +83,8 @@ CALLS = {
             (get_kbald_batch, "batch_size", {}, ["k", "max_bytes"], []),
             (get_largebatchbald_batch, "batch_size", {}, ["max_bytes"], []),
             (get_dynamic_kbald_batch, "max_batch_size", {}, ["max_bytes"], ["tolerance"]),
-            (get_dynamic_batchbald_batch, "max_batch_size", {}, ["num_samples", "max_bytes"], ["gain_share", "ceiling_share"]),
+            (get_dynamic_batchbald_batch, "max_batch_size", {}, ["num_samples", "max_bytes"],
+                ["gain_share", "ceiling_share"]),
             (get_conservativebald_batch, "max_batch_size", {}, [], ["threshold"]),
             (get_budgetbald_batch, "max_batch_size", {}, ["num_samples"], ["budget"]),
             (get_softmaxbald_batch, "batch_size", {}, [], ["temperature"]),
@@ -92,45 +96,57 @@ CALLS = {
             (get_softmaxepig_batch, "batch_size", {"log_probs_E_K_C": E}, ["max_bytes"], ["temperature"]),
         ]
     },
-    **{f.__name__: (f, {"scores_N": SCORES, "batch_size": 3}, ["batch_size"], ["temperature"]) for f in (get_softmax_batch, get_power_batch, get_softrank_batch)},
+    **{f.__name__: (f, {"scores_N": SCORES, "batch_size": 3}, ["batch_size"],
+        ["temperature"]) for f in (get_softmax_batch, get_power_batch, get_softrank_batch)},
     "get_top_k_batch": (get_top_k_batch, {"scores_N": SCORES, "batch_size": 3}, ["batch_size"], []),
     "get_random_batch": (get_random_batch, {"N": 9, "batch_size": 3}, ["N", "batch_size"], []),
     "get_methods": (lambda configs: sorted(get_methods(configs)), {}, ["configs"], []),
     "compute_epig": (compute_epig, {"log_probs_N_K_C": X, "log_probs_E_K_C": E}, ["max_bytes"], []),
     "compute_epig_bald": (compute_epig_bald, {"log_probs_N_K_C": X, "log_probs_E_K_C": E}, ["num_samples"], []),
     "compute_kbald": (compute_kbald, {"log_probs_B_K_C": X[:3]}, ["k"], []),
-    "compute_kbald_gains": (compute_kbald_gains, {"log_probs_N_K_C": X, "log_probs_B_K_C": X[:2]}, ["k", "max_bytes"], []),
+    "compute_kbald_gains": (compute_kbald_gains, {"log_probs_N_K_C": X, "log_probs_B_K_C": X[:2]}, ["k", "max_bytes"],
+        []),
     "check_log_probs": (check_log_probs, {"log_probs_N_K_C": X}, [], ["atol"]),
-    "make_binary_pair": (make_binary_pair, {"correlation": 0.5, "confidence": 0.5}, ["K"], ["correlation", "confidence"]),
+    "make_binary_pair": (make_binary_pair, {"correlation": 0.5, "confidence": 0.5}, ["K"],
+        ["correlation", "confidence"]),
     "ExactJointEntropy.empty": (joint(ExactJointEntropy.empty), {}, ["K"], []),
     "SampledJointEntropy.empty": (joint(SampledJointEntropy.empty), {}, ["K"], []),
     "SampledJointEntropy.sample": (joint(SampledJointEntropy.sample), {"probs_N_K_C": X[:2].exp()}, ["M"], []),
-    "SampledJointEntropy.add_variables": (joint(lambda M2: SampledJointEntropy.empty(5, dtype=torch.double).add_variables(X[:2], M2)), {}, ["M2"], []),
-    "DynamicJointEntropy": (joint(lambda **o: DynamicJointEntropy(**{"M": 9, "max_N": 3, "K": 4, "C": 4} | o).add_variables(torch.full((1, o.get("K", 4), 4), 1 / 4).log())), {}, ["M", "max_N", "K", "C"], []),
-    "WeightedJointEntropy": (joint(lambda **o: WeightedJointEntropy(**{"num_samples": 9, "K": 4} | o)), {}, ["num_samples", "K"], []),
+    "SampledJointEntropy.add_variables": (joint(lambda M2: SampledJointEntropy.empty(5,
+        dtype=torch.double).add_variables(X[:2], M2)), {}, ["M2"], []),
+    "DynamicJointEntropy": (joint(lambda **o: DynamicJointEntropy(**{"M": 9, "max_N": 3, "K": 4,
+        "C": 4} | o).add_variables(torch.full((1, o.get("K", 4), 4), 1 / 4).log())), {}, ["M", "max_N", "K", "C"], []),
+    "WeightedJointEntropy": (joint(lambda **o: WeightedJointEntropy(**{"num_samples": 9, "K": 4} | o)), {},
+        ["num_samples", "K"], []),
     "ConsistentDropout": (lambda p: ConsistentDropout(p).p, {}, [], ["p"]),
     "make_mlp": (shapes(make_mlp), {}, ["features", "hidden", "classes"], ["p"]),
     "make_mnist_cnn": (shapes(make_mnist_cnn), {}, ["classes"], ["p"]),
     "collect_log_probs": (collected, {}, ["num_samples", "max_bytes"], []),
     "get_repeated_digits": (digits, {}, ["repeats", "originals", "test", "validation"], ["noise"]),
     "make_active_learning_data": (made, {}, ["repeats", "num_classes"], ["noise"]),
-    "get_balanced_indices": (get_balanced_indices, {"labels_N": LABELS, "per_class": 1}, ["per_class", "num_classes"], []),
+    "get_balanced_indices": (get_balanced_indices, {"labels_N": LABELS, "per_class": 1}, ["per_class", "num_classes"],
+        []),
     "flip_labels": (lambda fraction: flip_labels(DATA, fraction).pool_labels, {}, [], ["fraction"]),
     "make_imbalanced": (lambda fractions: make_imbalanced(DATA, {0: fractions}).pool_labels, {}, [], ["fractions"]),
     "train_models": (trained, {}, ["steps", "batch_size", "patience", "epoch_steps"], ["learning_rate"]),
-    "run_trials": (trials, {}, ["seed", "size", "samples", "budget", "per_class", "test_samples", "together", "steps", "batch_size"], ["learning_rate"]),
+    "run_trials": (trials, {}, ["seed", "size", "samples", "budget", "per_class", "test_samples", "together", "steps",
+        "batch_size"], ["learning_rate"]),
     "Labelling": (labelling, {}, ["steps", "samples", "batch_size", "seed"], []),
 }  # fmt: skip
-NONE_IS_FINE = {("check_log_probs", "atol"), ("make_active_learning_data", "num_classes"), ("get_balanced_indices", "num_classes"), ("run_trials", "together")}
+NONE_IS_FINE = {("check_log_probs", "atol"), ("make_active_learning_data", "num_classes"),
+    ("get_balanced_indices", "num_classes"), ("run_trials", "together")}
 HUGE = [10**20, 2**62, 2**63, 10**400, 10**5000, np.uint64(2**63)]
 ENDLESS = [10**20, 10**400, 10**5000, Fraction(10**400, 3), Decimal("1e500"), np.float64(1e308)]
-NOTHING = [b"3", "3", "", True, np.bool_(True), 1j, np.complex128(1), torch.tensor(1 + 0j), object(), [], [1, 2], (), torch.tensor([1, 2]), np.array([1, 2]), np.array("3")]
-NOTHING += [torch.tensor(3, device="meta"), torch.tensor(True), math.nan, Decimal("nan"), Decimal("snan"), np.float32("nan"), -(10**20), -(10**400), -(10**5000), -math.inf]
+NOTHING = [b"3", "3", "", True, np.bool_(True), 1j, np.complex128(1), torch.tensor(1 + 0j), object(), [], [1, 2], (),
+    torch.tensor([1, 2]), np.array([1, 2]), np.array("3")]
+NOTHING += [torch.tensor(3, device="meta"), torch.tensor(True), math.nan, Decimal("nan"), Decimal("snan"),
+    np.float32("nan"), -(10**20), -(10**400), -(10**5000), -math.inf]
 NO_COUNT = [*NOTHING, 2.5, 3.0, math.inf, Fraction(6, 2), Decimal(3), np.float64(3), torch.tensor(3.0), 1e300]
 
 
 def arguments(place):
-    return [pytest.param(name, argument, id=f"{name} {argument}") for name, call in CALLS.items() for argument in call[place]]
+    return [pytest.param(name, argument, id=f"{name} {argument}") for name,
+        call in CALLS.items() for argument in call[place]]
 
 
 def equal(a, b):
@@ -167,7 +183,8 @@ def test_a_count_too_large_is_named_or_means_all(name, argument):
     if argument != "seed": assert all(equal(result, results[0]) for result in results)
     if argument in ("batch_size", "max_batch_size") and name not in ("train_models", "run_trials"):
         assert results and (name == "Labelling" or equal(results[0], function(**options | {argument: 9})))
-    if argument in ("max_bytes", "num_samples") and name != "collect_log_probs": assert equal(results[0], function(**options | {argument: 2**40 if argument == "max_bytes" else 2**30}))
+    if argument in ("max_bytes", "num_samples") and name != "collect_log_probs": assert equal(results[0],
+        function(**options | {argument: 2**40 if argument == "max_bytes" else 2**30}))
 
 
 @pytest.mark.parametrize("name, argument", arguments(3))
@@ -184,7 +201,8 @@ def test_a_number_too_large_is_named_or_infinite(name, argument):
 @pytest.mark.parametrize("name, argument", arguments(2))
 def test_a_count_of_any_kind(name, argument):
     function, options, *_ = CALLS[name]
-    number = {"make_binary_pair": 4, "K": 4, "C": 4, "max_N": 3, "originals": 30, "budget": 7, "num_classes": 3, "classes": 3}.get(argument, 4 if name == "make_binary_pair" else 1)
+    number = {"make_binary_pair": 4, "K": 4, "C": 4, "max_N": 3, "originals": 30, "budget": 7, "num_classes": 3,
+        "classes": 3}.get(argument, 4 if name == "make_binary_pair" else 1)
     for value in (np.int64(number), np.uint8(number), torch.tensor(number), np.array(number)):
         assert equal(function(**options | {argument: value}), function(**options | {argument: number}))
 
@@ -193,7 +211,8 @@ def test_a_count_of_any_kind(name, argument):
 def test_a_number_of_any_kind(name, argument):
     function, options, *_ = CALLS[name]
     plain = function(**options | {argument: 0.25})
-    for value in (Fraction(1, 4), Decimal("0.25"), np.float32(0.25), np.float16(0.25), np.longdouble(0.25), torch.tensor(0.25), np.array(0.25), torch.tensor(0.25, requires_grad=True)):
+    for value in (Fraction(1, 4), Decimal("0.25"), np.float32(0.25), np.float16(0.25), np.longdouble(0.25),
+        torch.tensor(0.25), np.array(0.25), torch.tensor(0.25, requires_grad=True)):
         assert equal(function(**options | {argument: value}), plain)
 
 
@@ -222,11 +241,15 @@ POSITIONS = {
 def test_positions(name):
     select = POSITIONS[name]
     plain = select([2, 5])
-    for same in ((5, 2), [2, 5, 2], {5, 2}, np.array([2, 5]), np.array([2, 5], dtype=np.uint8), torch.tensor([5, 2]), iter([5, 2]), range(2, 6, 3), {2: "a", 5: "b"}, [np.int64(2), torch.tensor(5)], torch.tensor([[2], [5]])):
+    for same in ((5, 2), [2, 5, 2], {5, 2}, np.array([2, 5]), np.array([2, 5], dtype=np.uint8), torch.tensor([5, 2]),
+        iter([5, 2]), range(2, 6, 3), {2: "a", 5: "b"}, [np.int64(2), torch.tensor(5)], torch.tensor([[2], [5]])):
         assert select(same) == plain
-    for none in ((), [], np.array([], dtype=np.int64), torch.tensor([], dtype=torch.long)): assert select(none) == select([])
-    for wrong in ([9], [-1], [10**20], [-(10**20)], [10**5000], [2.0], [True], [None], ["2"], "2", "25", b"\x02", 2, None, 2.5, [2.5], [math.nan], np.array([True] * 9), torch.tensor([True] * 9),
-                  np.array([2.0]), torch.tensor([2.0]), [1j], [[2, 5]], torch.tensor([2], device="meta"), torch.tensor(2), np.array(2)):  # fmt: skip
+    for none in ((), [], np.array([], dtype=np.int64), torch.tensor([],
+        dtype=torch.long)): assert select(none) == select([])
+    for wrong in ([9], [-1], [10**20], [-(10**20)], [10**5000], [2.0], [True], [None], ["2"], "2", "25", b"\x02", 2,
+        None, 2.5, [2.5], [math.nan], np.array([True] * 9), torch.tensor([True] * 9),
+                  np.array([2.0]), torch.tensor([2.0]), [1j], [[2, 5]], torch.tensor([2], device="meta"),
+                      torch.tensor(2), np.array(2)):  # fmt: skip
         with pytest.raises(ValueError, match="`given`") as error: select(wrong)
         assert len(str(error.value)) < 400
 
@@ -239,8 +262,10 @@ def test_more_than_memory_is_refused_before_it_is_allocated(monkeypatch):
     monkeypatch.setattr(information, "_memory", lambda device: 2e6)
     with pytest.raises(ValueError, match="`M2`"): state.add_variables(x[1:], 1000)
     with pytest.raises(ValueError, match="`M`"): SampledJointEntropy.sample(x.exp(), 10**5)
-    assert state.compute() == SampledJointEntropy.empty(100).add_variables(x[:1], 1000).compute() and len(state.weights_M) == 1000
-    exact, weighted, dynamic = ExactJointEntropy.empty(100), WeightedJointEntropy(10**5, 100, generator=seeded()), DynamicJointEntropy(10**5, 4, 100, 10)
+    assert state.compute() == SampledJointEntropy.empty(100).add_variables(x[:1],
+        1000).compute() and len(state.weights_M) == 1000
+    exact, weighted, dynamic = ExactJointEntropy.empty(100), WeightedJointEntropy(10**5, 100,
+        generator=seeded()), DynamicJointEntropy(10**5, 4, 100, 10)
     for one, argument in ((exact, "log_probs_N_K_C"), (weighted, "num_samples"), (dynamic, "log_probs_N_K_C")):
         one.add_variables(x[:1])
         entropy = one.compute()
@@ -255,9 +280,12 @@ def test_more_than_memory_is_refused_before_it_is_allocated(monkeypatch):
 @pytest.mark.parametrize("draw", [get_top_k_batch, get_softmax_batch, get_power_batch, get_softrank_batch])
 def test_whole_scores(draw):
     plain = draw(torch.tensor([1.0, 0.0, 3.0, 0.0]).double(), 3)
-    for same in ([1, 0, 3, 0], (1, 0, 3, 0), np.array([1, 0, 3, 0]), np.array([1, 0, 3, 0], dtype=np.uint8), torch.tensor([1, 0, 3, 0]), torch.tensor([1, 0, 3, 0], dtype=torch.int16), [1, 0.0, 3, 0]):
+    for same in ([1, 0, 3, 0], (1, 0, 3, 0), np.array([1, 0, 3, 0]), np.array([1, 0, 3, 0], dtype=np.uint8),
+        torch.tensor([1, 0, 3, 0]), torch.tensor([1, 0, 3, 0], dtype=torch.int16), [1, 0.0, 3, 0]):
         assert draw(same, 3) == plain
     assert draw([True, False, False], 3) == draw([1.0, 0.0, 0.0], 3) == draw(torch.tensor([True, False, False]), 3)
-    assert get_top_k_batch([1.0, 1.0 + 1e-9], 1).indices == [1] and get_top_k_batch([2**53 - 1, 2**53], 2) == CandidateBatch([2.0**53, 2.0**53 - 1], [1, 0])
-    for wrong in ([1, 10**20], [2**53, 2**53 + 1], torch.tensor([-(2**60), 1]), [1, None], [1, "a"], [1j, 0], [[1, 2]], [], np.array(3), 3, "12", {}, None, [1, [2]], torch.ones(2, device="meta")):
+    assert get_top_k_batch([1.0, 1.0 + 1e-9], 1).indices == [1] and get_top_k_batch([2**53 - 1, 2**53],
+        2) == CandidateBatch([2.0**53, 2.0**53 - 1], [1, 0])
+    for wrong in ([1, 10**20], [2**53, 2**53 + 1], torch.tensor([-(2**60), 1]), [1, None], [1, "a"], [1j, 0], [[1, 2]],
+        [], np.array(3), 3, "12", {}, None, [1, [2]], torch.ones(2, device="meta")):
         with pytest.raises(ValueError, match="`scores_N`"): draw(wrong, 1)
