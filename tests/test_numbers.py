@@ -289,3 +289,20 @@ def test_whole_scores(draw):
     for wrong in ([1, 10**20], [2**53, 2**53 + 1], torch.tensor([-(2**60), 1]), [1, None], [1, "a"], [1j, 0], [[1, 2]],
         [], np.array(3), 3, "12", {}, None, [1, [2]], torch.ones(2, device="meta")):
         with pytest.raises(ValueError, match="`scores_N`"): draw(wrong, 1)
+
+
+def test_a_refusal_draws_nothing():
+    generator = seeded(3)
+    for argument, refused in {
+        "batch_size": lambda: get_random_batch(9, -1, generator=generator),
+        "log_probs_N_K_C": lambda: SampledJointEntropy.empty(5).add_variables(X.exp(), 3, generator=generator),
+        "given": lambda: get_batchepigbald_batch(X, E, 2, 3, given=[9], generator=generator),
+        "max_bytes": lambda: get_softmaxepig_batch(X, E, 2, max_bytes=0, generator=generator),
+    }.items():
+        with pytest.raises(ValueError, match=f"`{argument}`"): refused()
+        assert torch.equal(generator.get_state(), seeded(3).get_state())
+
+
+@pytest.mark.parametrize("draw", [get_softmax_batch, get_power_batch, get_softrank_batch])
+def test_a_generator_is_looked_at_where_none_is_needed(draw):
+    with pytest.raises(ValueError, match="`generator`"): draw(SCORES, 2, temperature=0, generator=0)
