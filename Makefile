@@ -11,6 +11,10 @@ VARIANTS ?=
 # Notebooks that `make outputs` re-runs, and the flags (say `slow`) of further cells that it includes
 NBS ?=
 FLAGS ?=
+# How long `make fuzz` may take, how many cases of each kind it tries at most, and what they are drawn from
+SECONDS ?= 600
+CASES ?= 10000
+SEED ?= 0
 # How `make docs` builds: quarto or sphinx; empty is Quarto where it is installed
 BUILDER ?=
 # What `make bench` runs; `make bench-full` runs the slower ones too
@@ -30,7 +34,7 @@ BENCH_INSTALLED := .venv-bench/.installed
 METADATA := settings.ini setup.py pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install dev test test-slow matrix check export outputs docs bench bench-full release-check dist
+.PHONY: help demo install dev test test-slow matrix fuzz check export outputs docs bench bench-full release-check dist
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -51,6 +55,9 @@ test-slow: $(DEV_INSTALLED) ## the same with slow cells and tests, and gpu cells
 
 matrix: $(DEV_INSTALLED) ## notebooks on other code paths, threads and releases of PyTorch (hours); VARIANTS=sse,oldest for some
 	UV=$(UV) $(BIN)/python tests/matrix.py $(VARIANTS) --python $(PYTHON) --tests "$(TESTS) -n $(WORKERS) --dist worksteal"
+
+fuzz: $(DEV_INSTALLED) ## valid and invalid input for everything public, against brute force; SECONDS=600 CASES=10000 SEED=0
+	$(BIN)/python tests/fuzz.py --seconds $(SECONDS) --cases $(CASES) --seed $(SEED)
 
 check: $(DEV_INSTALLED) ## are modules, README and notebooks in step? changes nothing
 	@$(BIN)/python tools/check.py

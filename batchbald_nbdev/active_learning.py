@@ -23,10 +23,10 @@ from torch.func import functional_call, stack_module_state, vmap
 
 from .bald import CandidateBatch, _check_given, compute_bald, compute_mean_std, compute_variation_ratios, get_top_k_batch
 from .batchbald import get_batchbald_batch
-from .bayesian_models import ConsistentDropout, _evaluating, collect_log_probs, dropout_features, dropout_layers, make_consistent
+from .bayesian_models import ConsistentDropout, _check_width, _evaluating, collect_log_probs, dropout_features, dropout_layers, make_consistent
 from .datasets import ActiveLearningData, get_balanced_indices
 from .epig import compute_epig, compute_epig_bald, get_batchepig_batch, get_batchepigbald_batch, get_softmaxepig_batch
-from .information import _as_tensor, _check_count, check_log_probs, compute_entropy
+from .information import _as_tensor, _brief, _check_count, _check_number, _check_room, _endless, check_log_probs, compute_entropy
 from batchbald_nbdev.kbald import (
     get_budgetbald_batch,
     get_conservativebald_batch,
@@ -46,6 +46,8 @@ def derive_generator(*key) -> torch.Generator:  # key: e.g. seed, trial, round, 
 # %% ../nbs/10_active_learning.ipynb #09fd573b
 def make_mlp(features: int = 64, hidden: int = 128, classes: int = 10, p: float = 0.5) -> nn.Module:
     "A network with one hidden layer and consistent dropout."
+    hidden = _check_width(hidden, "hidden", 1)
+    features, classes = _check_width(features, "features", hidden), _check_width(classes, "classes", hidden)
     return nn.Sequential(nn.Flatten(), nn.Linear(features, hidden), nn.ReLU(), ConsistentDropout(p), nn.Linear(hidden, classes))
 
 
@@ -60,9 +62,10 @@ def _check_labels(name: str, labels, n: int, classes: int) -> Tensor:
     "The classes of `n` points, whole numbers below `classes`, as a tensor of int64."
     try:
         labels_n = torch.as_tensor(labels)
-    except (TypeError, ValueError, RuntimeError):  # nothing, words, ...
+    except (TypeError, ValueError, RuntimeError, OverflowError):  # nothing, words, ...
         labels_n = torch.empty(0)
-    whole = not labels_n.is_floating_point() and labels_n.dtype != torch.bool
+    broken = labels_n.is_floating_point() or labels_n.is_complex() or labels_n.is_meta
+    whole = not broken and labels_n.dtype != torch.bool
     if labels_n.shape != (n,) or n and not (whole and 0 <= labels_n.min() and labels_n.max() < classes):
         found = reprlib.repr(labels)
         if hasattr(labels, "shape"):
@@ -122,14 +125,19 @@ def _autocast(device: torch.device, mixed_precision: bool) -> AbstractContextMan
     return torch.autocast("cuda", torch.bfloat16) if mixed_precision else nullcontext()
 
 # %% ../nbs/10_active_learning.ipynb #e8778ac8
+_most_steps = 10**9  # a day at the least
+
+
 def _check_how(options: dict) -> None:
     "How to train: those of the options that are given."
     for name, least in {"steps": 0, "batch_size": 1, "patience": 1, "epoch_steps": 1}.items():
         if name in options:
             _check_count(options[name], name, least)
-    rate, rule = options.get("learning_rate", 0.0), options.get("early_stopping")
-    if not isinstance(rate, (int, float)) or not 0 <= rate < math.inf:
-        raise ValueError(f"`learning_rate` is {rate!r}; want a number of 0 or more")
+    rule = options.get("early_stopping")
+    _check_number(options.get("learning_rate", 0.0), "learning_rate", below=math.inf, want="a number of 0 or more")
+    if not rule and _check_count(options.get("steps", 0), "steps", 0) > _most_steps:
+        found = f"`steps` is {_brief(options['steps'])}, which would take for ever"
+        raise ValueError(f"{found}; want at most {_most_steps:,}, or `early_stopping`")
     if rule not in (None, "accuracy", "loss"):
         raise ValueError(f"`early_stopping` is {rule!r}; want None, 'accuracy' or 'loss'")
 
@@ -177,7 +185,11 @@ def train_models(
     model, models that differ in dropout, early stopping without validation points, options that cannot be, an unknown device, mixed precision without CUDA, and where weights become NaN."""
     _check_how({"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "early_stopping": early_stopping, "patience": patience, "epoch_steps": epoch_steps})
     _check_training(models, inputs, labels, keys, validation, early_stopping)
-    device = _device(device)
+    steps, batch_size = _check_count(steps, "steps", 0), _check_count(batch_size, "batch_size")
+    patience, epoch_steps = _check_count(patience, "patience"), _check_count(epoch_steps, "epoch_steps")
+    learning_rate, device = _check_number(learning_rate, "learning_rate"), _device(device)
+    what = f"minibatches of {batch_size:,} inputs for {len(models)} networks"
+    _check_room(batch_size * sum(8 + x[0].nbytes for x in inputs), "batch_size", what, device)
     precision = _autocast(device, mixed_precision)
     model = copy.deepcopy(models[0]).to(device).train()
     judge = copy.deepcopy(model).eval()
@@ -353,6 +365,7 @@ def get_methods(
     configs: int = 1_000,  # label configurations that methods for whole batches carry, M
 ) -> dict[str, Callable[[Round], CandidateBatch]]:
     "The methods that have a name."
+    configs = _check_count(configs, "configs")
     return {
         "random": _random,
         "bald": partial(_by_score, _of_pool(compute_bald), _top),
@@ -419,17 +432,20 @@ def run_trials(
 
     Raises `ValueError` at once where an option cannot be, data, model, initial labels or budget do not fit together, or the records in `done` cannot be those of whole
     rounds of this run; and later where a method returns no batch or `oracle` does not answer with classes."""
-    _check_trials(datasets, methods, make_model, oracle, progress, {
+    counts = _check_trials(datasets, methods, make_model, oracle, progress, {
         "seed": seed, "size": size, "samples": samples, "budget": budget, "per_class": per_class, "test_samples": test_samples, "together": 1 if together is None else together,
         "warm_start": warm_start, "mixed_precision": mixed_precision, "steps": steps, **training,
     })  # fmt: skip
+    seed, size, samples = counts["seed"], counts["size"], counts["samples"]
+    per_class, test_samples = counts["per_class"], counts["test_samples"]
     learners = [(name, trial) for name in methods for trial in range(len(datasets))]
     if initial is None:
         initial = [get_balanced_indices(data.pool_labels, per_class, generator=derive_generator(seed, trial, "initial")) for trial, data in enumerate(datasets)]
-    initial = _check_initial(initial, datasets)
+    initial, budget = _check_initial(initial, datasets), counts["budget"] if counts["budget"] < _endless else budget
     for have, data in zip(initial, datasets):
         if not len(have) <= budget <= len(data.pool_labels):
-            raise ValueError(f"`budget` is {budget}; want from {len(have)} (the initial labels) to {len(data.pool_labels)} (the pool)")
+            ends = f"from {len(have)} (the initial labels) to {len(data.pool_labels)} (the pool)"
+            raise ValueError(f"`budget` is {_brief(budget)}; want {ends}")
     device, recorded = _device(device), _rounds(done, learners, datasets, initial, seed, size, budget, oracle)
     _autocast(device, mixed_precision)  # refused now, if at all
     collect = partial(_collect, device=device, mixed_precision=mixed_precision)
@@ -487,8 +503,15 @@ def run_trials(
     return rounds(learners)
 
 # %% ../nbs/10_active_learning.ipynb #4a60c6f8
-def _check_trials(datasets, methods, make_model, oracle, progress, options: dict) -> None:
-    "Whatever can be known to be wrong before anything is trained."
+def _check_seed(seed) -> int:
+    number = _check_count(seed, "seed", 0)
+    if number == _endless:
+        raise ValueError(f"`seed` is {_brief(seed)}; want a whole number below 2^62")
+    return number
+
+
+def _check_trials(datasets, methods, make_model, oracle, progress, options: dict) -> dict[str, int]:
+    "The counts as Python's numbers, after a look at whatever can be known to be wrong before anything is trained."
     if not isinstance(datasets, Sequence) or not len(datasets) or not all(hasattr(data, "pool_inputs") for data in datasets):
         raise ValueError(f"`datasets` is {type(datasets).__name__} without one data set for each trial; want a list of ActiveLearningData, 1 or more")
     if not isinstance(methods, Mapping) or not methods or not all(map(callable, methods.values())):
@@ -496,8 +519,12 @@ def _check_trials(datasets, methods, make_model, oracle, progress, options: dict
     for name, value in {"oracle": oracle, "progress": progress}.items():
         if value is not None and not callable(value):
             raise ValueError(f"`{name}` is {value!r}; want a function, or None")
-    for name, least in {"seed": 0, "size": 1, "samples": 1, "budget": 0, "per_class": 0, "test_samples": 1, "together": 1}.items():
-        _check_count(options[name], name, least)
+    least = {"size": 1, "samples": 1, "budget": 0, "per_class": 0, "test_samples": 1, "together": 1}
+    counts = {name: _check_count(options[name], name, n) for name, n in least.items()}
+    counts["seed"] = _check_seed(options["seed"])
+    for name, part in {"samples": "pool", "test_samples": "test"}.items():
+        K, N, C = counts[name], len(getattr(datasets[0], f"{part}_inputs")), datasets[0].num_classes
+        _check_room(4 * N * K * C, name, f"predictions for {N:,} points, {K:,} parameter samples and {C:,} classes")
     for name in ("warm_start", "mixed_precision"):
         if not isinstance(options[name], bool):
             raise ValueError(f"`{name}` is {options[name]!r}; want True or False")
@@ -511,6 +538,7 @@ def _check_trials(datasets, methods, make_model, oracle, progress, options: dict
         if options.get("early_stopping") and not len(data.validation_inputs):
             raise ValueError(f"`early_stopping` wants a `validation` set, and `datasets[{trial}]` has none")
     _check_model(make_model, datasets[0])
+    return counts
 
 
 def _check_model(make_model, data: ActiveLearningData) -> None:

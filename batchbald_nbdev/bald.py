@@ -6,13 +6,14 @@
 __all__ = ['compute_bald', 'compute_variation_ratios', 'compute_mean_std', 'CandidateBatch', 'get_top_k_batch', 'get_bald_batch']
 
 # %% ../nbs/01_bald.ipynb #8474fab1
-import operator
+from contextlib import suppress
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from .information import _as_tensor, _check_count, _entropies, _iter_probs, _work_dtype
+from .information import _as_tensor, _as_whole, _brief, _check_count, _entropies, _iter_probs, _work_dtype
 
 # %% ../nbs/01_bald.ipynb #54d9567a
 def compute_bald(
@@ -58,7 +59,11 @@ def _check_batch_size(batch_size: int, N: int) -> int:
 
 
 def _check_scores(scores_N) -> Tensor:
-    scores_N = _as_tensor(scores_N, "scores_N")
+    "Scores as a floating tensor."
+    if isinstance(scores_N, (list, tuple)):  # Python's numbers are float64 or whole
+        with suppress(TypeError, ValueError, RuntimeError):
+            scores_N = np.asarray(scores_N)
+    scores_N = _as_tensor(scores_N, "scores_N", whole=True)
     if scores_N.ndim != 1 or len(scores_N) == 0:
         raise ValueError(f"`scores_N` has shape {tuple(scores_N.shape)}; want one score for each point of a non-empty pool")
     if scores_N.isnan().any():
@@ -69,17 +74,16 @@ def _check_scores(scores_N) -> Tensor:
 def _check_given(given, N: int) -> list[int]:
     "Positions of points that are already out for labelling, sorted and without repetitions."
     try:
-        if isinstance(given, str) or getattr(given, "dtype", None) in (torch.bool, bool):
-            raise TypeError
-        given = list(given)
-        if any(isinstance(i, bool) or getattr(i, "dtype", None) in (torch.bool, bool) for i in given):
-            raise TypeError
-        given = sorted({operator.index(i) for i in given})  # sorted, so that their order cannot matter
-    except TypeError:
-        raise ValueError("`given` wants positions in the pool, whole numbers such as [3, 17]; a mask becomes that by its `nonzero()`") from None
-    if any(not 0 <= i < N for i in given):
-        raise ValueError(f"`given` has positions outside the pool of {N} points: {[i for i in given if not 0 <= i < N][:5]}")
-    return given
+        positions = {None} if isinstance(given, (str, bytes, bytearray)) else {_as_whole(i) for i in given}
+    except (TypeError, RuntimeError):  # nothing to go through
+        positions = {None}
+    if None in positions:
+        wanted = "positions in the pool, whole numbers such as [3, 17]; a mask becomes that by its `nonzero()`"
+        raise ValueError(f"`given` wants {wanted}")
+    outside = sorted(i for i in positions if not 0 <= i < N)
+    if outside:
+        raise ValueError(f"`given` has positions outside the pool of {N} points: {', '.join(map(_brief, outside[:5]))}")
+    return sorted(positions)  # so that their order cannot matter
 
 
 def _first_best(scores_N: Tensor, slack: float) -> int:

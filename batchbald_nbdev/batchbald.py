@@ -8,14 +8,13 @@ __all__ = ['get_batchbald_batch']
 # %% ../nbs/04_fast_batchbald.ipynb #14ee086e
 import math
 from collections.abc import Iterable
-from numbers import Real
 from statistics import NormalDist
 
 import torch
 from torch import Tensor
 
 from .bald import CandidateBatch, _first_best, compute_bald
-from .information import _check_count, _plogp, _probs
+from .information import _check_count, _check_number, _plogp, _probs
 from .joint_entropy import WeightedJointEntropy, _resample, _uniform
 from .plain_batchbald import CeilingWarning, _greedy_batch, _ties
 
@@ -207,9 +206,8 @@ def _halving(step, elements: int):
 
 # %% ../nbs/04_fast_batchbald.ipynb #d45a61d1
 def _check_race_error(race_error: float) -> float:
-    if isinstance(race_error, bool) or not isinstance(race_error, Real) or not 0 <= race_error < 0.5:
-        raise ValueError(f"`race_error` is {race_error!r}; want a probability below 0.5, such as 1e-4, or 0 for no racing")
-    return race_error
+    want = "a probability below 0.5, such as 1e-4, or 0 for no racing"
+    return _check_number(race_error, "race_error", below=0.5, want=want)
 
 
 def get_batchbald_batch(
@@ -230,6 +228,7 @@ def get_batchbald_batch(
 
     Raises `ValueError` on bad input. Warns (`CeilingWarning`) where the batch has used up what K parameter samples can tell, log K."""
     max_bytes, race_error = _check_count(max_bytes, "max_bytes"), _check_race_error(race_error)
+    batch_size = _check_count(batch_size, "batch_size", 0)
 
     def make_chooser(x, state, given):
         dtype, device = state.posteriors_M_K.dtype, state.posteriors_M_K.device

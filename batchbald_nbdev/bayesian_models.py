@@ -10,6 +10,7 @@ __all__ = ['ConsistentDropout', 'ConsistentDropout2d', 'make_consistent', 'dropo
 # %% ../nbs/08_bayesian_models.ipynb #58b66f83
 import copy
 import itertools
+import math
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -25,7 +26,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.data import BatchSampler, Dataset, IterableDataset, SequentialSampler
 
 from .batchbald import _halving, _is_out_of_memory
-from .information import _check_count, _slack, _work_device
+from .information import _check_count, _check_number, _check_room, _slack, _work_device
 from .joint_entropy import _generator
 
 # %% ../nbs/08_bayesian_models.ipynb #ef7a9468
@@ -34,9 +35,7 @@ class ConsistentDropout(nn.Module):
 
     def __init__(self, p: float = 0.5):  # probability that a feature is dropped
         super().__init__()
-        if not 0 <= p < 1:
-            raise ValueError(f"`p` is {p}; want a probability of dropping in [0, 1)")
-        self.p = p
+        self.p = _check_number(p, "p", below=1, want="a probability of dropping in [0, 1)")
         self.register_buffer("mask", None, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:  # (n, *features)
@@ -399,6 +398,9 @@ def collect_log_probs(
                 features, *sizes = _watch(model, state, x[:1])
                 if not features and num_samples > 1:
                     raise ValueError("`model` has ConsistentDropout, but its `forward` comes by none, so all samples would be equal")
+                numbers = sum(math.prod(layers[name].mask_shape(shape)) for name, shape in features.items())
+                what = f"{num_samples:,} samples of masks and outputs"
+                _check_room(num_samples * (12 * numbers + sizes[1]), "num_samples", what, device)
                 masks = {f"{name}.mask": layers[name].draw_masks(num_samples, shape, generator).to(device) for name, shape in features.items()}
             start = min(max_bytes, len(x) * max(sizes[0], num_samples * sizes[1]))
             block, worked = _halving(lambda most: run(x, masks, *sizes, most), start)
@@ -451,7 +453,15 @@ def _conv_block(channels: int, filters: int, size: int, p: float, pool: bool = T
     return [nn.Conv2d(channels, filters, size), ConsistentDropout2d(p), *([nn.MaxPool2d(2)] if pool else []), nn.ReLU()]
 
 
+def _check_width(value, name: str, inputs: int = 512) -> int:
+    "How many features or classes a layer has, with room for its weights in training."
+    value = _check_count(value, name)
+    _check_room(16 * inputs * value, name, f"a layer of {inputs:,} x {value:,} weights")
+    return value
+
+
 def _dense_block(features: int, hidden: int, classes: int, p: float) -> list[nn.Module]:
+    classes = _check_width(classes, "classes", hidden)
     return [nn.Flatten(), nn.Linear(features, hidden), ConsistentDropout(p), nn.ReLU(), nn.Linear(hidden, classes)]
 
 
@@ -474,6 +484,7 @@ def _torchvision_models():
 
 
 def _head(classes: int, p: float) -> nn.Module:
+    classes = _check_width(classes, "classes")
     return nn.Sequential(ConsistentDropout(p), nn.Linear(512, 512), nn.BatchNorm1d(512), nn.ReLU(), nn.Linear(512, classes))
 
 

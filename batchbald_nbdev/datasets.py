@@ -12,7 +12,6 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import as_file, files
-from numbers import Real
 
 import numpy as np
 import torch
@@ -26,12 +25,12 @@ def _whole(name: str, x, axes: Sequence[int]) -> Tensor:
     "Whole numbers in a tensor with as many axes as allowed."
     try:
         numbers = torch.as_tensor(x)
-    except (TypeError, ValueError, RuntimeError):
+    except (TypeError, ValueError, RuntimeError, OverflowError):
         numbers = None
-    fractional = numbers is not None and (numbers.is_floating_point() or numbers.dtype == torch.bool)
-    if numbers is None or numbers.dim() not in axes or numbers.numel() and fractional:
+    wrong = numbers is None or numbers.dim() not in axes or numbers.is_meta or numbers.is_complex()
+    if wrong or numbers.numel() and (numbers.is_floating_point() or numbers.dtype == torch.bool):
         either = "a whole number or " if 0 in axes else ""
-        raise ValueError(f"`{name}` is {x!r}; want {either}a list of whole numbers")
+        raise ValueError(f"`{name}` is {_brief(x)}; want {either}a list of whole numbers")
     return numbers.long()
 
 # %% ../nbs/09_datasets.ipynb #b4f9d16e
@@ -49,7 +48,7 @@ def _as_set(name: str, pair) -> tuple[Tensor, Tensor]:
     "Inputs and labels as tensors. Raises `ValueError` that names the set."
     try:
         inputs, labels = map(torch.as_tensor, pair)
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         pair_of = "a pair of inputs (n, *features) and labels (n,), tensors or arrays"
         raise ValueError(f"`{name}` cannot be read ({error}); want {pair_of}") from None
     fits = inputs.dim() >= 2 and labels.shape == inputs.shape[:1] and len(labels)
@@ -105,6 +104,8 @@ def _moments(originals_O: Tensor) -> tuple[Tensor, Tensor]:
 # %% ../nbs/09_datasets.ipynb #b6e07921
 def _repeat(originals_O: Tensor, repeats: int, noise: float, generator: torch.Generator) -> Tensor:
     "So many copies of the originals, one set after the other, each with noise of its own."
+    size = f"a pool of {repeats:,} times {len(originals_O):,} images"
+    _check_room(4 * originals_O.numel() * repeats, "repeats", size)
     copies_R_O = originals_O.expand(repeats, *originals_O.shape)  # nothing is copied yet
     if noise:
         copies_R_O = torch.randn(copies_R_O.shape, generator=generator).mul_(noise).add_(originals_O)
@@ -146,15 +147,14 @@ class ActiveLearningData:
 def _count_classes(num_classes: int | None, *labels: Tensor) -> int:
     "As many classes as given, if there is room for all labels, else as many as these need."
     classes = 1 + max(int(x.max()) for x in labels)
-    if num_classes is not None and _check_count(num_classes, "num_classes") < classes:
+    num_classes = classes if num_classes is None else _check_count(num_classes, "num_classes")
+    if num_classes < classes:
         raise ValueError(f"`num_classes` is {num_classes}, but there are labels up to {classes - 1}")
-    return num_classes or classes
+    return num_classes
 
 # %% ../nbs/09_datasets.ipynb #e1c05d65
 def _check_noise(noise) -> float:
-    if not isinstance(noise, Real) or not 0 <= noise < math.inf:
-        raise ValueError(f"`noise` is {noise!r}; want a standard deviation of 0 or more")
-    return noise
+    return _check_number(noise, "noise", below=1e30, want="a standard deviation of 0 or more that float32 can bear")
 
 # %% ../nbs/09_datasets.ipynb #edba7b19
 def make_active_learning_data(
@@ -214,6 +214,7 @@ def get_repeated_digits(
     inputs, labels = torch.tensor(digits.data, dtype=torch.float32), torch.tensor(digits.target)
     originals, test = _check_count(originals, "originals"), _check_count(test, "test")
     validation = _check_count(validation, "validation", 0)
+    repeats, noise = _check_count(repeats, "repeats"), _check_noise(noise)
     if originals + test + validation > len(inputs):
         sizes = f"`originals`, `test` and `validation` are {originals}, {test} and {validation}"
         raise ValueError(f"{sizes}; want sizes that fit into {len(inputs)} digits")
@@ -252,11 +253,12 @@ def get_balanced_indices(
     "A balanced initial set. A class without any point is missed only where `num_classes` says how many there are."
     labels_N, per_class = _check_labels(labels_N, num_classes), _check_count(per_class, "per_class", 0)
     order = torch.randperm(len(labels_N), generator=_generator(generator))
-    indices = []
-    for c in labels_N.unique().tolist() if num_classes is None else range(num_classes):
+    indices, classes = [], labels_N.unique().tolist() if num_classes is None else range(_check_count(num_classes, "num_classes"))
+    for c in classes if per_class else ():
         of_class = order[labels_N[order] == c][:per_class]
         if len(of_class) < per_class:
-            remedy = f"want {per_class} or more, or a smaller `per_class`"
+            smaller = "`per_class`" if num_classes is None else "`per_class` or `num_classes`"
+            remedy = f"want {per_class} or more, or a smaller {smaller}"
             raise ValueError(f"`labels_N` has {len(of_class)} points of class {c}; {remedy}")
         indices += of_class.tolist()
     return indices
@@ -291,6 +293,18 @@ def _which_stay(labels_O: Tensor, fractions: Mapping[int, float], generator: tor
         raise ValueError("`fractions` keeps no point at all; want some left in the pool")
     return keep_O
 
+# %% ../nbs/09_datasets.ipynb #7c1e04aa
+def _check_fractions(fractions, num_classes: int) -> dict[int, float]:
+    "The fraction of each class, from 0 to 1."
+    if not isinstance(fractions, Mapping):
+        raise ValueError(f"`fractions` is {_brief(fractions)}; want fractions by class, such as {{3: 0.1}}")
+    classes = range(num_classes)
+    wrong = [c for c, x in fractions.items() if _as_whole(c) not in classes or not 0 <= _as_number(x) <= 1]
+    if wrong:
+        found = f"`fractions` has {_brief(fractions[wrong[0]])} for class {_brief(wrong[0])}"
+        raise ValueError(f"{found}; want from 0 to 1 for classes 0 to {classes[-1]}")
+    return {_as_whole(c): _as_number(x) for c, x in fractions.items()}
+
 # %% ../nbs/09_datasets.ipynb #941ca1e7
 def make_imbalanced(
     data: ActiveLearningData,  # not changed
@@ -299,10 +313,7 @@ def make_imbalanced(
     generator: torch.Generator | None = None,  # a fresh one seeded with 0 if None
 ) -> ActiveLearningData:  # the pool with fewer points, in the same order
     "A pool in which some classes are rare. A fraction above 0 that rounds to no original is an error."
-    wrong = [c for c, kept in fractions.items() if c not in range(data.num_classes) or not 0 <= kept <= 1]
-    if wrong:
-        found, last = f"`fractions` has {fractions[wrong[0]]} for class {wrong[0]}", data.num_classes - 1
-        raise ValueError(f"{found}; want from 0 to 1 for classes 0 to {last}")
+    fractions = _check_fractions(fractions, data.num_classes)
     place_N, labels_O = _originals(data)
     keep_N = _which_stay(labels_O, fractions, _generator(generator))[place_N]
     return replace(
@@ -321,13 +332,13 @@ def flip_labels(
     generator: torch.Generator | None = None,  # a fresh one seeded with 0 if None
 ) -> ActiveLearningData:
     "A pool with wrong labels, each drawn uniformly from the other classes and shared by all copies of an image."
-    C = data.num_classes
-    if not 0 <= fraction <= 1 or C < 2:
-        found = f"`fraction` is {fraction} and `data` has {C} classes"
+    C, share = data.num_classes, _as_number(fraction)
+    if not 0 <= share <= 1 or C < 2:
+        found = f"`fraction` is {_brief(fraction)} and `data` has {C} classes"
         raise ValueError(f"{found}; want from 0 to 1, and 2 classes or more")
     generator = _generator(generator)
     place_N, labels_O = _originals(data)
-    wrong = torch.randperm(len(labels_O), generator=generator)[: round(fraction * len(labels_O))]
+    wrong = torch.randperm(len(labels_O), generator=generator)[: round(share * len(labels_O))]
     labels_O[wrong] = (labels_O[wrong] + torch.randint(1, C, wrong.shape, generator=generator)) % C
     return replace(data, name=f"{data.name}-mislabelled", pool_labels=labels_O[place_N])
 
@@ -338,7 +349,7 @@ def example_log_probs(
     """Recorded predictions of a small network on real digits.
 
     For float64 work, `example_log_probs().double().log_softmax(-1)` sums to one in float64 too."""
-    if labels not in (20, 100):
-        raise ValueError(f"`labels` is {labels!r}; want 20 or 100")
-    with as_file(files("batchbald_nbdev") / "data" / f"digits_{labels}.npz") as path:
+    if _as_whole(labels) not in (20, 100):
+        raise ValueError(f"`labels` is {_brief(labels)}; want 20 or 100")
+    with as_file(files("batchbald_nbdev") / "data" / f"digits_{_as_whole(labels)}.npz") as path:
         return torch.from_numpy(np.load(path)["log_probs_N_K_C"])

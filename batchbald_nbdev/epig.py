@@ -66,7 +66,8 @@ def _check_evaluation(log_probs_N_K_C, log_probs_E_K_C, given=(), batch_size: in
 
 def _gains_of(x, y, posteriors_M_K, pairs, max_bytes: int) -> Tensor:
     "`_evaluation_gains` with blocks that suit the device, smaller ones where memory runs out."
-    elements = max(2**12, min(2**18 if posteriors_M_K.device.type == "cpu" else 2**24, _check_count(max_bytes, "max_bytes") // 32))
+    max_bytes = _check_count(max_bytes, "max_bytes")
+    elements = max(2**12, min(2**18 if posteriors_M_K.device.type == "cpu" else 2**24, max_bytes // 32))
     return _halving(lambda elements: _evaluation_gains(x, y, posteriors_M_K, pairs, max_bytes, elements), elements)[0]
 
 # %% ../nbs/07_epig.ipynb #62f65d22
@@ -208,6 +209,7 @@ def get_batchepig_batch(
 
     Raises `ValueError` on bad input. Warns (`CeilingWarning`) where the batch has used up what K parameter samples can tell, log K."""
     x, y, given, batch_size = _check_evaluation(log_probs_N_K_C, log_probs_E_K_C, given, batch_size)
+    num_samples, max_bytes = _check_count(num_samples, "num_samples"), _check_count(max_bytes, "max_bytes")
     K = check_log_probs(x)[1]
     check_log_probs(y, name="log_probs_E_K_C")
     options = dict(dtype=_work_dtype(x, dtype), device=device or x.device, generator=_generator(generator))
@@ -241,11 +243,12 @@ def get_batchepigbald_batch(
 
     Raises `ValueError` on bad input, and unless exactly one of `log_probs_E_K_C` and `log_probs_after_N_K_C` is given. Warns as `get_batchepig_batch` and `compute_epig_bald` do.
     The `ceiling` is $I(y_E; w)$, what the evaluation labels tell about the parameters, and log K with a second model."""
-    generator = _generator(generator)
-    x, before, z, after = _before_and_after(log_probs_N_K_C, log_probs_E_K_C, log_probs_after_N_K_C, num_samples, dtype, device, generator)
+    generator, x = _generator(generator), _as_tensor(log_probs_N_K_C)
     N, K, _ = check_log_probs(x)
     given = _check_given(given, N)
-    batch_size = _check_batch_size(batch_size, N - len(given))
+    batch_size = _check_batch_size(batch_size, N - len(given))  # all is checked before anything is drawn
+    options = num_samples, dtype, device, generator
+    x, before, z, after = _before_and_after(x, log_probs_E_K_C, log_probs_after_N_K_C, *options)
     known_E_K_C = z[:0] if log_probs_E_K_C is None else _as_tensor(log_probs_E_K_C)
     E, bounded, ceiling = len(known_E_K_C), log_probs_E_K_C is not None, math.log(K)
     if bounded:
@@ -290,7 +293,8 @@ def get_softmaxepig_batch(
     max_bytes: int = 2**28,  # for intermediate results
 ) -> CandidateBatch:  # scores: each point's EPIG, nats, in the order drawn
     "`get_softmax_batch` of EPIG scores, $p_i \\propto \\exp(s_i / (T \\max_n s_n))$; reported are the scores, not the noised ones. Raises `ValueError` on bad input."
-    temperature, scores_N = _check_temperature(temperature), compute_epig(log_probs_N_K_C, log_probs_E_K_C, max_bytes=max_bytes)
+    temperature, batch_size = _check_temperature(temperature), _check_count(batch_size, "batch_size", 0)
+    scores_N = compute_epig(log_probs_N_K_C, log_probs_E_K_C, max_bytes=max_bytes)
     largest = scores_N.max().item()
     unit = largest if largest > _ties[_work_dtype(_as_tensor(log_probs_N_K_C))] else 1.0  # less than that is rounding: no point tells anything
     return get_softmax_batch(scores_N, batch_size, temperature=temperature * unit, generator=generator)

@@ -10,6 +10,7 @@ __all__ = ['check_log_probs', 'as_log_probs', 'compute_entropy', 'compute_condit
 # %% ../nbs/00_information.ipynb #d624501a
 import math
 import operator
+import os
 import warnings
 from collections.abc import Iterable, Iterator
 from itertools import combinations
@@ -22,8 +23,8 @@ _slack = {torch.float16: 2e-2, torch.bfloat16: 5e-2, torch.float32: 1e-4, torch.
 _block_elements = 2**20  # elements converted at a time: 4 MB in float32, so that they stay in the processor's cache
 
 
-def _as_tensor(x, name: str = "log_probs_N_K_C") -> Tensor:
-    "`x` as a floating tensor without gradient, sharing memory where that is possible."
+def _as_tensor(x, name: str = "log_probs_N_K_C", whole: bool = False) -> Tensor:
+    "`x` as a floating tensor without gradient, in the same memory if possible; `whole` numbers become float64."
     if not isinstance(x, Tensor):
         if hasattr(x, "__dask_graph__"):  # reading it would load all of it
             raise ValueError(f"`{name}` is a Dask collection; `get_distributed_batchbald_batch` picks from it, and `compute()` loads what fits in memory")
@@ -33,10 +34,16 @@ def _as_tensor(x, name: str = "log_probs_N_K_C") -> Tensor:
             with warnings.catch_warnings():  # nothing is ever written to the input, so read-only arrays are fine
                 warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
                 x = torch.as_tensor(x)
-        except (TypeError, ValueError, RuntimeError) as e:
+        except (TypeError, ValueError, RuntimeError, OverflowError) as e:
             raise ValueError(f"`{name}` cannot be read as a tensor ({e}); pass a tensor or a numeric array") from None
+    if x.is_meta:
+        raise ValueError(f"`{name}` is on the meta device, which holds no numbers; make it on another one")
     if x.layout != torch.strided:
         raise ValueError(f"`{name}` is a {x.layout} tensor; pass its `to_dense()`")
+    if whole and not (x.is_floating_point() or x.is_complex()):
+        if x.numel() and not -(2**53) <= int(x.min()) <= int(x.max()) <= 2**53:
+            raise ValueError(f"`{name}` has whole numbers beyond 2^53, which float64 cannot tell apart; make them smaller")
+        x = x.double()
     if x.dtype not in _slack:
         raise ValueError(f"`{name}` has dtype {x.dtype}; convert it to float16, bfloat16, float32 or float64")
     return x.detach()
@@ -63,15 +70,91 @@ def _likely_mistake(log_probs_n_K_C: Tensor) -> str:
     return 'is not normalised; if these are logits, convert them with `as_log_probs(x, kind="logits")`'
 
 # %% ../nbs/00_information.ipynb #ef9b08c4
-def _check_count(value, name: str, least: int = 1) -> int:
-    "A whole number of at least `least`, or an error that names the argument."
+def _brief(value) -> str:
+    "A value in one line, cut short where it is long, for a message."
+    if isinstance(value, int) and abs(value) >= 10**30:
+        return f"{'minus ' * (value < 0)}a whole number of {int(math.log10(abs(value))) + 1} digits"
     try:
-        number = operator.index(value)
+        text = " ".join(repr(value).split())
+    except Exception:  # numbers too long to print, and whatever a class may do
+        return f"a {type(value).__name__} that cannot be printed"
+    return text if len(text) <= 100 else f"{text[:60]} ... {text[-30:]}"
+
+
+def _as_scalar(value):
+    "A number of NumPy or PyTorch as one of Python's, other things as they are; None for flags and the like."
+    if hasattr(value, "dtype") and hasattr(value, "item"):
+        try:
+            value = value.detach().item() if isinstance(value, Tensor) else value.item()
+        except (TypeError, ValueError, RuntimeError):  # several numbers, or none, or a device that holds none
+            return None
+    return None if isinstance(value, (bool, str, bytes, bytearray, complex)) else value
+
+
+def _as_whole(value) -> int | None:
+    "A whole number, or None for what is none."
+    try:
+        return operator.index(_as_scalar(value))
     except TypeError:
-        number = None
-    if number is None or isinstance(value, bool) or getattr(value, "dtype", None) in (bool, torch.bool) or number < least:
-        raise ValueError(f"`{name}` is {value!r}; want a whole number, {least} or more")
+        return None
+
+
+def _as_number(value) -> float:
+    "A real number, infinite where it is beyond floating-point numbers; NaN for what is none."
+    value = _as_scalar(value)
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+    except (TypeError, ValueError):
+        return math.nan
+
+
+_endless = 2**62  # more than any memory holds, and still a number that PyTorch can count with
+
+
+def _check_count(value, name: str, least: int = 1, most: float = _endless) -> int:
+    "A whole number of at least `least`, or an error that names the argument; what is above `most` comes back as that."
+    number = _as_whole(value)
+    if number is None or number < least:
+        raise ValueError(f"`{name}` is {_brief(value)}; want a whole number, {least} or more")
+    return min(number, most)
+
+
+def _check_number(
+    value,
+    name: str,  # of the argument
+    least: float = 0.0,
+    most: float = math.inf,
+    *,
+    below: float | None = None,  # a bound that the number must not reach
+    want: str | None = None,  # what it should be, in words
+) -> float:
+    "A number from `least` to `most`, or an error that names the argument and says what it should be."
+    number = _as_number(value)
+    if not least <= number <= most or below is not None and not number < below:
+        raise ValueError(f"`{name}` is {_brief(value)}; want {want or f'a number from {least:g} to {most:g}'}")
     return number
+
+# %% ../nbs/00_information.ipynb #5c1e7a90
+def _memory(device) -> float:
+    "Bytes of memory: what is free on a GPU, elsewhere all that the machine has; infinity where nobody says."
+    device = torch.device(device)
+    if device.type == "cuda":
+        held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # by PyTorch
+        return torch.cuda.mem_get_info(device)[0] + held
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):  # Windows
+        return math.inf
+
+
+def _check_room(needed: float, name: str, what: str, device="cpu") -> None:
+    "Refuse what memory cannot hold before it is allocated: `needed` bytes for `what`, which `name` asked for."
+    there = _memory(device)
+    if needed > there:
+        sizes = f"would take {needed / 1e9:,.4g} GB, and there are {there / 1e9:,.4g} GB of memory"
+        raise ValueError(f"`{name}` is too large: {what} {sizes}; want less of them")
 
 # %% ../nbs/00_information.ipynb #a59dd32f
 def _work_dtype(log_probs_N_K_C: Tensor, dtype: torch.dtype | None = None) -> torch.dtype:
@@ -121,7 +204,7 @@ def check_log_probs(
     name: str = "log_probs_N_K_C",  # what to call the argument in messages
 ) -> tuple[int, int, int]:  # N, K, C
     "Return the axis sizes, or raise `ValueError` naming the likely mistake."
-    x = _as_tensor(log_probs_N_K_C, name)
+    x, atol = _as_tensor(log_probs_N_K_C, name), None if atol is None else _check_number(atol, "atol")
     for _ in _iter_probs(x, _work_dtype(x), name=name, atol=atol):
         pass
     return _shape(x, name)
@@ -227,14 +310,14 @@ def _as_axes(axes: int | Iterable[int], ndim: int, name: str) -> frozenset[int]:
     "One axis number or several as a set, counted from the front."
     try:
         axes = axes.tolist() if hasattr(axes, "tolist") else axes  # arrays
-        numbers = [axes] if hasattr(axes, "__index__") else list(axes)
-        if any(isinstance(axis, bool) for axis in numbers):
-            raise TypeError
-        numbers = {operator.index(axis) for axis in numbers}
-    except TypeError:
-        raise ValueError(f"`{name}` is {axes!r}; want an axis number or several") from None
+        numbers = {_as_whole(axis) for axis in ([axes] if hasattr(axes, "__index__") else axes)}
+    except (TypeError, RuntimeError):
+        numbers = {None}
+    if None in numbers:
+        raise ValueError(f"`{name}` is {_brief(axes)}; want an axis number or several")
     if any(not -ndim <= axis < ndim for axis in numbers):
-        raise ValueError(f"`{name}` is {axes!r}, but `joint_probs` has {ndim} axes; want numbers from {-ndim} to {ndim - 1}")
+        wrong = f"`{name}` is {_brief(axes)}, but `joint_probs` has {ndim} axes"
+        raise ValueError(f"{wrong}; want numbers from {-ndim} to {ndim - 1}")
     return frozenset(axis % ndim for axis in numbers)
 
 
@@ -308,11 +391,12 @@ def make_binary_pair(
     K: int = 40,  # parameter samples, a multiple of 4
 ) -> Tensor:  # log_probs_2_K_2, float64
     "Predictions for two binary labels whose samples agree as often, and are as sure, as asked for. Raises `ValueError` on bad input."
-    for name, value, lowest in (("correlation", correlation, -1), ("confidence", confidence, 0)):
-        if not isinstance(value, (int, float)) or not lowest <= value <= 1:
-            raise ValueError(f"`{name}` is {value!r}; want a number from {lowest} to 1")
+    correlation = _check_number(correlation, "correlation", -1, 1)
+    confidence = _check_number(confidence, "confidence", 0, 1)
     if _check_count(K, "K", 4) % 4:
-        raise ValueError(f"`K` is {K}; want a multiple of 4")
+        raise ValueError(f"`K` is {_brief(K)}; want a multiple of 4")
+    K = _check_count(K, "K", 4)
+    _check_room(100 * K, "K", f"predictions of {K:,} parameter samples")
     half = K // 2
     first_K = torch.ones(K, dtype=torch.double)
     first_K[half:] = -1

@@ -9,7 +9,7 @@ __all__ = ['JointEntropy', 'ExactJointEntropy', 'SampledJointEntropy', 'DynamicJ
 import torch
 from torch import Tensor
 
-from .information import _as_tensor, _check_count, _iter_probs, _plogp, _shape, _work_device, _work_dtype
+from .information import _as_tensor, _check_count, _check_room, _iter_probs, _plogp, _shape, _work_device, _work_dtype
 
 # %% ../nbs/02_joint_entropy.ipynb #01a9bbe3
 _product_elements = 2**18  # size of one block of products: 1 MB in float32
@@ -94,7 +94,16 @@ def _check_joint_probs(joint_probs_M_K, name: str) -> Tensor:
 
 def _ones(K: int, device, dtype: torch.dtype | None) -> Tensor:
     "One configuration, certain, under K parameter samples."
-    return torch.ones((1, _check_count(K, "K")), device=_work_device(device), dtype=_work_dtype(torch.empty(0), dtype))
+    K, device, dtype = _check_count(K, "K"), _work_device(device), _work_dtype(torch.empty(0), dtype)
+    _check_room(K * dtype.itemsize, "K", f"a configuration under {K:,} parameter samples", device)
+    return torch.ones((1, K), device=device, dtype=dtype)
+
+
+def _check_configurations(M: int, posteriors_M_K: Tensor, C: int, name: str) -> None:
+    "Refuse M configurations that memory cannot hold, with tables as wide as K and C that are made on the way."
+    K = posteriors_M_K.shape[1]
+    what = f"{M:,} configurations under {K:,} parameter samples"
+    _check_room(M * (3 * K * posteriors_M_K.element_size() + 8 * C), name, what, posteriors_M_K.device)
 
 # %% ../nbs/02_joint_entropy.ipynb #8e67dbf0
 class ExactJointEntropy(JointEntropy):
@@ -114,12 +123,17 @@ class ExactJointEntropy(JointEntropy):
         return ExactJointEntropy(_ones(K, device, dtype))
 
     def add_variables(self, log_probs_N_K_C) -> "ExactJointEntropy":
+        weights_M, posteriors_M_K = self.weights_M, self.posteriors_M_K
         for probs_n_K_C in list(self._probs(log_probs_N_K_C)):  # a list: all is checked before anything changes
             for probs_K_C in probs_n_K_C:
-                weights_M = _child_weights(self.weights_M, _label_probs(self.posteriors_M_K, probs_K_C))
+                M = len(weights_M) * probs_K_C.shape[1]
+                _check_room(25 * M, "log_probs_N_K_C", f"{M:,} configurations", posteriors_M_K.device)
+                weights_M = _child_weights(weights_M, _label_probs(posteriors_M_K, probs_K_C))
                 children_M = (weights_M > 0).nonzero()[:, 0]
-                self.posteriors_M_K = _child_posteriors(self.posteriors_M_K, probs_K_C, children_M)
-                self.weights_M = weights_M[children_M]
+                _check_configurations(len(children_M), posteriors_M_K, 1, "log_probs_N_K_C")
+                posteriors_M_K = _child_posteriors(posteriors_M_K, probs_K_C, children_M)
+                weights_M = weights_M[children_M]
+        self.weights_M, self.posteriors_M_K = weights_M, posteriors_M_K
         return self
 
     def compute(self) -> Tensor:
@@ -167,19 +181,23 @@ class SampledJointEntropy(JointEntropy):
         if not x.min() >= 0:
             raise ValueError("`probs_N_K_C` has entries below 0 or NaN; it wants probabilities, so pass the exponentials of log-probabilities")
         empty = SampledJointEntropy.empty(_shape(x, "probs_N_K_C")[1], x.device, _work_dtype(x))
+        _check_configurations(M, empty.posteriors_M_K, x.shape[2], "M")
         return empty.add_variables(x.log(), M, generator=generator)
 
     def add_variables(self, log_probs_N_K_C, M2: int, *, generator: torch.Generator | None = None) -> "SampledJointEntropy":
         "Extend every configuration by `M2` draws of the new labels given what it already implies; the number of configurations grows M2-fold."
-        M2 = _check_count(M2, "M2")
+        M2, log_probs_N_K_C = _check_count(M2, "M2"), _as_tensor(log_probs_N_K_C)
+        C = _shape(log_probs_N_K_C, "log_probs_N_K_C")[2]
+        _check_configurations(len(self.weights_M) * M2, self.posteriors_M_K, C, "M2")
         generator, device = _generator(generator), self.posteriors_M_K.device
+        probs = list(self._probs(log_probs_N_K_C))  # a list: all is checked before anything is drawn
         # one systematic draw of parameter samples for each configuration: proportional, and no K is left out by chance
         points_M_M2 = (torch.arange(M2, device=device) + _uniform((len(self.weights_M), 1), generator, device)) / M2
         cumulative_M_K = self.posteriors_M_K.double().cumsum(1)
         sample_M = torch.searchsorted(cumulative_M_K / cumulative_M_K[:, -1:], points_M_M2, right=True).flatten()
         posteriors_M_K = self.posteriors_M_K.repeat_interleave(M2, 0)
         log_evidence_M = self.log_evidence_M.repeat_interleave(M2)
-        for probs_n_K_C in self._probs(log_probs_N_K_C):
+        for probs_n_K_C in probs:
             for probs_K_C in probs_n_K_C:
                 cumulative_M_C = probs_K_C.double().cumsum(1)[sample_M]
                 u_M_1 = _uniform((len(sample_M), 1), generator, device) * cumulative_M_C[:, -1:]
@@ -212,7 +230,11 @@ class DynamicJointEntropy(JointEntropy):
         self.M, self.max_N, self.C, self.N = _check_count(M, "M"), _check_count(max_N, "max_N"), _check_count(C, "C"), 0
         self.generator = _generator(generator)
         self.inner: JointEntropy = ExactJointEntropy.empty(K, device, dtype)
-        self.probs_max_N_K_C = self.inner.posteriors_M_K.new_empty((max_N, K, C))
+        one, K = self.inner.posteriors_M_K, self.inner.posteriors_M_K.shape[1]
+        for name, n in (("C", 1), ("max_N", self.max_N)):
+            what = f"room for {n:,} variables of {self.C:,} classes under {K:,} parameter samples"
+            _check_room(n * K * self.C * one.element_size(), name, what, one.device)
+        self.probs_max_N_K_C = one.new_empty((self.max_N, K, self.C))
 
     weights_M = property(lambda self: self.inner.weights_M)
     posteriors_M_K = property(lambda self: self.inner.posteriors_M_K)
@@ -223,11 +245,11 @@ class DynamicJointEntropy(JointEntropy):
         if N > self.max_N or probs_N_K_C.shape[2] != self.C:
             raise ValueError(f"`log_probs_N_K_C`: {N} variables of {probs_N_K_C.shape[2]} classes; room was made for {self.max_N} of {self.C}")
         self.probs_max_N_K_C[self.N : N] = probs_N_K_C
-        self.N = N
         if self.C**N > self.M:
             self.inner = SampledJointEntropy.sample(self.probs_max_N_K_C[:N], self.M, generator=self.generator)
         else:
             self.inner.add_variables(log_probs_N_K_C)
+        self.N = N  # last, so that a refusal leaves all as it was
         return self
 
     def compute(self) -> Tensor:
@@ -236,7 +258,7 @@ class DynamicJointEntropy(JointEntropy):
 # %% ../nbs/02_joint_entropy.ipynb #4c3b9618
 def _resample(weights_M: Tensor, num_samples: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     "Positions and new weights of at most `num_samples` survivors, in order (Fearnhead & Clifford 2003). Same sum of weights, same expectation."
-    if (weights_M > 0).sum() <= num_samples:
+    if int((weights_M > 0).sum()) <= num_samples:
         alive_M = (weights_M > 0).nonzero()[:, 0]
         return alive_M, weights_M[alive_M]
     threshold, heavy_M = weights_M.sum() / num_samples, torch.zeros_like(weights_M, dtype=torch.bool)
@@ -265,7 +287,9 @@ class WeightedJointEntropy(JointEntropy):
     ):
         self.num_samples, self.generator, K = _check_count(num_samples, "num_samples"), _generator(generator), _check_count(K, "K")
         self.weights_M = torch.ones(1, dtype=torch.double, device=_work_device(device))
-        self.posteriors_M_K = torch.full((1, K), 1 / K, dtype=_work_dtype(torch.empty(0), dtype), device=self.weights_M.device)
+        dtype = _work_dtype(torch.empty(0), dtype)
+        _check_room(K * dtype.itemsize, "K", f"a configuration under {K:,} parameter samples", self.weights_M.device)
+        self.posteriors_M_K = torch.full((1, K), 1 / K, dtype=dtype, device=self.weights_M.device)
         self.information = 0.0  # sum of the gains of the added variables, nats
         self.noise = 0.0  # sum of their conditional entropies, nats
         self.exact = True  # whether every configuration is still there
@@ -280,13 +304,22 @@ class WeightedJointEntropy(JointEntropy):
         return torch.cat([self._gains(p) for p in self._probs(log_probs_N_K_C)])
 
     def add_variables(self, log_probs_N_K_C) -> "WeightedJointEntropy":
-        for probs_n_K_C in list(self._probs(log_probs_N_K_C)):  # a list: all is checked before anything changes
-            for probs_K_C in probs_n_K_C:
-                self._add(probs_K_C)
+        probs = list(self._probs(log_probs_N_K_C))  # a list: all is checked before anything changes
+        before, draws = self.__dict__.copy(), self.generator.get_state()
+        try:
+            for probs_n_K_C in probs:
+                for probs_K_C in probs_n_K_C:
+                    self._add(probs_K_C)
+        except ValueError:  # no room for the configurations
+            self.__dict__.update(before)
+            self.generator.set_state(draws)
+            raise
         return self
 
     def _add(self, probs_K_C: Tensor):
         "Add one checked variable."
+        M, C = len(self.weights_M), probs_K_C.shape[1]
+        _check_room(M * C * 49, "num_samples", f"{M * C:,} configurations to choose from", self.weights_M.device)
         entropies_K, known_K = -_plogp(probs_K_C).sum(-1).double(), self.weights_M @ self.posteriors_M_K.double()
         probs_C_M = _label_probs(self.posteriors_M_K, probs_K_C)
         gain = -_plogp(probs_C_M).sum(0, dtype=torch.double) @ self.weights_M - entropies_K @ known_K  # as in `_gains`
@@ -294,6 +327,7 @@ class WeightedJointEntropy(JointEntropy):
         self.noise += entropies_K.mean().item()
         weights_MC = _child_weights(self.weights_M, probs_C_M)
         children_M, weights_M = _resample(weights_MC, self.num_samples, self.generator)
+        _check_configurations(len(children_M), self.posteriors_M_K, 1, "num_samples")
         self.exact = self.exact and len(children_M) == int((weights_MC > 0).sum())
         self.posteriors_M_K = _child_posteriors(self.posteriors_M_K, probs_K_C, children_M)
         self.weights_M = weights_M / weights_M.sum()

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from .bald import CandidateBatch, _check_given, _first_best, compute_bald
 from .batchbald import _halving, _mean_gains, _Rows, get_batchbald_batch
-from .information import _as_tensor, _check_count, _iter_probs, _plogp, _probs, _shape, _work_device, _work_dtype, check_log_probs
+from .information import _as_tensor, _check_count, _check_number, _iter_probs, _plogp, _probs, _shape, _work_device, _work_dtype, check_log_probs
 from .joint_entropy import WeightedJointEntropy, _generator, _repeat_information
 from .plain_batchbald import CeilingWarning, _over_runs, _ties, _warn_near_ceiling
 
@@ -255,18 +255,6 @@ def get_kbald_batch(
         )
     return batch
 
-# %% ../nbs/05_kbald.ipynb #e2fe2412
-def _check_limit(value, name: str, highest: float = math.inf) -> float:
-    "A number from 0 to `highest`."
-    try:
-        flag = isinstance(value, (str, bytes, bool)) or getattr(value, "dtype", None) in (bool, torch.bool)
-        number = math.nan if flag else float(value)
-    except (TypeError, ValueError, RuntimeError, OverflowError):
-        number = math.nan
-    if not 0 <= number <= highest:
-        raise ValueError(f"`{name}` is {value!r}; want a number from 0 to {highest:g}")
-    return number
-
 # %% ../nbs/05_kbald.ipynb #550a4541
 def get_dynamic_kbald_batch(
     log_probs_N_K_C,  # log p(y_n = c | w_k)
@@ -281,7 +269,7 @@ def get_dynamic_kbald_batch(
     """Greedy 2-BALD until 2- and 3-BALD diverge (section 2, Kirsch 2023); at least one pick.
 
     Raises `ValueError` on bad input, and before the search where terms of three labels would be too large."""
-    tolerance = _check_limit(tolerance, "tolerance")
+    tolerance = _check_number(tolerance, "tolerance")
     remedy = "a smaller `max_batch_size`, or `get_dynamic_batchbald_batch`, which has no such limit"
     search, max_batch_size, given = _expand(log_probs_N_K_C, max_batch_size, "max_batch_size", 2, dtype, device, given, max_bytes, remedy=remedy)
     if tolerance < math.inf:  # every pick is looked at by 3-BALD: better refused now than half-way
@@ -314,7 +302,8 @@ def get_dynamic_batchbald_batch(
     max_bytes: int = 2**28,  # for candidates kept between steps, and for intermediate results
 ) -> CandidateBatch:  # scores: joint information of picks 0..i beyond `given`, nats, never falling
     "Greedy BatchBALD until a pick adds little or log K is used up; at least one pick, and no `CeilingWarning`. Raises `ValueError` on bad input."
-    gain_share, ceiling_share = _check_limit(gain_share, "gain_share", 1), _check_limit(ceiling_share, "ceiling_share", 1)
+    gain_share = _check_number(gain_share, "gain_share", most=1)
+    ceiling_share = _check_number(ceiling_share, "ceiling_share", most=1)
     max_batch_size, generator = _check_count(max_batch_size, "max_batch_size", 0), _generator(generator)
     x, start, size, used = _as_tensor(log_probs_N_K_C), generator.get_state(), 4, 0.0
     N, K, _ = _shape(x, "log_probs_N_K_C")
@@ -355,7 +344,7 @@ def get_conservativebald_batch(
     given: Iterable[int] = (),  # positions already out for labelling
 ) -> CandidateBatch:  # scores: each point's BALD score, nats
     "Highest BALD scores first, without points that share more than `threshold` with an earlier pick (section 4, Kirsch 2023). Raises `ValueError` on bad input."
-    threshold = _check_limit(threshold, "threshold")
+    threshold = _check_number(threshold, "threshold")
     x, given, max_batch_size, bald_N, order_n = _ranked(log_probs_N_K_C, max_batch_size, dtype, device, given)
     threshold += _ties[_work_dtype(x, dtype)]
     picks, places_n = [], order_n.to(x.device)
@@ -390,7 +379,7 @@ def get_budgetbald_batch(
     """Highest BALD scores first, as long as the total correlation of the batch stays within `budget` (section 4, Kirsch 2023).
 
     Raises `ValueError` on bad input. Warns (`CeilingWarning`) where the batch has used up what K parameter samples can tell, log K."""
-    budget, dtype = _check_limit(budget, "budget"), _work_dtype(torch.empty(0), dtype)
+    budget, dtype = _check_number(budget, "budget"), _work_dtype(torch.empty(0), dtype)
     x, given, max_batch_size, bald_N, order_n = _ranked(log_probs_N_K_C, max_batch_size, dtype, device, given)
     K, generator = x.shape[1], _generator(generator)
     state = WeightedJointEntropy(num_samples, K, dtype=dtype, device=bald_N.device, generator=generator)

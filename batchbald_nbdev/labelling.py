@@ -25,11 +25,11 @@ import torch
 from fastcore.basics import patch
 from torch import Tensor, nn
 
-from .active_learning import Round, derive_generator, evaluate, get_methods, make_mlp, make_seeded, train_models
+from .active_learning import Round, _check_how, _check_seed, derive_generator, evaluate, get_methods, make_mlp, make_seeded, train_models
 from .bald import compute_bald
 from .bayesian_models import collect_log_probs
 from .experiments import _append, _lock, _parse_lines
-from .information import _check_count
+from .information import _brief, _check_count, _check_room
 from .joint_entropy import _repeat_information
 from .kbald import compute_pair_information
 from .plain_batchbald import CeilingWarning
@@ -96,7 +96,11 @@ def _locked(path: Path):
 # %% ../nbs/13_label_by_hand.ipynb #be523ca2
 def _as_labels(labels, n: int, classes: int, name: str) -> Tensor:
     "Class numbers, int64."
-    labels = torch.as_tensor(labels).cpu()
+    try:
+        labels = torch.as_tensor(labels).cpu()
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        wrong = f"`{name}` cannot be read as numbers ({error})"
+        raise ValueError(f"{wrong}; want one whole number for each of the {n} images") from None
     if labels.shape != (n,) or labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise ValueError(f"`{name}` has shape {tuple(labels.shape)} and type {labels.dtype}; want one whole number for each of the {n} images")
     if n and not 0 <= labels.min() <= labels.max() < classes:
@@ -104,12 +108,17 @@ def _as_labels(labels, n: int, classes: int, name: str) -> Tensor:
     return labels.long()
 
 
+_most_classes = 1_000  # nobody can choose from more
+
+
 def _as_names(classes) -> list[str]:
     "The names of the classes."
-    named = isinstance(classes, Sequence) and not isinstance(classes, str)
-    names = [str(c) for c in (classes if named else range(_check_count(classes, "classes", 2)))]
+    named = isinstance(classes, Sequence) and not isinstance(classes, (str, bytes))
+    n = len(classes) if named else _check_count(classes, "classes", 2)
+    names = [str(c) for c in (classes if named else range(n))] if n <= _most_classes else []
     if len(names) < 2 or len(set(names)) < len(names):
-        raise ValueError(f"`classes` is {classes!r}; want how many there are, or two or more different names")
+        wanted = f"how many there are, or two or more different names, and at most {_most_classes:,}"
+        raise ValueError(f"`classes` is {_brief(classes)}; want {wanted}")
     return names
 
 
@@ -157,7 +166,10 @@ class Labelling:
         if isinstance(methods, str) or not self.methods or len(set(self.methods)) < len(self.methods) or unknown:
             raise ValueError(f"`methods` is {methods!r}; want one or more different names of {sorted(get_methods())}")
         self.batch_size, self.steps, self.samples = _check_count(batch_size, "batch_size"), _check_count(steps, "steps"), _check_count(samples, "samples")
-        self.seed, self.device = seed, device
+        _check_how({"steps": steps})
+        what = f"predictions for {N:,} images, {self.samples:,} parameter samples and {C} classes"
+        _check_room(4 * N * self.samples * C, "samples", what)
+        self.seed, self.device = _check_seed(seed), device
         if not isinstance(start or {}, Mapping):
             raise ValueError(f"`start` is a {type(start).__name__}; want labels by position, such as {{3: 0, 17: 2}}")
         self.start = {_check_count(i, "start", 0): _check_count(c, "start", 0) for i, c in (start or {}).items()}

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .bald import CandidateBatch, _check_batch_size, _check_scores, compute_bald, get_top_k_batch
-from .information import _check_count
+from .information import _check_count, _check_number, _check_room
 from .joint_entropy import _generator, _uniform
 
 # %% ../nbs/06_stochastic.ipynb #b7ca5df7
@@ -27,19 +27,13 @@ def _gumbel_order(levels_N: Tensor, temperature: float, generator: torch.Generat
 
 
 def _check_temperature(temperature) -> float:
-    try:
-        number = math.nan if isinstance(temperature, (str, bool)) else float(temperature)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not number >= 0:
-        raise ValueError(f"`temperature` is {temperature!r}; want a number from 0 (top-k) to infinity (random)")
-    return number
+    return _check_number(temperature, "temperature", want="a number from 0 (top-k) to infinity (random)")
 
 
 def _draw(scores_N, batch_size: int, temperature: float, generator, levels) -> CandidateBatch:
     "Shared by the three forms: limits of the temperature, the draw, the scores of what was drawn. `levels(scores_N, T)` is T log weight."
     scores_N, temperature = _check_scores(scores_N), _check_temperature(temperature)
-    batch_size = _check_batch_size(batch_size, len(scores_N))
+    batch_size, generator = _check_batch_size(batch_size, len(scores_N)), _generator(generator)
     if temperature == 0:
         return get_top_k_batch(scores_N, batch_size)
     if temperature == math.inf:
@@ -110,7 +104,9 @@ def get_random_batch(
 ) -> CandidateBatch:  # scores: 0
     "A batch drawn uniformly without replacement. Raises `ValueError` on an empty pool or a negative size."
     N = _check_count(N, "N")
-    indices = _gumbel_order(torch.zeros(N).double(), 1.0, generator)[: _check_batch_size(batch_size, N)].tolist()
+    _check_room(64 * N, "N", f"an order of {N:,} points")
+    batch_size = _check_batch_size(batch_size, N)
+    indices = _gumbel_order(torch.zeros(N).double(), 1.0, generator)[:batch_size].tolist()
     return CandidateBatch([0.0] * len(indices), indices)
 
 # %% ../nbs/06_stochastic.ipynb #77f30de2
