@@ -7,7 +7,6 @@ __all__ = ['mnist_initial_indices', 'ActiveLearningData', 'make_active_learning_
            'get_balanced_indices', 'make_imbalanced', 'flip_labels', 'example_log_probs']
 
 # %% ../nbs/09_datasets.ipynb #ddefc026
-import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .information import _check_count
+from .information import _as_number, _as_whole, _brief, _check_count, _check_number, _check_room
 from .joint_entropy import _generator
 
 # %% ../nbs/09_datasets.ipynb #2d9243f9
