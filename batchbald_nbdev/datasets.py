@@ -9,7 +9,6 @@ __all__ = ['mnist_initial_indices', 'ActiveLearningData', 'make_active_learning_
 # %% ../nbs/09_datasets.ipynb #ddefc026
 import math
 import os
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import as_file, files
@@ -20,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .information import _check_count
+from .information import _check_count, _tensor, _warn
 from .joint_entropy import _generator
 
 # %% ../nbs/09_datasets.ipynb #b8f0a43e
@@ -42,7 +41,7 @@ class ActiveLearningData:
 def _whole(name: str, x, axes: Sequence[int]) -> Tensor:
     "Whole numbers in a tensor with as many axes as allowed."
     try:
-        numbers = torch.as_tensor(x)
+        numbers = _tensor(x)
     except (TypeError, ValueError, RuntimeError):
         numbers = None
     if numbers is None or numbers.dim() not in axes or numbers.numel() and (numbers.is_floating_point() or numbers.dtype == torch.bool):
@@ -57,16 +56,21 @@ def _positions(name: str, positions, n: int) -> Tensor:
     return positions
 
 
+def _permutation(n: int, generator: torch.Generator) -> Tensor:
+    "The numbers below n in random order, on the CPU."
+    return torch.randperm(n, generator=generator, device=generator.device).cpu()
+
+
 def _split(n: int, validation, first, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     "Positions of the validation set and of the pool's originals: `first`, then the others in their order."
-    first, free = _positions("first", first, n), torch.ones(n, dtype=torch.bool)
+    first, free = _positions("first", first, n), torch.ones(n, dtype=torch.bool, device="cpu")
     free[first] = False
     validation = _whole("validation", validation, [0, 1])
     if validation.dim() == 0:
         rest = free.nonzero()[:, 0]
         if not 0 <= validation <= len(rest):
             raise ValueError(f"`validation` is {validation}; want from 0 to {len(rest)}, the training images that need not be in the pool")
-        validation = rest[torch.randperm(len(rest), generator=generator)[:validation]]
+        validation = rest[_permutation(len(rest), generator)[:validation]]
     validation = _positions("validation", validation, n)
     if torch.isin(first, validation).any():
         raise ValueError("`first` and `validation` share positions; an image is either in the pool or held out")
@@ -80,7 +84,7 @@ def _split(n: int, validation, first, generator: torch.Generator) -> tuple[Tenso
 def _as_set(name: str, pair) -> tuple[Tensor, Tensor]:
     "Inputs and labels as tensors. Raises `ValueError` that names the set."
     try:
-        inputs, labels = map(torch.as_tensor, pair)
+        inputs, labels = (_tensor(x).detach() for x in pair)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"`{name}` cannot be read ({error}); want a pair of inputs (n, *features) and labels (n,), tensors or arrays") from None
     if inputs.dim() < 2 or labels.shape != inputs.shape[:1] or not len(labels) or labels.is_floating_point() or labels.min() < 0:
@@ -95,7 +99,7 @@ def _warn_of_copies(originals: Tensor, **held_out: Tensor) -> None:
     for name, images in held_out.items():
         copies = sum(hash(image.tobytes()) in in_pool for image in images.cpu().numpy())
         if copies:
-            warnings.warn(f"{copies} of the {len(images)} images in `{name}` are in the pool too, number for number; leave them out of one of the two, or their labels can be bought", stacklevel=3)
+            _warn(f"{copies} of the {len(images)} images in `{name}` are in the pool too, number for number; leave them out of one of the two, or their labels can be bought", stacklevel=3)
 
 # %% ../nbs/09_datasets.ipynb #edba7b19
 def make_active_learning_data(
@@ -133,7 +137,8 @@ def make_active_learning_data(
         raise ValueError("`train` has pool images that are all equal (in some channel), so they cannot be normalised")
     originals.sub_(mean).div_(std)
     if noise:
-        pool_inputs = torch.randn((repeats, *originals.shape), generator=generator).mul_(noise).add_(originals)
+        pool_inputs = torch.randn((repeats, *originals.shape), generator=generator, dtype=torch.float32, device=generator.device)
+        pool_inputs = pool_inputs.to(originals.device).mul_(noise).add_(originals)
     else:
         pool_inputs = originals.expand(repeats, *originals.shape)
     return ActiveLearningData(
@@ -163,11 +168,11 @@ def get_repeated_digits(
 
     generator = _generator(generator)
     digits = load_digits()
-    inputs, labels = torch.tensor(digits.data, dtype=torch.float32), torch.tensor(digits.target)
+    inputs, labels = _tensor(digits.data).float(), _tensor(digits.target)
     originals, test, validation = _check_count(originals, "originals"), _check_count(test, "test"), _check_count(validation, "validation", 0)
     if originals + test + validation > len(inputs):
         raise ValueError(f"`originals`, `test` and `validation` are {originals}, {test} and {validation}; want sizes that fit into {len(inputs)} digits")
-    order = torch.randperm(len(inputs), generator=generator)
+    order = _permutation(len(inputs), generator)
     test_at, validation_at, pool_at = order[:test], order[test : test + validation], order[test + validation :][:originals]
     train_at = torch.cat([pool_at, validation_at])
     return make_active_learning_data(
@@ -195,7 +200,7 @@ def get_balanced_indices(
         raise ValueError("`labels_N` is empty or has labels below 0; want the class of every pool point, counted from 0")
     if num_classes is not None and _check_count(num_classes, "num_classes") <= labels_N.max():
         raise ValueError(f"`num_classes` is {num_classes}, but there are labels up to {labels_N.max()}")
-    order = torch.randperm(len(labels_N), generator=_generator(generator))
+    order = _permutation(len(labels_N), _generator(generator))
     indices = []
     for c in labels_N.unique() if num_classes is None else range(num_classes):
         of_class = order[labels_N[order] == c][:per_class]
@@ -286,7 +291,7 @@ def _load_cinic10(folder: Path, progress: bool) -> tuple[tuple[Tensor, Tensor], 
             images = ImageFolder(root / split)
         except FileNotFoundError as error:  # a class without images
             raise unusable(f"{root / split}: {error}") from error
-        inputs = torch.empty((len(images), 3, 32, 32), dtype=torch.uint8)
+        inputs = torch.empty((len(images), 3, 32, 32), dtype=torch.uint8, device="cpu")
         for i, (path, _) in enumerate(tqdm(images.samples, f"CINIC-10, {split}", unit="image", disable=not progress)):
             try:
                 image = torch.from_numpy(np.array(images.loader(path)))
@@ -295,7 +300,7 @@ def _load_cinic10(folder: Path, progress: bool) -> tuple[tuple[Tensor, Tensor], 
             if image.shape != (32, 32, 3):
                 raise unusable(f"{path} is an image of {' x '.join(map(str, image.shape[:2]))} pixels, not 32 x 32")
             inputs[i] = image.permute(2, 0, 1)
-        return inputs, torch.tensor(images.targets)
+        return inputs, _tensor(images.targets)
 
     train, valid, test = map(read, ("train", "valid", "test"))
     return (torch.cat([train[0], valid[0]]), torch.cat([train[1], valid[1]])), test
@@ -336,12 +341,12 @@ def load_images(
         return _check_images(name, folder, *_load_cinic10(folder, progress))
 
     def tensors(images):
-        inputs = torch.as_tensor(images.data)
+        inputs = _tensor(images.data)
         if name == "cifar10":
             inputs = inputs.permute(0, 3, 1, 2)
         else:
             inputs = inputs[:, None].mT if name == "emnist" else inputs[:, None]
-        return inputs.contiguous(), torch.as_tensor(images.targets)
+        return inputs.contiguous(), _tensor(images.targets)
 
     return _check_images(name, folder, *map(tensors, _load_torchvision(name, folder, download)))
 
@@ -366,12 +371,12 @@ def make_imbalanced(
         raise ValueError(f"`fractions` has {fractions[wrong[0]]} for class {wrong[0]}; want from 0 to 1 for classes 0 to {data.num_classes - 1}")
     generator = _generator(generator)
     place_N, labels_O = _originals(data)
-    keep_O = torch.ones(len(labels_O), dtype=torch.bool)
+    keep_O = torch.ones(len(labels_O), dtype=torch.bool, device="cpu")
     for c in sorted(fractions):
         of_class = (labels_O == c).nonzero()[:, 0]
         if fractions[c] > 0 and len(of_class) and not round(fractions[c] * len(of_class)):
             raise ValueError(f"`fractions` has {fractions[c]} for class {c}, which rounds to none of {len(of_class)} originals; want 0 to leave the class out, or more")
-        order = torch.randperm(len(of_class), generator=generator)
+        order = _permutation(len(of_class), generator)
         keep_O[of_class[order[round(fractions[c] * len(of_class)) :]]] = False
     if not keep_O.any():
         raise ValueError("`fractions` keeps no point at all; want some left in the pool")
@@ -396,8 +401,9 @@ def flip_labels(
         raise ValueError(f"`fraction` is {fraction} and `data` has {data.num_classes} classes; want from 0 to 1, and 2 classes or more")
     generator = _generator(generator)
     place_N, labels_O = _originals(data)
-    wrong = torch.randperm(len(labels_O), generator=generator)[: round(fraction * len(labels_O))]
-    labels_O[wrong] = (labels_O[wrong] + torch.randint(1, data.num_classes, wrong.shape, generator=generator)) % data.num_classes
+    wrong = _permutation(len(labels_O), generator)[: round(fraction * len(labels_O))]
+    shifts = torch.randint(1, data.num_classes, wrong.shape, generator=generator, device=generator.device)
+    labels_O[wrong] = (labels_O[wrong] + shifts.cpu()) % data.num_classes
     return replace(data, name=f"{data.name}-mislabelled", pool_labels=labels_O[place_N])
 
 # %% ../nbs/09_datasets.ipynb #57a22d01
