@@ -22,10 +22,14 @@ from torch.func import functional_call, stack_module_state, vmap
 
 from .bald import CandidateBatch, _check_given, compute_bald, compute_mean_std, compute_variation_ratios, get_top_k_batch
 from .batchbald import get_batchbald_batch
-from .bayesian_models import ConsistentDropout, _autocast, _evaluating, collect_log_probs, dropout_features, dropout_layers, make_consistent
+from batchbald_nbdev.bayesian_models import (
+    ConsistentDropout, _autocast, _evaluating, collect_log_probs, dropout_features, dropout_layers, make_consistent,
+)
 from .datasets import ActiveLearningData, get_balanced_indices
 from .epig import compute_epig, compute_epig_bald, get_batchepig_batch, get_batchepigbald_batch, get_softmaxepig_batch
-from .information import _as_tensor, _check_count, _full_precision, _tensor, _work_device, check_log_probs, compute_entropy
+from batchbald_nbdev.information import (
+    _as_tensor, _check_count, _full_precision, _tensor, _work_device, check_log_probs, compute_entropy,
+)
 from batchbald_nbdev.kbald import (
     get_budgetbald_batch,
     get_conservativebald_batch,
@@ -52,7 +56,7 @@ def make_mlp(features: int = 64, hidden: int = 128, classes: int = 10, p: float 
 def make_seeded(make_model: Callable[[], nn.Module], generator: torch.Generator) -> nn.Module:
     "`make_model()`, with initial weights that depend on `generator` alone if it draws them with PyTorch on the CPU; the global random state is as before."
     seed = torch.randint(2**62, (), generator=generator, device=generator.device).item()
-    with torch.random.fork_rng(devices=[]), torch.device("cpu"):  # there is no such thing as the same draw on another device
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):  # elsewhere draws would differ
         torch.default_generator.manual_seed(seed)  # `torch.manual_seed` would reach GPUs too
         return make_consistent(make_model())
 

@@ -17,7 +17,8 @@ from torch import Tensor
 from .bald import CandidateBatch, _check_batch_size, _check_given, _first_best, compute_bald
 from .batchbald import _halving, _plogp_
 from batchbald_nbdev.information import (
-    _as_tensor, _check_count, _full_precision, _iter_probs, _plogp, _probs, _shape, _warn, _work_device, _work_dtype, check_log_probs,
+    _as_tensor, _check_count, _full_precision, _iter_probs, _plogp, _probs, _shape,
+    _warn, _work_device, _work_dtype, check_log_probs,
 )
 from .joint_entropy import WeightedJointEntropy, _generator, _repeat_information, _repeats, _uniform
 from .plain_batchbald import CeilingWarning, _over_runs, _ties, _warn_near_ceiling, _warn_share

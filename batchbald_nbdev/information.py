@@ -22,7 +22,7 @@ from torch import Tensor
 
 # %% ../nbs/00_information.ipynb #3f0c9a52
 class _ReadOnly:
-    "The memory of a NumPy array that nobody may write to, without that mark, of which PyTorch would warn: nothing is ever written to an input."
+    "The memory of a NumPy array that may not be written to, without that mark: PyTorch warns of it, and nothing here writes."
 
     def __init__(self, array: np.ndarray):
         self.array = array  # as long as the tensor lives
@@ -30,7 +30,7 @@ class _ReadOnly:
 
 
 def _tensor(x) -> Tensor:
-    "A tensor as it is; anything else on the CPU, sharing memory where that is possible, and Python's numbers as float32: whatever PyTorch's defaults are."
+    "A tensor as it is; anything else on the CPU, sharing memory where that is possible, Python's numbers as float32."
     if isinstance(x, Tensor):
         return x
     if hasattr(x, "__cuda_array_interface__"):
@@ -38,7 +38,7 @@ def _tensor(x) -> Tensor:
     if isinstance(x, np.ndarray) and not x.flags.writeable:
         x = np.asarray(_ReadOnly(x))
     found, first = torch.as_tensor(x, device="cpu"), x
-    while isinstance(first, Sequence) and len(first):
+    while isinstance(first, Sequence) and len(first):  # what PyTorch's default dtype would decide
         first = first[0]
     if found.is_floating_point() and found.dtype != torch.float32 and isinstance(first, (int, float)):
         return torch.as_tensor(x, dtype=torch.float32, device="cpu")
@@ -102,16 +102,16 @@ def _check_count(value, name: str, least: int = 1) -> int:
 
 # %% ../nbs/00_information.ipynb #a59dd32f
 def _work_dtype(log_probs_N_K_C: Tensor | None, dtype: torch.dtype | None = None) -> torch.dtype:
-    "The arithmetic to use: `dtype` if given, else float64 for float64 input and float32 for the rest, and where there is no input."
+    "The arithmetic to use: `dtype` if given, else float64 for float64 input and float32 for the rest or without input."
     if dtype is None:
-        return torch.float64 if log_probs_N_K_C is not None and log_probs_N_K_C.dtype == torch.float64 else torch.float32
+        return torch.float64 if getattr(log_probs_N_K_C, "dtype", None) == torch.float64 else torch.float32
     if dtype not in (torch.float32, torch.float64):
         raise ValueError(f"`dtype` is {dtype}; want torch.float32, torch.float64 or None")
     return dtype
 
 
 def _work_device(device, log_probs_N_K_C: Tensor | None = None) -> torch.device:
-    "Where to compute: on `device` if given, else where the input lies, and on the CPU where there is none. Raises `ValueError` where there is no such device."
+    "Where to compute: on `device` if given, else where the input lies, or without input on the CPU."
     if device is None:
         return torch.device("cpu") if log_probs_N_K_C is None else log_probs_N_K_C.device
     try:
@@ -120,7 +120,10 @@ def _work_device(device, log_probs_N_K_C: Tensor | None = None) -> torch.device:
             raise ValueError("tensors there have no numbers")
         torch.empty(0, dtype=torch.float32, device=found)
     except (RuntimeError, AssertionError, TypeError, ValueError) as e:  # all of these are what PyTorch raises, as the case may be
-        raise ValueError(f"`device` is {device!r}, which PyTorch cannot use here ({str(e).splitlines()[0]}); want cpu, cuda where there is a GPU, or None") from None
+        why = str(e).splitlines()[0]
+        raise ValueError(
+            f"`device` is {device!r}, which PyTorch cannot use here ({why}); want cpu, cuda where there is a GPU, or None"
+        ) from None
     return found
 
 
@@ -217,7 +220,12 @@ def _listening(listener: Callable) -> Iterator[None]:
 def _without(category: type[Warning]) -> Iterator[None]:
     "Warnings of this package but those of a category, which are not given, in this thread."
     outer = _listener.get() or warnings.warn
-    with _listening(lambda message, kind, stacklevel: None if issubclass(kind, category) else outer(message, kind, stacklevel + 1)):
+
+    def listener(message, kind, stacklevel):
+        if not issubclass(kind, category):
+            outer(message, kind, stacklevel + 1)
+
+    with _listening(listener):
         yield
 
 # %% ../nbs/00_information.ipynb #3075c110

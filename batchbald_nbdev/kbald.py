@@ -18,7 +18,8 @@ from torch import Tensor
 from .bald import CandidateBatch, _check_given, _first_best, compute_bald
 from .batchbald import _halving, _mean_gains, _Rows, get_batchbald_batch
 from batchbald_nbdev.information import (
-    _as_tensor, _check_count, _full_precision, _iter_probs, _plogp, _probs, _shape, _warn, _without, _work_device, _work_dtype, check_log_probs,
+    _as_tensor, _check_count, _full_precision, _iter_probs, _plogp, _probs, _shape,
+    _warn, _without, _work_device, _work_dtype, check_log_probs,
 )
 from .joint_entropy import WeightedJointEntropy, _generator, _repeat_information
 from .plain_batchbald import CeilingWarning, _over_runs, _ties, _warn_near_ceiling
