@@ -13,7 +13,6 @@ import math
 import reprlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 
@@ -23,10 +22,15 @@ from torch.func import functional_call, stack_module_state, vmap
 
 from .bald import CandidateBatch, _check_given, compute_bald, compute_mean_std, compute_variation_ratios, get_top_k_batch
 from .batchbald import get_batchbald_batch
-from .bayesian_models import ConsistentDropout, _check_width, _evaluating, collect_log_probs, dropout_features, dropout_layers, make_consistent
+from batchbald_nbdev.bayesian_models import (
+    ConsistentDropout, _autocast, _check_width, _evaluating, collect_log_probs, dropout_features, dropout_layers, make_consistent,
+)
 from .datasets import ActiveLearningData, get_balanced_indices
 from .epig import compute_epig, compute_epig_bald, get_batchepig_batch, get_batchepigbald_batch, get_softmaxepig_batch
-from .information import _as_tensor, _brief, _check_count, _check_number, _check_room, _endless, check_log_probs, compute_entropy
+from batchbald_nbdev.information import (
+    _as_tensor, _brief, _check_count, _check_number, _check_room, _endless, _full_precision, _tensor, _work_device,
+    check_log_probs, compute_entropy,
+)
 from batchbald_nbdev.kbald import (
     get_budgetbald_batch,
     get_conservativebald_batch,
@@ -48,22 +52,24 @@ def make_mlp(features: int = 64, hidden: int = 128, classes: int = 10, p: float 
     "A network with one hidden layer and consistent dropout."
     hidden = _check_width(hidden, "hidden", 1)
     features, classes = _check_width(features, "features", hidden), _check_width(classes, "classes", hidden)
-    return nn.Sequential(nn.Flatten(), nn.Linear(features, hidden), nn.ReLU(), ConsistentDropout(p), nn.Linear(hidden, classes))
+    first, last = nn.Linear(features, hidden, dtype=torch.float32), nn.Linear(hidden, classes, dtype=torch.float32)
+    return nn.Sequential(nn.Flatten(), first, nn.ReLU(), ConsistentDropout(p), last)
 
 
 def make_seeded(make_model: Callable[[], nn.Module], generator: torch.Generator) -> nn.Module:
     "`make_model()`, with initial weights that depend on `generator` alone if it draws them with PyTorch on the CPU; the global random state is as before."
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(torch.randint(2**62, (), generator=generator).item())  # `torch.manual_seed` would reach GPUs too
+    seed = torch.randint(2**62, (), generator=generator, device=generator.device).item()
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):  # elsewhere draws would differ
+        torch.default_generator.manual_seed(seed)  # `torch.manual_seed` would reach GPUs too
         return make_consistent(make_model())
 
 # %% ../nbs/10_active_learning.ipynb #e7db6700
 def _check_labels(name: str, labels, n: int, classes: int) -> Tensor:
     "The classes of `n` points, whole numbers below `classes`, as a tensor of int64."
     try:
-        labels_n = torch.as_tensor(labels)
+        labels_n = _tensor(labels)
     except (TypeError, ValueError, RuntimeError, OverflowError):  # nothing, words, ...
-        labels_n = torch.empty(0)
+        labels_n = torch.empty(0, dtype=torch.float32, device="cpu")
     broken = labels_n.is_floating_point() or labels_n.is_complex() or labels_n.is_meta
     whole = not broken and labels_n.dtype != torch.bool
     if labels_n.shape != (n,) or n and not (whole and 0 <= labels_n.min() and labels_n.max() < classes):
@@ -107,23 +113,6 @@ def _validate(model: nn.Module, state: dict[str, Tensor], inputs: Tensor, labels
         return (logits_V_C.argmax(1) == labels).double().mean().item()
     return -nn.functional.cross_entropy(logits_V_C.double(), labels).item()
 
-# %% ../nbs/10_active_learning.ipynb #2d23f055
-def _device(device) -> torch.device:
-    "The device to work on, the CPU if None. Raises `ValueError` where there is no such device."
-    try:
-        found = torch.device("cpu" if device is None else device)
-        torch.empty(0, device=found)
-        return found
-    except (RuntimeError, AssertionError):
-        raise ValueError(f"`device` is {device!r}, which PyTorch cannot use here; want cpu, or cuda where there is a GPU") from None
-
-
-def _autocast(device: torch.device, mixed_precision: bool) -> AbstractContextManager:
-    "What to train and predict in. Raises `ValueError` for mixed precision without CUDA."
-    if mixed_precision and device.type != "cuda":
-        raise ValueError(f"`mixed_precision` is for CUDA, but `device` is {device}; leave it out or train on a GPU")
-    return torch.autocast("cuda", torch.bfloat16) if mixed_precision else nullcontext()
-
 # %% ../nbs/10_active_learning.ipynb #e8778ac8
 _most_steps = 10**9  # a day at the least
 
@@ -163,6 +152,9 @@ def _check_training(models, inputs, labels, keys, validation, early_stopping) ->
         _check_labels(f"`validation[{t}]` is", y, len(x), classes)
 
 # %% ../nbs/10_active_learning.ipynb #e1039a78
+@torch.inference_mode(False)
+@torch.enable_grad()
+@_full_precision()
 def train_models(
     models: Sequence[nn.Module],  # T models of one architecture; trained in place
     inputs: Sequence[Tensor],  # for each model its training inputs (n, *features); n may differ
@@ -187,7 +179,7 @@ def train_models(
     _check_training(models, inputs, labels, keys, validation, early_stopping)
     steps, batch_size = _check_count(steps, "steps", 0), _check_count(batch_size, "batch_size")
     patience, epoch_steps = _check_count(patience, "patience"), _check_count(epoch_steps, "epoch_steps")
-    learning_rate, device = _check_number(learning_rate, "learning_rate"), _device(device)
+    learning_rate, device = _check_number(learning_rate, "learning_rate"), _work_device(device)
     what = f"minibatches of {batch_size:,} inputs for {len(models)} networks"
     _check_room(batch_size * sum(8 + x[0].nbytes for x in inputs), "batch_size", what, device)
     precision = _autocast(device, mixed_precision)
@@ -218,7 +210,7 @@ def train_models(
 
     bests, step = [_Best() for _ in models], 0
     for step in range(1, steps + 1):
-        rows_T_b = draw(lambda g, n: torch.randint(n, (batch_size,), generator=g))
+        rows_T_b = draw(lambda g, n: torch.randint(n, (batch_size,), generator=g, device=g.device))
         masks = {f"{name}.mask": draw(lambda g, _: layers[name].draw_masks(batch_size, shape, g)) for name, shape in features.items()}
         with precision:
             logits_T_b_C = vmap(forward)(parameters, buffers, masks, inputs_T_n[rows_T_1, rows_T_b])
@@ -232,7 +224,7 @@ def train_models(
                     best.check(_validate(judge, state(t), *validation[t], early_stopping), step, state(t))
             if all(best.waited >= patience for best in bests):
                 break
-    with torch.no_grad():
+    with torch.inference_mode():  # may write to what was made in that mode, too
         for t, (m, best) in enumerate(zip(models, bests)):
             kept = best.state or state(t)
             for name, tensor in (*m.named_parameters(), *m.named_buffers()):
@@ -446,9 +438,9 @@ def run_trials(
         if not len(have) <= budget <= len(data.pool_labels):
             ends = f"from {len(have)} (the initial labels) to {len(data.pool_labels)} (the pool)"
             raise ValueError(f"`budget` is {_brief(budget)}; want {ends}")
-    device, recorded = _device(device), _rounds(done, learners, datasets, initial, seed, size, budget, oracle)
+    device, recorded = _work_device(device), _rounds(done, learners, datasets, initial, seed, size, budget, oracle)
     _autocast(device, mixed_precision)  # refused now, if at all
-    collect = partial(_collect, device=device, mixed_precision=mixed_precision)
+    collect = partial(collect_log_probs, device=device, mixed_precision=mixed_precision)
     tell = progress or (lambda text: None)
 
     def rounds(learners):
@@ -466,7 +458,7 @@ def run_trials(
                     train_models(
                         stack,
                         [datasets[trial].pool_inputs[bought[name, trial]] for name, trial in group],
-                        [torch.tensor(classes[learner]) for learner in group],
+                        [torch.tensor(classes[learner], device="cpu") for learner in group],
                         [(seed, trial, round) for _, trial in group],
                         steps=steps,
                         validation=[(datasets[trial].validation_inputs, datasets[trial].validation_labels) for _, trial in group],
@@ -558,7 +550,7 @@ def _check_model(make_model, data: ActiveLearningData) -> None:
 
 def _check_initial(initial: Sequence[Sequence[int]], datasets: Sequence[ActiveLearningData]) -> list[list[int]]:
     "Initial positions of every trial, as lists, if they can be that."
-    found = [torch.as_tensor(positions).tolist() for positions in initial]
+    found = [_tensor(positions).tolist() for positions in initial]
     if len(found) != len(datasets) or len({len(positions) for positions in found}) > 1:
         raise ValueError(f"`initial` has {[len(positions) for positions in found]} positions; want equally many for each of {len(datasets)} trials")
     for positions, data in zip(found, datasets):
@@ -572,14 +564,9 @@ def _groups(learners: list, together: int) -> list[list]:
     return [learners[at : at + together] for at in range(0, len(learners), together)]
 
 
-def _collect(*args, device: torch.device, mixed_precision: bool, **options) -> Tensor:
-    with _autocast(device, mixed_precision):
-        return collect_log_probs(*args, device=device, **options)
-
-
 def _acquire(name, method, model, data, have, batch_size, samples, key, collect) -> tuple[list[float], list[int], dict[str, float]]:
     "Scores and positions in the whole pool of the batch that the method returned, and the seconds it took."
-    start, free_P = time.perf_counter(), torch.ones(len(data.pool_labels), dtype=torch.bool)
+    start, free_P = time.perf_counter(), torch.ones(len(data.pool_labels), dtype=torch.bool, device="cpu")
     free_P[have] = False
     positions = free_P.nonzero()[:, 0]
 

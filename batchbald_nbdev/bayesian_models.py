@@ -14,7 +14,7 @@ import math
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.data import BatchSampler, Dataset, IterableDataset, SequentialSampler
 
 from .batchbald import _halving, _is_out_of_memory
-from .information import _check_count, _check_number, _check_room, _slack, _work_device
+from batchbald_nbdev.information import (
+    _check_count, _check_number, _check_room, _full_precision, _slack, _work_device,
+)
 from .joint_entropy import _generator
 
 # %% ../nbs/08_bayesian_models.ipynb #ef7a9468
@@ -55,8 +57,8 @@ class ConsistentDropout(nn.Module):
 
     def draw_masks(self, n: int, features: tuple[int, ...], generator: torch.Generator) -> Tensor:  # (n, *mask_shape)
         "Masks of `n` samples: 0 with probability p, else 1 / (1 - p), so that the mean is 1."
-        kept = torch.rand((n, *self.mask_shape(features)), generator=generator, device=generator.device) >= self.p
-        return kept / (1 - self.p)
+        kept = torch.rand((n, *self.mask_shape(features)), generator=generator, dtype=torch.float32, device=generator.device) >= self.p
+        return kept.float() / (1 - self.p)
 
     def extra_repr(self) -> str:
         return f"p={self.p}"
@@ -341,7 +343,15 @@ def _gather(blocks: Iterator[Tensor], out: Path | None) -> Tensor | np.memmap:
     blocks = (block for part in ([first], blocks) for block in part)
     return torch.cat(list(blocks)) if out is None else _write_npy(blocks, out)
 
+# %% ../nbs/08_bayesian_models.ipynb #b27f40c8
+def _autocast(device: torch.device, mixed_precision: bool) -> AbstractContextManager:
+    "What to train and predict in. Raises `ValueError` for mixed precision without CUDA."
+    if mixed_precision and device.type != "cuda":
+        raise ValueError(f"`mixed_precision` is for CUDA, but `device` is {device}; leave it out or use a GPU")
+    return torch.autocast("cuda", torch.bfloat16) if mixed_precision else nullcontext()
+
 # %% ../nbs/08_bayesian_models.ipynb #a56c97ab
+@_full_precision()
 @torch.no_grad()
 def collect_log_probs(
     model: nn.Module,  # returns logits or log-probabilities (n, C), each row from its own input alone
@@ -354,6 +364,7 @@ def collect_log_probs(
     dtype: torch.dtype = torch.float32,  # of what is returned; torch.float16 or torch.bfloat16 for half the memory
     out=None,  # path of a new .npy file to write to, block by block; a tensor in memory if None
     max_bytes: int = 2**28,  # for intermediate results; halved when memory runs out
+    mixed_precision: bool = False,  # products in bfloat16 where that is safe; CUDA only
 ) -> Tensor | np.memmap:  # log_probs_N_K_C on the CPU; with `out` a read-only memory map, which selectors take as they take tensors
     """Predictions under K dropout masks that are shared by all inputs, whatever the batches.
 
@@ -369,7 +380,9 @@ def collect_log_probs(
     if device is not None:
         device = _work_device(device)
         state = {name: tensor.to(device) for name, tensor in state.items()}  # the model itself stays where it is
-    device = device or next(iter(state.values()), torch.empty(0)).device
+    else:
+        device = next((tensor.device for tensor in state.values()), torch.device("cpu"))
+    precision = _autocast(device, mixed_precision)
     if not layers and num_samples > 1:
         for x in itertools.islice(_batches(loader, num_samples, False), 1):
             _watch(model, state, x[:1].to(device))  # functional dropout is called by its name
@@ -407,10 +420,11 @@ def collect_log_probs(
             max_bytes = worked if worked < start else max_bytes
             yield block
 
-    with _evaluating([model]), _uncompiled(model):
+    with _evaluating([model]), _uncompiled(model), precision:
         return _gather(blocks(), out)
 
 # %% ../nbs/08_bayesian_models.ipynb #89c69d38
+@_full_precision()
 @torch.no_grad()
 def collect_ensemble_log_probs(
     models: Iterable[Callable[[Tensor], Tensor]],  # K networks or other callables; each takes inputs and returns logits or log-probabilities (n, C)
@@ -450,7 +464,7 @@ def collect_ensemble_log_probs(
 
 # %% ../nbs/08_bayesian_models.ipynb #d97757c0
 def _conv_block(channels: int, filters: int, size: int, p: float, pool: bool = True) -> list[nn.Module]:
-    return [nn.Conv2d(channels, filters, size), ConsistentDropout2d(p), *([nn.MaxPool2d(2)] if pool else []), nn.ReLU()]
+    return [nn.Conv2d(channels, filters, size, dtype=torch.float32), ConsistentDropout2d(p), *([nn.MaxPool2d(2)] if pool else []), nn.ReLU()]
 
 
 def _check_width(value, name: str, inputs: int = 512) -> int:
@@ -462,7 +476,8 @@ def _check_width(value, name: str, inputs: int = 512) -> int:
 
 def _dense_block(features: int, hidden: int, classes: int, p: float) -> list[nn.Module]:
     classes = _check_width(classes, "classes", hidden)
-    return [nn.Flatten(), nn.Linear(features, hidden), ConsistentDropout(p), nn.ReLU(), nn.Linear(hidden, classes)]
+    first, last = nn.Linear(features, hidden, dtype=torch.float32), nn.Linear(hidden, classes, dtype=torch.float32)
+    return [nn.Flatten(), first, ConsistentDropout(p), nn.ReLU(), last]
 
 
 def make_mnist_cnn(classes: int = 10, p: float = 0.5) -> nn.Module:

@@ -7,7 +7,6 @@ __all__ = ['mnist_initial_indices', 'ActiveLearningData', 'make_active_learning_
            'get_balanced_indices', 'make_imbalanced', 'flip_labels', 'example_log_probs']
 
 # %% ../nbs/09_datasets.ipynb #ddefc026
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import as_file, files
@@ -16,14 +15,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .information import _as_number, _as_whole, _brief, _check_count, _check_number, _check_room
+from batchbald_nbdev.information import (
+    _as_number, _as_whole, _brief, _check_count, _check_number, _check_room, _tensor, _warn,
+)
 from .joint_entropy import _generator
 
 # %% ../nbs/09_datasets.ipynb #2d9243f9
 def _whole(name: str, x, axes: Sequence[int]) -> Tensor:
     "Whole numbers in a tensor with as many axes as allowed."
     try:
-        numbers = torch.as_tensor(x)
+        numbers = _tensor(x)
     except (TypeError, ValueError, RuntimeError, OverflowError):
         numbers = None
     wrong = numbers is None or numbers.dim() not in axes or numbers.is_meta or numbers.is_complex()
@@ -46,7 +47,7 @@ def _positions(name: str, positions, n: int) -> Tensor:
 def _as_set(name: str, pair) -> tuple[Tensor, Tensor]:
     "Inputs and labels as tensors. Raises `ValueError` that names the set."
     try:
-        inputs, labels = map(torch.as_tensor, pair)
+        inputs, labels = (_tensor(x).detach() for x in pair)
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         pair_of = "a pair of inputs (n, *features) and labels (n,), tensors or arrays"
         raise ValueError(f"`{name}` cannot be read ({error}); want {pair_of}") from None
@@ -65,6 +66,11 @@ def _check_finite(name: str, inputs: Tensor) -> None:
             f"`{name}` has inputs that are NaN or infinite, the first of them at position {at}; leave those images out"
         )
 
+# %% ../nbs/09_datasets.ipynb #5b3c90d2
+def _permutation(n: int, generator: torch.Generator) -> Tensor:
+    "The numbers below n in random order, on the CPU."
+    return torch.randperm(n, generator=generator, device=generator.device).cpu()
+
 # %% ../nbs/09_datasets.ipynb #d92e47fa
 def _held_out(validation, free_n: Tensor, generator: torch.Generator) -> Tensor:
     "Positions of the validation set: as given, or so many drawn from those that are free."
@@ -75,12 +81,12 @@ def _held_out(validation, free_n: Tensor, generator: torch.Generator) -> Tensor:
     if not 0 <= validation <= len(rest):
         may = f"from 0 to {len(rest)}, the training images that need not be in the pool"
         raise ValueError(f"`validation` is {validation}; want {may}")
-    return rest[torch.randperm(len(rest), generator=generator)[:validation]]
+    return rest[_permutation(len(rest), generator)[:validation]]
 
 # %% ../nbs/09_datasets.ipynb #1ba63e0b
 def _split(n: int, validation, first, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     "Positions of the validation set and of the pool's originals: `first`, then the others in their order."
-    first, free_n = _positions("first", first, n), torch.ones(n, dtype=torch.bool)
+    first, free_n = _positions("first", first, n), torch.ones(n, dtype=torch.bool, device="cpu")
     free_n[first] = False
     validation = _held_out(validation, free_n, generator)
     if torch.isin(first, validation).any():
@@ -107,7 +113,8 @@ def _repeat(originals_O: Tensor, repeats: int, noise: float, generator: torch.Ge
     _check_room(4 * originals_O.numel() * repeats, "repeats", size)
     copies_R_O = originals_O.expand(repeats, *originals_O.shape)  # nothing is copied yet
     if noise:
-        copies_R_O = torch.randn(copies_R_O.shape, generator=generator).mul_(noise).add_(originals_O)
+        noise_R_O = torch.randn(copies_R_O.shape, generator=generator, dtype=torch.float32, device=generator.device)
+        copies_R_O = noise_R_O.to(originals_O.device).mul_(noise).add_(originals_O)
     return copies_R_O.flatten(0, 1)
 
 # %% ../nbs/09_datasets.ipynb #c27f8a43
@@ -119,7 +126,7 @@ def _warn_of_copies(originals: Tensor, **held_out: Tensor) -> None:
     in_pool = set(of_pool)
     for name, hashes in zip(held_out, of_held_out):
         if copies := sum(image in in_pool for image in hashes):
-            warnings.warn(
+            _warn(
                 f"{copies} of the {len(hashes)} images in `{name}` are in the pool too, number for number; "
                 "leave them out of one of the two, or their labels can be acquired",
                 stacklevel=3,
@@ -210,14 +217,14 @@ def get_repeated_digits(
     from sklearn.datasets import load_digits
 
     generator, digits = _generator(generator), load_digits()
-    inputs, labels = torch.tensor(digits.data, dtype=torch.float32), torch.tensor(digits.target)
+    inputs, labels = _tensor(digits.data).float(), _tensor(digits.target)
     originals, test = _check_count(originals, "originals"), _check_count(test, "test")
     validation = _check_count(validation, "validation", 0)
     repeats, noise = _check_count(repeats, "repeats"), _check_noise(noise)
     if originals + test + validation > len(inputs):
         sizes = f"`originals`, `test` and `validation` are {originals}, {test} and {validation}"
         raise ValueError(f"{sizes}; want sizes that fit into {len(inputs)} digits")
-    order = torch.randperm(len(inputs), generator=generator)
+    order = _permutation(len(inputs), generator)
     test_at, validation_at, pool_at = order[: test + validation + originals].split([test, validation, originals])
     train_at = torch.cat([pool_at, validation_at])
     return make_active_learning_data(
@@ -251,7 +258,7 @@ def get_balanced_indices(
 ) -> list[int]:  # positions in the pool, class by class
     "A balanced initial set. A class without any point is missed only where `num_classes` says how many there are."
     labels_N, per_class = _check_labels(labels_N, num_classes), _check_count(per_class, "per_class", 0)
-    order = torch.randperm(len(labels_N), generator=_generator(generator))
+    order = _permutation(len(labels_N), _generator(generator))
     indices, classes = [], labels_N.unique().tolist() if num_classes is None else range(_check_count(num_classes, "num_classes"))
     for c in classes if per_class else ():
         of_class = order[labels_N[order] == c][:per_class]
@@ -279,14 +286,14 @@ def _originals(data: ActiveLearningData) -> tuple[Tensor, Tensor]:
 # %% ../nbs/09_datasets.ipynb #862c0d1e
 def _which_stay(labels_O: Tensor, fractions: Mapping[int, float], generator: torch.Generator) -> Tensor:
     "For every original, whether it stays."
-    keep_O = torch.ones(len(labels_O), dtype=torch.bool)
+    keep_O = torch.ones(len(labels_O), dtype=torch.bool, device="cpu")
     for c in sorted(fractions):
         of_class = (labels_O == c).nonzero()[:, 0]
         n = round(fractions[c] * len(of_class))
         if fractions[c] > 0 and len(of_class) and not n:
             found = f"`fractions` has {fractions[c]} for class {c}, which rounds to none of {len(of_class)} originals"
             raise ValueError(f"{found}; want 0 to leave the class out, or more")
-        order = torch.randperm(len(of_class), generator=generator)
+        order = _permutation(len(of_class), generator)
         keep_O[of_class[order[n:]]] = False
     if not keep_O.any():
         raise ValueError("`fractions` keeps no point at all; want some left in the pool")
@@ -337,8 +344,9 @@ def flip_labels(
         raise ValueError(f"{found}; want from 0 to 1, and 2 classes or more")
     generator = _generator(generator)
     place_N, labels_O = _originals(data)
-    wrong = torch.randperm(len(labels_O), generator=generator)[: round(share * len(labels_O))]
-    labels_O[wrong] = (labels_O[wrong] + torch.randint(1, C, wrong.shape, generator=generator)) % C
+    wrong = _permutation(len(labels_O), generator)[: round(share * len(labels_O))]
+    shifts = torch.randint(1, C, wrong.shape, generator=generator, device=generator.device)
+    labels_O[wrong] = (labels_O[wrong] + shifts.cpu()) % C
     return replace(data, name=f"{data.name}-mislabelled", pool_labels=labels_O[place_N])
 
 # %% ../nbs/09_datasets.ipynb #57a22d01

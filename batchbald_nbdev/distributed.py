@@ -87,20 +87,22 @@ def _start(log_probs_n_K_C, dtype: torch.dtype, room: int, slack: float) -> _Par
     "A part whose bounds are BALD scores. Checks its data."
     _release()
     x = _as_tensor(log_probs_n_K_C)
-    bounds_n = compute_bald(x, dtype) if len(x) else torch.empty(0, dtype=torch.double)
-    return _make_part(bounds_n, torch.zeros(len(x), dtype=torch.bool), torch.arange(len(x)), x, 0.0, room, slack)
+    bounds_n = compute_bald(x, dtype) if len(x) else torch.empty(0, dtype=torch.double, device="cpu")
+    seen_n, at_r = torch.zeros(len(x), dtype=torch.bool, device="cpu"), torch.arange(len(x), device="cpu")
+    return _make_part(bounds_n, seen_n, at_r, x, 0.0, room, slack)
 
 # %% ../nbs/04a_many_machines.ipynb #6063c724
 def _look(part: _Part, log_probs_n_K_C, state, taken: list[int], floor: float, rise: float, race_error: float, elements: int, room: int, slack: float) -> _Part:
     "The part after its best point was looked for: among all its points, or without `log_probs_n_K_C` among those that it keeps."
     bounds_n, at_r, x = part.bounds_n.clone(), part.kept_r, part.log_probs_r_K_C
-    bounds_n[torch.tensor(taken, dtype=torch.long)] = -math.inf
+    bounds_n[torch.tensor(taken, dtype=torch.long, device="cpu")] = -math.inf
     if log_probs_n_K_C is not None:
         _release()
-        at_r, x = torch.arange(len(bounds_n)), _as_tensor(log_probs_n_K_C)
+        at_r, x = torch.arange(len(bounds_n), device="cpu"), _as_tensor(log_probs_n_K_C)
         if x.shape != part.answer.shape or (x[part.kept_r].exp() - part.log_probs_r_K_C.exp()).abs().max() > _slack[x.dtype]:
             raise ValueError("a chunk of `log_probs_N_K_C` came out different when it was computed again; seed what is random in it, dropout masks for example")
-    read, seen_n, bounds_r = _Rows(x, state.posteriors_M_K.dtype, x.device, 0), torch.zeros(len(bounds_n), dtype=torch.bool), bounds_n[at_r]
+    read, bounds_r = _Rows(x, state.posteriors_M_K.dtype, x.device, 0), bounds_n[at_r]
+    seen_n = torch.zeros(len(bounds_n), dtype=torch.bool, device="cpu")
 
     def rows(block_r):
         seen_n[at_r[block_r]] = True

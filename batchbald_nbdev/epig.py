@@ -9,7 +9,6 @@ __all__ = ['compute_epig', 'get_epig_batch', 'compute_epig_bald', 'get_batchepig
 # %% ../nbs/07_epig.ipynb #0cd79396
 import copy
 import math
-import warnings
 from collections.abc import Iterable
 
 import torch
@@ -17,12 +16,16 @@ from torch import Tensor
 
 from .bald import CandidateBatch, _check_batch_size, _check_given, _first_best, compute_bald
 from .batchbald import _halving, _plogp_
-from .information import _as_tensor, _check_count, _iter_probs, _plogp, _probs, _shape, _work_device, _work_dtype, check_log_probs
+from batchbald_nbdev.information import (
+    _as_tensor, _check_count, _full_precision, _iter_probs, _plogp, _probs, _shape,
+    _warn, _work_device, _work_dtype, check_log_probs,
+)
 from .joint_entropy import WeightedJointEntropy, _generator, _repeat_information, _repeats, _uniform
 from .plain_batchbald import CeilingWarning, _over_runs, _ties, _warn_near_ceiling, _warn_share
 from .stochastic import _check_temperature, get_softmax_batch
 
 # %% ../nbs/07_epig.ipynb #a07d75c2
+@_full_precision()
 def _evaluation_gains(
     x: Tensor,  # log_probs_N_K_C
     y: Tensor,  # log_probs_E_K_C
@@ -37,7 +40,7 @@ def _evaluation_gains(
     used_m, place_P = configuration_P.unique(return_inverse=True)
     columns, weights = [posteriors_M_K[used_m].T], [-torch.zeros_like(used_m, dtype=torch.double).index_add_(0, place_P, weights_P)]
     gains_N = torch.zeros(N, dtype=torch.double, device=device)
-    for part_p in torch.arange(len(weights_P)).split(max(1, max_bytes // 8 // (K * D * posteriors_M_K.element_size()))):
+    for part_p in torch.arange(len(weights_P), device=device).split(max(1, max_bytes // 8 // (K * D * posteriors_M_K.element_size()))):
         probs_p_K_D = _probs(y[point_P[part_p].to(y.device)].to(device), posteriors_M_K.dtype, "log_probs_E_K_C")
         joint_p_K_D = probs_p_K_D.mul_(posteriors_M_K[configuration_P[part_p], :, None])  # p(y_e, w_k | configuration)
         gains_N -= weights_P[part_p] @ _plogp(joint_p_K_D.sum(1, dtype=torch.double)).sum(1)
@@ -112,7 +115,7 @@ def get_epig_batch(
 def _warn_if_bald(known: float, E: int, K: int, stacklevel: int):
     "Where the evaluation labels alone use up what K parameter samples can tell, so that EPIG-BALD is BALD."
     if known > _warn_share * math.log(K) > 0:
-        warnings.warn(
+        _warn(
             f"the labels of the {E} evaluation points use more than {_warn_share:.0%} of log K = {math.log(K):.3f} nats, all that K = {K} parameter samples can tell, "
             "so that EPIG-BALD is BALD here. Use fewer evaluation points, more parameter samples, a second model, or EPIG.",
             CeilingWarning,
@@ -126,7 +129,7 @@ def _before_and_after(log_probs_N_K_C, log_probs_E_K_C, log_probs_after_N_K_C, n
         raise ValueError("want one of `log_probs_E_K_C` (evaluation points under the same samples) and `log_probs_after_N_K_C` (the pool under a second model), and not both")
     x = _as_tensor(log_probs_N_K_C)
     N, K, C = _shape(x, "log_probs_N_K_C")
-    options = dict(dtype=_work_dtype(x, dtype), device=device or x.device, generator=_generator(generator))
+    options = dict(dtype=_work_dtype(x, dtype), device=_work_device(device, x), generator=_generator(generator))
     if log_probs_E_K_C is not None:
         x, y, _, _ = _check_evaluation(x, log_probs_E_K_C)
         check_log_probs(y, name="log_probs_E_K_C")
@@ -177,7 +180,7 @@ def _pairs(weights_M: Tensor, E: int, num_pairs: int, generator: torch.Generator
 def _reached(log_probs_B_K_C: Tensor, y: Tensor, num_samples: int, options: dict) -> Tensor:
     "F after each point, reached_R_B in `_repeats` independent runs; they are equal while all configurations are carried."
     state = WeightedJointEntropy(num_samples, log_probs_B_K_C.shape[1], **options)
-    unknown, reached_R_B = state.compute_gains(y).mean(), torch.zeros(_repeats, len(log_probs_B_K_C), dtype=torch.double)
+    unknown, reached_R_B = state.compute_gains(y).mean(), torch.zeros(_repeats, len(log_probs_B_K_C), dtype=torch.double, device="cpu")
     for b, row_K_C in enumerate(log_probs_B_K_C):
         before = copy.copy(state)
         state.add_variables(row_K_C[None])
@@ -212,7 +215,7 @@ def get_batchepig_batch(
     num_samples, max_bytes = _check_count(num_samples, "num_samples"), _check_count(max_bytes, "max_bytes")
     K = check_log_probs(x)[1]
     check_log_probs(y, name="log_probs_E_K_C")
-    options = dict(dtype=_work_dtype(x, dtype), device=device or x.device, generator=_generator(generator))
+    options = dict(dtype=_work_dtype(x, dtype), device=_work_device(device, x), generator=_generator(generator))
     state = WeightedJointEntropy(num_samples, K, **options)
     ceiling = compute_bald(y, options["dtype"], options["device"]).mean().item()
     if given:

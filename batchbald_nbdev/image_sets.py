@@ -19,7 +19,7 @@ from torch import Tensor
 
 from .bayesian_models import make_cifar10_resnet, make_cinic10_vgg, make_emnist_cnn, make_mnist_cnn
 from .datasets import get_repeated_digits, mnist_initial_indices
-from .information import _check_count
+from .information import _check_count, _tensor
 
 # %% ../nbs/09a_image_sets.ipynb #2f7d60b4
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ def _load_torchvision(kind: str, arrange: Callable, folder: Path, *, download: b
 
     def load(download):
         sets = [kind(folder, train=train, download=download, **options) for train in (True, False)]
-        return [(arrange(torch.as_tensor(o.data)).contiguous(), torch.as_tensor(o.targets)) for o in sets]
+        return [(arrange(_tensor(o.data)).contiguous(), _tensor(o.targets)) for o in sets]
 
     try:
         try:
@@ -250,14 +250,14 @@ def _read_cinic10_split(root: Path, split: str, progress: bool) -> tuple[Tensor,
 
     try:
         images = ImageFolder(root / split)
-        inputs = torch.empty((len(images), 3, 32, 32), dtype=torch.uint8)
+        inputs = torch.empty((len(images), 3, 32, 32), dtype=torch.uint8, device="cpu")
         for i in tqdm(range(len(images)), f"CINIC-10, {split}", unit="image", disable=not progress):
             inputs[i] = _read_cinic10(images, i)
     except FileNotFoundError as error:  # a class without images
         raise _cinic10_error(root.parent, f"{root / split}: {error}") from error
     except ValueError as error:
         raise _cinic10_error(root.parent, str(error)) from error
-    return inputs, torch.tensor(images.targets)
+    return inputs, _tensor(images.targets)
 
 # %% ../nbs/09a_image_sets.ipynb #6577d082
 def _load_cinic10(folder: Path, *, download: bool, progress: bool):

@@ -12,11 +12,38 @@ import math
 import operator
 import os
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from itertools import combinations
 
+import numpy as np
 import torch
 from torch import Tensor
+
+# %% ../nbs/00_information.ipynb #3f0c9a52
+class _ReadOnly:
+    "The memory of a NumPy array that may not be written to, without that mark: PyTorch warns of it, and nothing here writes."
+
+    def __init__(self, array: np.ndarray):
+        self.array = array  # as long as the tensor lives
+        self.__array_interface__ = array.__array_interface__ | {"data": (array.__array_interface__["data"][0], False)}
+
+
+def _tensor(x) -> Tensor:
+    "A tensor as it is; anything else on the CPU, sharing memory where that is possible, Python's numbers as float32."
+    if isinstance(x, Tensor):
+        return x
+    if hasattr(x, "__cuda_array_interface__"):
+        return torch.as_tensor(x)  # where it lies
+    if isinstance(x, np.ndarray) and not x.flags.writeable:
+        x = np.asarray(_ReadOnly(x))
+    found, first = torch.as_tensor(x, device="cpu"), x
+    while isinstance(first, Sequence) and len(first):  # what PyTorch's default dtype would decide
+        first = first[0]
+    if found.is_floating_point() and found.dtype != torch.float32 and isinstance(first, (int, float)):
+        return torch.as_tensor(x, dtype=torch.float32, device="cpu")
+    return found
 
 # %% ../nbs/00_information.ipynb #97be708c
 _slack = {torch.float16: 2e-2, torch.bfloat16: 5e-2, torch.float32: 1e-4, torch.float64: 1e-8}
@@ -31,12 +58,10 @@ def _as_tensor(x, name: str = "log_probs_N_K_C", whole: bool = False) -> Tensor:
         if hasattr(x, "mask"):  # a masked array would lose its mask
             raise ValueError(f"`{name}` is a masked array; leave the masked points out with an index, and add that to the positions that come back")
         try:
-            with warnings.catch_warnings():  # nothing is ever written to the input, so read-only arrays are fine
-                warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-                x = torch.as_tensor(x)
+            x = _tensor(x)
         except (TypeError, ValueError, RuntimeError, OverflowError) as e:
             raise ValueError(f"`{name}` cannot be read as a tensor ({e}); pass a tensor or a numeric array") from None
-    if x.is_meta:
+    if x.is_meta:  # say from an input that was made under `torch.set_default_device("meta")`
         raise ValueError(f"`{name}` is on the meta device, which holds no numbers; make it on another one")
     if x.layout != torch.strided:
         raise ValueError(f"`{name}` is a {x.layout} tensor; pass its `to_dense()`")
@@ -157,23 +182,30 @@ def _check_room(needed: float, name: str, what: str, device="cpu") -> None:
         raise ValueError(f"`{name}` is too large: {what} {sizes}; want less of them")
 
 # %% ../nbs/00_information.ipynb #a59dd32f
-def _work_dtype(log_probs_N_K_C: Tensor, dtype: torch.dtype | None = None) -> torch.dtype:
-    "The arithmetic to use: `dtype` if given, else float64 for float64 input and float32 for the rest."
+def _work_dtype(log_probs_N_K_C: Tensor | None, dtype: torch.dtype | None = None) -> torch.dtype:
+    "The arithmetic to use: `dtype` if given, else float64 for float64 input and float32 for the rest or without input."
     if dtype is None:
-        return torch.float64 if log_probs_N_K_C.dtype == torch.float64 else torch.float32
+        return torch.float64 if getattr(log_probs_N_K_C, "dtype", None) == torch.float64 else torch.float32
     if dtype not in (torch.float32, torch.float64):
         raise ValueError(f"`dtype` is {dtype}; want torch.float32, torch.float64 or None")
     return dtype
 
 
 def _work_device(device, log_probs_N_K_C: Tensor | None = None) -> torch.device:
-    "Where to compute: on `device` if given, else where the input lies."
+    "Where to compute: on `device` if given, else where the input lies, or without input on the CPU."
     if device is None:
         return torch.device("cpu") if log_probs_N_K_C is None else log_probs_N_K_C.device
     try:
-        return torch.empty(0, device=device).device
+        found = torch.device(device)
+        if found.type == "meta":
+            raise ValueError("tensors there have no numbers")
+        torch.empty(0, dtype=torch.float32, device=found)
     except (RuntimeError, AssertionError, TypeError, ValueError) as e:  # all of these are what PyTorch raises, as the case may be
-        raise ValueError(f"`device` is {device!r}, which PyTorch cannot use here ({str(e).splitlines()[0]}); leave it out to compute where the input lies") from None
+        why = str(e).splitlines()[0]
+        raise ValueError(
+            f"`device` is {device!r}, which PyTorch cannot use here ({why}); want cpu, cuda where there is a GPU, or None"
+        ) from None
+    return found
 
 
 def _probs(log_probs_n_K_C: Tensor, dtype: torch.dtype, name: str = "log_probs_N_K_C", atol: float | None = None) -> Tensor:
@@ -191,11 +223,11 @@ def _iter_probs(
     log_probs_N_K_C: Tensor, dtype: torch.dtype, device=None, name: str = "log_probs_N_K_C", atol: float | None = None
 ) -> Iterator[tuple[slice, Tensor]]:
     "Yield `(positions, probs_n_K_C)` block by block, on `device` or where the input lies."
-    N, K, C = _shape(log_probs_N_K_C, name)
+    (N, K, C), device = _shape(log_probs_N_K_C, name), _work_device(device, log_probs_N_K_C)
     step = max(1, _block_elements // (K * C))
     for start in range(0, N, step):
         block = slice(start, min(start + step, N))
-        yield block, _probs(log_probs_N_K_C[block].to(device or log_probs_N_K_C.device), dtype, name, atol)
+        yield block, _probs(log_probs_N_K_C[block].to(device), dtype, name, atol)
 
 # %% ../nbs/00_information.ipynb #bbcb4356
 def check_log_probs(
@@ -235,6 +267,47 @@ def as_log_probs(
         return (probs_N_K_C / sums_N_K_1).log()
     check_log_probs(x, name="x")
     return x
+
+# %% ../nbs/00_information.ipynb #a4c95d10
+@contextmanager
+def _full_precision() -> Iterator[None]:
+    "Without `torch.autocast`, if it is on in this thread."
+    with ExitStack() as stack:
+        for kind in ("cpu", "cuda", "mps", "xpu"):
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        yield
+
+# %% ../nbs/00_information.ipynb #c7e1a38b
+_listener: ContextVar[Callable | None] = ContextVar("_listener", default=None)
+
+
+def _warn(message: str, category: type[Warning] = UserWarning, stacklevel: int = 1) -> None:
+    "`warnings.warn`, or what listens in this thread instead."
+    (_listener.get() or warnings.warn)(message, category, stacklevel + 1)
+
+
+@contextmanager
+def _listening(listener: Callable) -> Iterator[None]:
+    "Warnings of this package go to `listener(message, category, stacklevel)`, in this thread."
+    token = _listener.set(listener)
+    try:
+        yield
+    finally:
+        _listener.reset(token)
+
+
+@contextmanager
+def _without(category: type[Warning]) -> Iterator[None]:
+    "Warnings of this package but those of a category, which are not given, in this thread."
+    outer = _listener.get() or warnings.warn
+
+    def listener(message, kind, stacklevel):
+        if not issubclass(kind, category):
+            outer(message, kind, stacklevel + 1)
+
+    with _listening(listener):
+        yield
 
 # %% ../nbs/00_information.ipynb #3075c110
 def _plogp(probs: Tensor) -> Tensor:
@@ -398,9 +471,9 @@ def make_binary_pair(
     K = _check_count(K, "K", 4)
     _check_room(100 * K, "K", f"predictions of {K:,} parameter samples")
     half = K // 2
-    first_K = torch.ones(K, dtype=torch.double)
+    first_K = torch.ones(K, dtype=torch.double, device="cpu")
     first_K[half:] = -1
     agreeing = round(half * (1 + correlation) / 2)  # of each half
-    second_K = torch.where(torch.arange(K) % half < agreeing, first_K, -first_K)
-    signs_2 = torch.tensor([1, -1], dtype=torch.double)
+    second_K = torch.where(torch.arange(K, device="cpu") % half < agreeing, first_K, -first_K)
+    signs_2 = torch.tensor([1, -1], dtype=torch.double, device="cpu")
     return ((1 + confidence * torch.stack([first_K, second_K])[:, :, None] * signs_2) / 2).log()

@@ -9,12 +9,15 @@ __all__ = ['JointEntropy', 'ExactJointEntropy', 'SampledJointEntropy', 'DynamicJ
 import torch
 from torch import Tensor
 
-from .information import _as_tensor, _check_count, _check_room, _iter_probs, _plogp, _shape, _work_device, _work_dtype
+from batchbald_nbdev.information import (
+    _as_tensor, _check_count, _check_room, _full_precision, _iter_probs, _plogp, _shape, _work_device, _work_dtype,
+)
 
 # %% ../nbs/02_joint_entropy.ipynb #01a9bbe3
 _product_elements = 2**18  # size of one block of products: 1 MB in float32
 
 
+@_full_precision()
 def _mean_entropies(weights_M: Tensor, posteriors_M_K: Tensor, probs_n_K_C: Tensor) -> Tensor:
     "$\\sum_m \\pi_m H(W_m P_n)$ for each of n candidates: products as wide as `posteriors_M_K`, sums in float64."
     n, K, C = probs_n_K_C.shape
@@ -27,6 +30,7 @@ def _mean_entropies(weights_M: Tensor, posteriors_M_K: Tensor, probs_n_K_C: Tens
     return sums_nC.view(n, C).sum(1)
 
 # %% ../nbs/02_joint_entropy.ipynb #9aecf1b7
+@_full_precision()
 def _label_probs(posteriors_M_K: Tensor, probs_K_C: Tensor) -> Tensor:
     "Probability of each label under each configuration, probs_C_M; this way round the product is several times as fast."
     return probs_K_C.T.contiguous() @ posteriors_M_K.T
@@ -94,7 +98,7 @@ def _check_joint_probs(joint_probs_M_K, name: str) -> Tensor:
 
 def _ones(K: int, device, dtype: torch.dtype | None) -> Tensor:
     "One configuration, certain, under K parameter samples."
-    K, device, dtype = _check_count(K, "K"), _work_device(device), _work_dtype(torch.empty(0), dtype)
+    K, device, dtype = _check_count(K, "K"), _work_device(device), _work_dtype(None, dtype)
     _check_room(K * dtype.itemsize, "K", f"a configuration under {K:,} parameter samples", device)
     return torch.ones((1, K), device=device, dtype=dtype)
 
@@ -234,7 +238,8 @@ class DynamicJointEntropy(JointEntropy):
         for name, n in (("C", 1), ("max_N", self.max_N)):
             what = f"room for {n:,} variables of {self.C:,} classes under {K:,} parameter samples"
             _check_room(n * K * self.C * one.element_size(), name, what, one.device)
-        self.probs_max_N_K_C = one.new_empty((self.max_N, K, self.C))
+        with torch.inference_mode(False):  # it is written to later, maybe outside of that mode
+            self.probs_max_N_K_C = one.new_empty((self.max_N, K, self.C))
 
     weights_M = property(lambda self: self.inner.weights_M)
     posteriors_M_K = property(lambda self: self.inner.posteriors_M_K)
@@ -287,7 +292,7 @@ class WeightedJointEntropy(JointEntropy):
     ):
         self.num_samples, self.generator, K = _check_count(num_samples, "num_samples"), _generator(generator), _check_count(K, "K")
         self.weights_M = torch.ones(1, dtype=torch.double, device=_work_device(device))
-        dtype = _work_dtype(torch.empty(0), dtype)
+        dtype = _work_dtype(None, dtype)
         _check_room(K * dtype.itemsize, "K", f"a configuration under {K:,} parameter samples", self.weights_M.device)
         self.posteriors_M_K = torch.full((1, K), 1 / K, dtype=dtype, device=self.weights_M.device)
         self.information = 0.0  # sum of the gains of the added variables, nats
@@ -333,7 +338,7 @@ class WeightedJointEntropy(JointEntropy):
         self.weights_M = weights_M / weights_M.sum()
 
     def compute(self) -> Tensor:
-        return torch.tensor(self.information + self.noise, dtype=torch.double)
+        return torch.tensor(self.information + self.noise, dtype=torch.double, device="cpu")
 
     def compute_batch(self, log_probs_B_K_C, output_entropies_B: Tensor | None = None) -> Tensor:
         noise_B = torch.cat([-_plogp(p).sum((1, 2), dtype=torch.double) / p.shape[1] for p in self._probs(log_probs_B_K_C)])
@@ -354,10 +359,10 @@ def _repeat_information(
 ) -> Tensor:  # information_R_B, nats: after each point, in each of R independent runs
     "Estimate the information of a batch `_repeats` times over."
     x, generator = _as_tensor(log_probs_B_K_C), _generator(generator)
-    B, K, _ = _shape(x, "log_probs_B_K_C")
-    enumerated = WeightedJointEntropy(num_samples, K, dtype=dtype, device=device or x.device, generator=generator)
+    (B, K, _), device = _shape(x, "log_probs_B_K_C"), _work_device(device, x)
+    enumerated = WeightedJointEntropy(num_samples, K, dtype=dtype, device=device, generator=generator)
     probs_B_K_C = torch.cat(list(enumerated._probs(x)))
-    information_R_B = torch.zeros(_repeats, B, dtype=torch.double)
+    information_R_B = torch.zeros(_repeats, B, dtype=torch.double, device="cpu")
     for b in range(B):
         before = enumerated.weights_M, enumerated.posteriors_M_K, enumerated.information
         enumerated._add(probs_B_K_C[b])
@@ -366,7 +371,7 @@ def _repeat_information(
         information_R_B[:, b] = enumerated.information
     if not enumerated.exact:
         for run in information_R_B:
-            state = WeightedJointEntropy(max(1, num_samples // 4), K, dtype=dtype, device=device or x.device, generator=generator)
+            state = WeightedJointEntropy(max(1, num_samples // 4), K, dtype=dtype, device=device, generator=generator)
             state.weights_M, state.posteriors_M_K, state.information = before
             for i in range(b, B):
                 state._add(probs_B_K_C[i])

@@ -9,7 +9,6 @@ __all__ = ['compute_pair_information', 'compute_kbald_gains', 'compute_kbald', '
 
 # %% ../nbs/05_kbald.ipynb #b22ed5b0
 import math
-import warnings
 from collections.abc import Iterable, Iterator
 from itertools import combinations, islice
 
@@ -18,7 +17,10 @@ from torch import Tensor
 
 from .bald import CandidateBatch, _check_given, _first_best, compute_bald
 from .batchbald import _halving, _mean_gains, _Rows, get_batchbald_batch
-from .information import _as_tensor, _check_count, _check_number, _iter_probs, _plogp, _probs, _shape, _work_device, _work_dtype, check_log_probs
+from batchbald_nbdev.information import (
+    _as_tensor, _check_count, _check_number, _full_precision, _iter_probs, _plogp, _probs, _shape,
+    _warn, _without, _work_device, _work_dtype, check_log_probs,
+)
 from .joint_entropy import WeightedJointEntropy, _generator, _repeat_information
 from .plain_batchbald import CeilingWarning, _over_runs, _ties, _warn_near_ceiling
 
@@ -31,6 +33,7 @@ def _check_picks(log_probs_B_K_C, K: int, C: int) -> Tensor:
     return x
 
 # %% ../nbs/05_kbald.ipynb #ecd801d2
+@_full_precision()
 def compute_pair_information(
     log_probs_N_K_C,  # log p(y_n = c | w_k), candidates
     log_probs_B_K_C,  # the same for picks, under the same parameter samples
@@ -225,7 +228,7 @@ def _greedy(search: _Expansion, batch_size: int, lazy: bool = True) -> Candidate
         indices.append(_best_gain(search, lazy))
         gains.append(search.gains_N[indices[-1]].item())
         _take(search, indices[-1])
-    return CandidateBatch(torch.tensor(gains, dtype=torch.double).cumsum(0).tolist(), indices, gains)
+    return CandidateBatch(torch.tensor(gains, dtype=torch.double, device="cpu").cumsum(0).tolist(), indices, gains)
 
 # %% ../nbs/05_kbald.ipynb #1ae6c5e0
 def get_kbald_batch(
@@ -247,7 +250,7 @@ def get_kbald_batch(
     batch, K = _greedy(search, batch_size, lazy), search.x.shape[1]
     above = [n for n, score in enumerate(batch.scores, 1) if score > math.log(K) + 100 * _ties[search.dtype]]
     if above:
-        warnings.warn(
+        _warn(
             f"the first {above[0]} of {batch_size} picks have a {k}-BALD score above log K = {math.log(K):.3f} nats, more than K = {K} parameter samples can tell: "
             "such a score is no information any more. Pick fewer points, use more parameter samples, or `get_batchbald_batch`.",
             CeilingWarning,
@@ -285,7 +288,7 @@ def get_dynamic_kbald_batch(
         indices.append(pick)
         gains.append(gain)
         _take(search, pick)
-    return CandidateBatch(torch.tensor(gains, dtype=torch.double).cumsum(0).tolist(), indices, gains)
+    return CandidateBatch(torch.tensor(gains, dtype=torch.double, device="cpu").cumsum(0).tolist(), indices, gains)
 
 # %% ../nbs/05_kbald.ipynb #a72c84ff
 def get_dynamic_batchbald_batch(
@@ -309,14 +312,13 @@ def get_dynamic_batchbald_batch(
     N, K, _ = _shape(x, "log_probs_N_K_C")
     given = _check_given(given, N)
     if given:
-        state = WeightedJointEntropy(num_samples, K, dtype=dtype, device=device or x.device)
+        state = WeightedJointEntropy(num_samples, K, dtype=dtype, device=_work_device(device, x))
         used = state.add_variables(x[given]).information
     most = ceiling_share * math.log(K) if ceiling_share < 1 else math.inf
     while True:
         size = min(2 * size, max_batch_size)
         generator.set_state(start)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", CeilingWarning)
+        with _without(CeilingWarning):
             batch = get_batchbald_batch(x, size, num_samples, dtype, device, given=given, generator=generator, max_bytes=max_bytes)
         fits = [n == 0 or (gain >= gain_share * batch.gains[0] and used + score <= most) for n, (gain, score) in enumerate(zip(batch.gains, batch.scores))]
         if not all(fits) or size == max_batch_size or len(fits) < size:
@@ -357,7 +359,7 @@ def get_conservativebald_batch(
         if not len(block_n):
             continue
         near_n_n = (compute_pair_information(x[block_n], x[block_n], dtype, device) > threshold).cpu()
-        dropped_n = torch.zeros(len(block_n), dtype=torch.bool)
+        dropped_n = torch.zeros(len(block_n), dtype=torch.bool, device="cpu")
         for place, point in enumerate(block_n.tolist()):
             if not dropped_n[place] and len(picks) < max_batch_size:
                 picks.append(point)
@@ -379,7 +381,7 @@ def get_budgetbald_batch(
     """Highest BALD scores first, as long as the total correlation of the batch stays within `budget` (section 4, Kirsch 2023).
 
     Raises `ValueError` on bad input. Warns (`CeilingWarning`) where the batch has used up what K parameter samples can tell, log K."""
-    budget, dtype = _check_number(budget, "budget"), _work_dtype(torch.empty(0), dtype)
+    budget, dtype = _check_number(budget, "budget"), _work_dtype(None, dtype)
     x, given, max_batch_size, bald_N, order_n = _ranked(log_probs_N_K_C, max_batch_size, dtype, device, given)
     K, generator = x.shape[1], _generator(generator)
     state = WeightedJointEntropy(num_samples, K, dtype=dtype, device=bald_N.device, generator=generator)

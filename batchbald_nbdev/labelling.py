@@ -13,7 +13,6 @@ import json
 import math
 import os
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
@@ -29,7 +28,7 @@ from .active_learning import Round, _check_how, _check_seed, derive_generator, e
 from .bald import compute_bald
 from .bayesian_models import collect_log_probs
 from .experiments import _append, _lock, _parse_lines
-from .information import _brief, _check_count, _check_room
+from .information import _brief, _check_count, _check_room, _tensor, _without, _work_device
 from .joint_entropy import _repeat_information
 from .kbald import compute_pair_information
 from .plain_batchbald import CeilingWarning
@@ -60,7 +59,7 @@ def encode_image(
     "An image as PNG, stretched to full contrast by itself."
     from matplotlib.image import imsave
 
-    pixels_C_H_W = image.float().reshape(-1, *image.shape[-2:])
+    pixels_C_H_W = image.detach().float().reshape(-1, *image.shape[-2:])
     pixels_C_H_W = pixels_C_H_W - pixels_C_H_W.min()
     pixels_C_H_W = 255 * pixels_C_H_W / pixels_C_H_W.max().clamp_min(1e-30)
     buffer = BytesIO()
@@ -97,7 +96,7 @@ def _locked(path: Path):
 def _as_labels(labels, n: int, classes: int, name: str) -> Tensor:
     "Class numbers, int64."
     try:
-        labels = torch.as_tensor(labels).cpu()
+        labels = _tensor(labels).cpu()
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         wrong = f"`{name}` cannot be read as numbers ({error})"
         raise ValueError(f"{wrong}; want one whole number for each of the {n} images") from None
@@ -159,7 +158,7 @@ class Labelling:
         seed: int = 0,
         device=None,  # where to train and predict; None means the CPU
     ):
-        inputs = torch.as_tensor(inputs).detach().cpu()
+        inputs = _tensor(inputs).detach().cpu()
         self.images, self.class_names = _as_images(inputs, image_shape), _as_names(classes)
         N, C = len(inputs), len(self.class_names)
         self.methods, unknown = list(methods), set(methods) - set(get_methods())
@@ -169,7 +168,7 @@ class Labelling:
         _check_how({"steps": steps})
         what = f"predictions for {N:,} images, {self.samples:,} parameter samples and {C} classes"
         _check_room(4 * N * self.samples * C, "samples", what)
-        self.seed, self.device = _check_seed(seed), device
+        self.seed, self.device = _check_seed(seed), _work_device(device)
         if not isinstance(start or {}, Mapping):
             raise ValueError(f"`start` is a {type(start).__name__}; want labels by position, such as {{3: 0, 17: 2}}")
         self.start = {_check_count(i, "start", 0): _check_count(c, "start", 0) for i, c in (start or {}).items()}
@@ -179,7 +178,7 @@ class Labelling:
         if (test_inputs is None) != (test_labels is None):
             raise ValueError("`test_inputs` and `test_labels` come together; one of them is missing")
         if test_inputs is not None:
-            test_inputs = torch.as_tensor(test_inputs).detach().cpu()
+            test_inputs = _tensor(test_inputs).detach().cpu()
             if test_inputs.shape[1:] != inputs.shape[1:] or not len(test_inputs) or not test_inputs.isfinite().all():
                 raise ValueError(f"`test_inputs` has shape {tuple(test_inputs.shape)}; want finite inputs of shape {tuple(inputs.shape[1:])}, as in the pool")
             test_labels = _as_labels(test_labels, len(test_inputs), C, "test_labels")
@@ -374,7 +373,7 @@ def _next_round(self: Labelling) -> dict:
         train_models(
             list(models.values()),
             [self.inputs[mine[name]] for name in models],
-            [torch.tensor([have[i] for i in mine[name]]) for name in models],
+            [torch.tensor([have[i] for i in mine[name]], device="cpu") for name in models],
             [(self.seed, round)] * len(models),
             steps=self.steps,
             device=self.device,
@@ -391,7 +390,7 @@ def _next_round(self: Labelling) -> dict:
 @patch
 def _ask(self: Labelling, name: str, model: nn.Module | None, mine: list[int], round: int) -> dict:
     "How good the model of one learner is, which images it asks for, and why."
-    free_N = torch.ones(len(self.inputs), dtype=torch.bool)
+    free_N = torch.ones(len(self.inputs), dtype=torch.bool, device="cpu")
     free_N[mine + list(self.skipped)] = False
     positions, accuracy = free_N.nonzero()[:, 0], None
 
@@ -404,8 +403,7 @@ def _ask(self: Labelling, name: str, model: nn.Module | None, mine: list[int], r
         picks = get_random_batch(len(positions), self.batch_size, generator=derive_generator(self.seed, round, "first")).indices if len(positions) else []
         return {"accuracy": accuracy, "indices": positions[picks].tolist(), **_unexplained}
     state = Round(self.batch_size, len(positions), predict, self.inputs[positions], derive_generator(self.seed, round, "select"))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", CeilingWarning)  # the panel shows the ceiling
+    with _without(CeilingWarning):  # the panel shows the ceiling
         picks = get_methods()[name](state).indices
     return {"accuracy": accuracy, "indices": positions[picks].tolist(), **_explain(state.log_probs_N_K_C[picks], derive_generator(self.seed, round, "explain"))}
 
@@ -480,7 +478,7 @@ def _draw_curve(labelling: Labelling, ax) -> None:
 
 def _draw_pairs(labelling: Labelling, axes) -> None:
     "Pairwise information within each batch, all on one scale."
-    pairs = {name: torch.tensor(batch["pairs"]).double() for name, batch in labelling.batches.items()}
+    pairs = {name: torch.tensor(batch["pairs"], dtype=torch.double, device="cpu") for name, batch in labelling.batches.items()}
     for pairs_B_B in pairs.values():
         pairs_B_B.fill_diagonal_(math.nan) if pairs_B_B.numel() else None
     highest = max([p.nan_to_num(0).max().item() for p in pairs.values() if p.numel()] + [0.05])

@@ -7,14 +7,13 @@ __all__ = ['CeilingWarning', 'get_plain_batchbald_batch']
 
 # %% ../nbs/03_batchbald.ipynb #13d438e6
 import math
-import warnings
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
 from .bald import CandidateBatch, _check_batch_size, _check_given, _first_best
-from .information import _as_tensor, _shape, _work_device, _work_dtype, check_log_probs
+from .information import _as_tensor, _shape, _warn, _work_device, _work_dtype, check_log_probs
 from .joint_entropy import WeightedJointEntropy, _generator, _repeat_information
 
 # %% ../nbs/03_batchbald.ipynb #7267ae53
@@ -39,7 +38,7 @@ def _warn_near_ceiling(information_B: list[float], K: int, given: bool, stacklev
     ceiling = math.log(K)
     near = [information > _warn_share * ceiling for information in information_B]
     if ceiling > 0 and any(near):
-        warnings.warn(
+        _warn(
             f"the first {near.index(True) + 1} of {len(near)} picks{' and what is given' if given else ''} use more than {_warn_share:.0%} of log K = {ceiling:.3f} nats, "
             f"all that K = {K} parameter samples can tell; picks after them say little. Use more parameter samples or a smaller batch.",
             CeilingWarning,
@@ -66,14 +65,14 @@ def _report(log_probs_B_K_C, given, indices, gains, exact, state, generator) -> 
     "Scores, gains, standard errors and the ceiling for a finished batch; the first `given` points were given."
     K, used = log_probs_B_K_C.shape[1], 0.0
     ceiling = math.log(K)
-    scores_B = torch.tensor(gains, dtype=torch.double).cumsum(0)
+    scores_B = torch.tensor(gains, dtype=torch.double, device="cpu").cumsum(0)
     errors_B = torch.zeros_like(scores_B)
     if indices and (given or not all(exact)):
         information_R_B = _repeat_information(log_probs_B_K_C, state.num_samples, dtype=state.posteriors_M_K.dtype, device=state.weights_M.device, generator=generator)
         if given:
             used = information_R_B[:, given - 1].mean().item()
             information_R_B = information_R_B[:, given:] - information_R_B[:, given - 1 : given]
-        sampled_B = ~torch.tensor(exact)
+        sampled_B = ~torch.tensor(exact, device="cpu")
         scores_B[sampled_B] = information_R_B.mean(0)[sampled_B]
         errors_B[sampled_B] = information_R_B.std(0)[sampled_B] / math.sqrt(len(information_R_B))
         scores_B = scores_B.cummax(0).values  # sums of gains grow in every run; this is for the rounding where exact scores end
@@ -104,7 +103,7 @@ def _greedy_batch(make_chooser, log_probs_N_K_C, batch_size, num_samples, dtype,
     N, K, _ = _shape(x, "log_probs_N_K_C")
     given = _check_given(given, N)
     batch_size = _check_batch_size(batch_size, N - len(given))
-    dtype, device = _work_dtype(torch.empty(0), dtype), _work_device(device, x)
+    dtype, device = _work_dtype(None, dtype), _work_device(device, x)
     state = WeightedJointEntropy(num_samples, K, dtype=dtype, device=device, generator=generator)
     return _greedy(make_chooser(x, state, given), state, x[given], batch_size, generator, progress)
 

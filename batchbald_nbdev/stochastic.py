@@ -37,7 +37,7 @@ def _draw(scores_N, batch_size: int, temperature: float, generator, levels) -> C
     if temperature == 0:
         return get_top_k_batch(scores_N, batch_size)
     if temperature == math.inf:
-        order_N = _gumbel_order(torch.zeros(len(scores_N)).double(), 1.0, generator)
+        order_N = _gumbel_order(torch.zeros(len(scores_N), dtype=torch.double, device="cpu"), 1.0, generator)
     else:
         order_N = _gumbel_order(levels(scores_N.double().cpu(), temperature), temperature, generator)
     barred_N = (scores_N == -math.inf).cpu()[order_N]
@@ -49,11 +49,11 @@ def _rank_levels(scores_N: Tensor, temperature: float) -> Tensor:
     "T log of the weight r^(-1/T); points with equal scores share the weights of their ranks evenly."
     order_N = scores_N.argsort(descending=True, stable=True)
     _, group_N, counts_G = scores_N[order_N].unique_consecutive(return_inverse=True, return_counts=True)
-    first_G = counts_G.cumsum(0) - counts_G + 1.0  # best rank in each group of equal scores
-    ratios_N = (torch.arange(1, len(scores_N) + 1) / first_G.double()[group_N]) ** (-1 / temperature)
-    shares_G = torch.zeros(len(counts_G)).double().index_add_(0, group_N, ratios_N) / counts_G
-    levels_N = torch.empty(len(scores_N)).double()
-    levels_N[order_N] = (temperature * shares_G.log() - first_G.double().log())[group_N]
+    first_G = (counts_G.cumsum(0) - counts_G + 1).double()  # best rank in each group of equal scores
+    ratios_N = (torch.arange(1, len(scores_N) + 1, device="cpu") / first_G[group_N]) ** (-1 / temperature)
+    shares_G = torch.zeros(len(counts_G), dtype=torch.double, device="cpu").index_add_(0, group_N, ratios_N) / counts_G
+    levels_N = torch.empty_like(ratios_N)
+    levels_N[order_N] = (temperature * shares_G.log() - first_G.log())[group_N]
     return levels_N
 
 # %% ../nbs/06_stochastic.ipynb #41048bc3
@@ -106,7 +106,7 @@ def get_random_batch(
     N = _check_count(N, "N")
     _check_room(64 * N, "N", f"an order of {N:,} points")
     batch_size = _check_batch_size(batch_size, N)
-    indices = _gumbel_order(torch.zeros(N).double(), 1.0, generator)[:batch_size].tolist()
+    indices = _gumbel_order(torch.zeros(N, dtype=torch.double, device="cpu"), 1.0, generator)[:batch_size].tolist()
     return CandidateBatch([0.0] * len(indices), indices)
 
 # %% ../nbs/06_stochastic.ipynb #77f30de2

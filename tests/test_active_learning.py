@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from batchbald_nbdev import active_learning
+from batchbald_nbdev import active_learning, bayesian_models
 from batchbald_nbdev.active_learning import Round, derive_generator, evaluate, get_method, get_methods, make_mlp, make_seeded, run_trials, train_models
 from batchbald_nbdev.bald import CandidateBatch, compute_bald
 from batchbald_nbdev.bayesian_models import collect_log_probs
@@ -373,7 +373,7 @@ def test_training_and_every_prediction_are_on_the_device(monkeypatch):
 
     monkeypatch.setattr(active_learning, "train_models", train_there)
     monkeypatch.setattr(active_learning, "collect_log_probs", collect_there)
-    monkeypatch.setattr(active_learning, "_device", lambda device: f"the {device}")
+    monkeypatch.setattr(active_learning, "_work_device", lambda device: f"the {device}")
     run({name: get_methods(50)[name] for name in ("bald", "epig")}, DATA[:1], budget=30, device="abacus")
     assert trained == ["the abacus"] * 2 and predicted == ["the abacus"] * (2 * 2 + 1 + 2)  # tests; a pool; a pool and the evaluation inputs
 
@@ -399,8 +399,8 @@ def test_mixed_precision_is_for_training_and_every_prediction(monkeypatch):
             return function(*args, **options)
         return inner
 
-    monkeypatch.setattr(active_learning, "_autocast", lambda device, on: torch.autocast("cpu", torch.bfloat16, enabled=on))
-    monkeypatch.setattr(active_learning, "collect_log_probs", look(collect_log_probs))
+    for module in (active_learning, bayesian_models): monkeypatch.setattr(module, "_autocast", lambda device, on: torch.autocast("cpu", torch.bfloat16, enabled=on))
+    monkeypatch.setattr(bayesian_models, "_gather", look(bayesian_models._gather))
     monkeypatch.setattr(nn.functional, "cross_entropy", look(nn.functional.cross_entropy))
     for mixed in (True, False):
         on.clear()
