@@ -52,7 +52,7 @@ def _say(command: str, message, status: int) -> int:
 
 # %% ../nbs/94_command_line.ipynb #59b757eb
 def _print(text: str) -> None:
-    "Print at once. A reader who has gone, as `| head -1` does, misses the rest of it, and the command does what it was asked to."
+    "Print at once. A reader that has gone, as `| head -1` does, misses the rest; the command does what it was asked to."
     try:
         print(text, flush=True)
     except OSError as e:
@@ -158,7 +158,9 @@ def _read_pt(path: Path) -> torch.Tensor:
     if not isinstance(x, torch.Tensor):
         names = f" ({', '.join(map(str, x))})" if isinstance(x, Mapping) else ""
         raise _Unfit(f"holds a {type(x).__name__}{names}; want a single tensor, in a file of its own")
-    return x if not x.is_meta else fail("a tensor without numbers")
+    if x.is_meta or x.is_nested:
+        raise _Unfit("holds a tensor that is not one array of numbers")
+    return x
 
 # %% ../nbs/94_command_line.ipynb #1701f0b6
 def _read_safetensors(path: Path) -> torch.Tensor:
@@ -215,8 +217,8 @@ def _fitting(x):
 # %% ../nbs/94_command_line.ipynb #47cd0147
 _readers = {  # by the ending of the name: what reads such a file, and the library that this takes
     ".npy": (_read_npy, None), ".npz": (_read_npz, None), ".pt": (_read_pt, None), ".pth": (_read_pt, None),
-    ".safetensors": (_read_safetensors, "safetensors"), ".parquet": (_read_parquet, "pyarrow"), ".zarr": (_read_zarr, "zarr"),
-    ".h5": (_read_hdf5, "h5py"), ".hdf5": (_read_hdf5, "h5py"),
+    ".safetensors": (_read_safetensors, "safetensors"), ".parquet": (_read_parquet, "pyarrow"),
+    ".zarr": (_read_zarr, "zarr"), ".h5": (_read_hdf5, "h5py"), ".hdf5": (_read_hdf5, "h5py"),
 }  # fmt: skip
 
 
@@ -233,7 +235,8 @@ def _read_array(path: Path, name: str = "predictions"):
     except _Unfit as e:
         fail(f"`{name}`: {path} {e}")
     except ImportError:
-        fail(f"`{name}`: {path} is read by the library {library}, which is not installed; pip install {library}, or save a .npy file")
+        missing = f"the library {library}, which is not installed; pip install {library}, or save a .npy file"
+        fail(f"`{name}`: {path} is read by {missing}")
     except Exception as e:  # what a library raises on bytes that are no such file can be anything
         fail(f"`{name}`: {path} cannot be read as {path.suffix} with numbers in it ({type(e).__name__})")
 
@@ -270,7 +273,8 @@ def _read_evaluation(path: str | None, kind: str, log_probs_N_K_C: torch.Tensor)
 
 def _read_lines(path: str, name: str) -> list[str]:
     try:
-        return [line.strip() for line in Path(path).read_text(encoding="utf-8-sig").split("\n") if line.strip()]  # a byte-order mark is no letter
+        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")  # a byte-order mark is no letter
+        return [line.strip() for line in lines if line.strip()]
     except (OSError, UnicodeDecodeError) as e:
         fail(f"`{name}`: {path} cannot be read ({getattr(e, 'strerror', None) or 'not UTF-8 text'})")
 
@@ -286,7 +290,7 @@ def _positions(given: list[str], ids: list[str] | None, N: int) -> list[int]:
 
 # %% ../nbs/94_command_line.ipynb #d38f0142
 def select_batch(
-    predictions: str | Path,  # file with an array (N, K, C): .npy, .npz, .pt, .pth, .safetensors, .parquet, .zarr, .h5 or .hdf5
+    predictions: str | Path,  # file with an array (N, K, C), by its ending: .npy, .npz, .pt, .parquet, .h5, ...
     *,
     kind: str = "log_probs",  # what it holds: log_probs, probs or logits
     method: str = "batchbald",  # as in `get_method`: softmaxbald@0.25 names a temperature
@@ -385,7 +389,7 @@ def _write_picks(out: Path, rows: list[dict], settings: dict) -> None:
 # %% ../nbs/94_command_line.ipynb #c7865d8f
 @_command
 def batchbald_select(
-    predictions: str,  # file with an array (N points, K parameter samples, C classes): .npy, .npz, .pt, .pth, .safetensors, .parquet, .zarr, .h5 or .hdf5
+    predictions: str,  # file with an array (N points, K samples, C classes): .npy, .npz, .pt, .h5, .zarr, .parquet, ...
     kind: str = "log_probs",  # what it holds: log_probs, probs or logits
     method: str = "batchbald",  # random bald batchbald 2bald 3bald softmaxbald powerbald softrankbald entropy varratios meanstd epig batchepig softmaxepig epigbald batchepigbald dynamicbatchbald dynamic2bald conservativebald budgetbald largebatchbald ; softmaxbald, powerbald and softrankbald may end in a temperature: softmaxbald@0.25
     size: int = 10,  # points to pick
@@ -402,7 +406,8 @@ def batchbald_select(
     def tell(points, samples, classes, given, evaluation):
         also = "" if evaluation is None else f"; {_count(evaluation, 'evaluation point')}"
         points_given = f"{_count(points, 'point')}{f' ({given:,} given)' if given else ''}"
-        _print(f"{Path(predictions).name}: {points_given}, {_count(samples, 'parameter sample')}, {_count(classes, 'class')}{also}")
+        shape = f"{points_given}, {_count(samples, 'parameter sample')}, {_count(classes, 'class')}"
+        _print(f"{Path(predictions).name}: {shape}{also}")
         warnings.simplefilter("always", UserWarning)
         if samples == 1 and method not in ("random", "entropy", "varratios"):
             warnings.warn("`predictions` has one parameter sample (K = 1), so no samples can disagree: all scores are 0, and the picks mean nothing; collect several, or use --method entropy", stacklevel=2)
@@ -410,7 +415,7 @@ def batchbald_select(
             warnings.warn(f"`size` is {size:,}, and only {_count(points - given, 'point')} can be picked", stacklevel=2)
 
     def main():
-        warnings.simplefilter("ignore")  # what a library says of a file, beside the line that says what is wrong with it
+        warnings.simplefilter("ignore")  # what a library says of a file, until it has been read
         rows = _select(tell, predictions, kind, method, size, given, ids, evaluation, out, configs, seed, overwrite)
         _print(format_picks(rows, method))
 

@@ -120,10 +120,10 @@ def _record(out: Path, run: dict, title: str, first: int, resume: bool, overwrit
 
 def _computing(device) -> torch.device:
     "The device to work on, if numbers come back from it: PyTorch knows some, such as `meta`, that hold none."
-    found = _device(device)
     try:
+        found = _device(device)
         torch.zeros(1, device=found).item()
-    except RuntimeError:
+    except (RuntimeError, ImportError):  # the second from a device whose library is missing
         fail(f"`device` is {device!r}, where PyTorch cannot compute; want cpu, or cuda where there is a GPU")
     return found
 

@@ -1,4 +1,5 @@
-"Records that cannot be, in a run's folder and in a file of labels: refused by their line, and nothing there is touched."
+"Records that cannot be, in a run's folder and in a file of labels: refused, and nothing there is touched."
+
 import gzip
 import json
 import math
@@ -15,7 +16,9 @@ from batchbald_nbdev.all import *
 from batchbald_nbdev.records import read_rounds, record_keys
 
 ROOT = Path(__file__).resolve().parent.parent
-TOY = "--methods random,entropy --trials 1 --samples 4 --configs 50 --budget 40 --repeats 1 --steps 5 --test_samples 4".split()
+TOY = (
+    "--methods random,entropy --trials 1 --samples 4 --configs 50 --budget 40 --repeats 1 --steps 5 --test_samples 4"
+).split()
 COUNTS = ("trial", "seed", "round", "labels", "distinct")
 LISTS = ("indices", "classes", "scores")
 NOTHING = [None, "x", [], {}, True, math.nan, -1, 1e999]
@@ -25,18 +28,48 @@ WRONG = [
     *[(key, value) for key in ("dataset", "method") for value in [None, 3, [], {}, True]],
     *[("accuracy", value) for value in [*NOTHING, 1.5, "0.5", 10**400]],
     *[("nll", value) for value in [None, "x", [], {}, True, math.nan, -1, -math.inf]],
-    *[(key, value) for key in LISTS for value in [None, "x", {}, True, 3, [0] * 9, [None] * 10, ["1"] * 10, [True] * 10, [[]] * 10, [math.nan] * 10, [math.inf] * 10]],
-    *[("indices", value) for value in ([float(i) for i in range(10)], [3] * 10, list(range(-1, 9)), [10**6, *range(9)])],
+    *[
+        (key, value)
+        for key in LISTS
+        for value in [
+            None,
+            "x",
+            {},
+            True,
+            3,
+            [0] * 9,
+            [None] * 10,
+            ["1"] * 10,
+            [True] * 10,
+            [[]] * 10,
+            [math.nan] * 10,
+            [math.inf] * 10,
+        ]
+    ],
+    *[
+        ("indices", value)
+        for value in ([float(i) for i in range(10)], [3] * 10, list(range(-1, 9)), [10**6, *range(9)])
+    ],
     *[("classes", value) for value in ([1.0] * 10, [10] * 10, [-1] * 10)],
     ("scores", [10**400] * 10),
     *[("seconds", value) for value in [None, "x", [], {}, True, 1.0, {"train": 1.0, "collect": 1.0}]],
-    *[("seconds", {"train": 1.0, "collect": 1.0, "select": value}) for value in [None, "x", [], -1.0, math.nan, math.inf, True]],
-]  # fmt: skip
-OTHER_RUN = [("seed", "70"), ("labels", "70"), ("indices", str([10**6, *range(9)])), ("classes", str([10] * 10))]  # what a run could record, but not this one
+    *[
+        ("seconds", {"train": 1.0, "collect": 1.0, "select": value})
+        for value in [None, "x", [], -1.0, math.nan, math.inf, True]
+    ],
+]
+OTHER_RUN = [
+    ("seed", "70"),
+    ("labels", "70"),
+    ("indices", str([10**6, *range(9)])),
+    ("classes", str([10] * 10)),
+]  # what a run could record, but not this one
 
 
 def state(folder):
-    return {p.name: (p.read_bytes(), p.stat().st_mtime_ns) for p in [*folder.iterdir()]} | {"": folder.stat().st_mtime_ns}
+    return {p.name: (p.read_bytes(), p.stat().st_mtime_ns) for p in [*folder.iterdir()]} | {
+        "": folder.stat().st_mtime_ns
+    }
 
 
 @pytest.fixture(scope="module")
@@ -59,13 +92,21 @@ def out(tmp_path, finished):
 @pytest.fixture
 def spoiled(out, finished, refused):
     "Refused, and untouched, when line `n` of the records is this."
+
     def inner(n, line, message=None):
         path = out / "records.jsonl"
         lines = finished["records.jsonl"].splitlines()
         lines[n - 1] = line
         path.write_bytes(b"\n".join(lines) + b'\n{"torn')
         before = state(out)
-        refused("batchbald_compare", *TOY, "--resume", "--out", out, message=message or f"line {n} of {path} is not the record that belongs there")
+        refused(
+            "batchbald_compare",
+            *TOY,
+            "--resume",
+            "--out",
+            out,
+            message=message or f"line {n} of {path} is not the record that belongs there",
+        )
         assert state(out) == before
 
     return inner
@@ -78,12 +119,30 @@ def test_fields_that_cannot_be(out, finished, spoiled, n):
         spoiled(n, json.dumps({k: v for k, v in row.items() if k != key}).encode())
     for key, value in WRONG:
         other = (key, str(value)) in OTHER_RUN
-        spoiled(n, json.dumps(row | {key: value}).encode(), message="records.jsonl has records of another run" if other else None)
+        spoiled(
+            n,
+            json.dumps(row | {key: value}).encode(),
+            message="records.jsonl has records of another run" if other else None,
+        )
 
 
 @pytest.mark.parametrize(
     "line",
-    [b"", b"null", b"[]", b"3", b'"x"', b"{", b"[" * 200_000, b'{"a":' * 200_000, b"9" * 10_000, b'{"seed": ' + b"9" * 10_000 + b"}", b"\xff\xfe", b"\0\0", b"\xef\xbb\xbf{}"],
+    [
+        b"",
+        b"null",
+        b"[]",
+        b"3",
+        b'"x"',
+        b"{",
+        b"[" * 200_000,
+        b'{"a":' * 200_000,
+        b"9" * 10_000,
+        b'{"seed": ' + b"9" * 10_000 + b"}",
+        b"\xff\xfe",
+        b"\0\0",
+        b"\xef\xbb\xbf{}",
+    ],
     ids=lambda line: repr(line[:12]),
 )
 def test_lines_that_are_no_records(spoiled, line):
@@ -100,16 +159,40 @@ def test_a_number_of_ten_thousand_digits_in_a_record(finished, spoiled, n):
 
 @pytest.mark.parametrize(
     "text",
-    [b"", b"null", b"[]", b"3", b"{", b"{}", b"[" * 200_000, b'{"options": ' * 200_000, b"\xff", b'{"options": null, "machine": {"device": "cpu"}}', b'{"options": [1], "machine": {"device": "cpu"}}',
-     b'{"options": {}, "machine": "cpu"}', b'{"options": {}, "machine": null}', b'{"options": "x", "machine": {}}', b'{"options": {"seed": ' + b"9" * 10_000 + b'}, "machine": {"device": "cpu"}}'],
+    [
+        b"",
+        b"null",
+        b"[]",
+        b"3",
+        b"{",
+        b"{}",
+        b"[" * 200_000,
+        b'{"options": ' * 200_000,
+        b"\xff",
+        b'{"options": null, "machine": {"device": "cpu"}}',
+        b'{"options": [1], "machine": {"device": "cpu"}}',
+        b'{"options": {}, "machine": "cpu"}',
+        b'{"options": {}, "machine": null}',
+        b'{"options": "x", "machine": {}}',
+        b'{"options": {"seed": ' + b"9" * 10_000 + b'}, "machine": {"device": "cpu"}}',
+    ],
     ids=lambda text: repr(text[:24]),
-)  # fmt: skip
+)
 def test_a_run_json_that_is_none(out, refused, text):
     (out / "run.json").write_bytes(text)
     before = state(out)
-    refused("batchbald_compare", *TOY, "--resume", "--out", out, message="run.json cannot be read, so it is not known what the records were made with")
+    refused(
+        "batchbald_compare",
+        *TOY,
+        "--resume",
+        "--out",
+        out,
+        message="run.json cannot be read, so it is not known what the records were made with",
+    )
     assert state(out) == before
-    (out / "run.json").write_bytes(b'{"options": {"seed": [[]], "trials": null, "methods": {}}, "machine": {"device": 3}}')
+    (out / "run.json").write_bytes(
+        b'{"options": {"seed": [[]], "trials": null, "methods": {}}, "machine": {"device": 3}}'
+    )
     refused("batchbald_compare", *TOY, "--resume", "--out", out, message="seed is 0 and was [[]]")
 
 
@@ -130,7 +213,11 @@ def test_all_records_of_the_repository_are_read(tmp_path):
         rows = [json.loads(line) for line in data.splitlines()]
         (tmp_path / "records.jsonl").write_bytes(data)
         with RecordFile(tmp_path / "records.jsonl") as file:
-            assert read_rounds(file, [(row["method"], row["trial"]) for row in rows if row["round"] == 0]) == (rows, len(data), ""), path
+            assert read_rounds(file, [(row["method"], row["trial"]) for row in rows if row["round"] == 0]) == (
+                rows,
+                len(data),
+                "",
+            ), path
 
 
 def test_an_infinite_likelihood_is_a_record(tmp_path):
@@ -138,7 +225,21 @@ def test_an_infinite_likelihood_is_a_record(tmp_path):
     accuracy, nll = evaluate(torch.tensor([[[1.0, 0.0]], [[0.5, 0.5]]]).log(), torch.tensor([1, 0]))
     assert (accuracy, nll) == (0.5, math.inf)
     path = tmp_path / "records.jsonl"
-    row = {"dataset": "d", "method": "m", "trial": 0, "seed": 0, "round": 0, "labels": 2, "accuracy": accuracy, "nll": nll, "indices": [], "classes": [], "scores": [], "distinct": 0, "seconds": {"train": 0, "collect": 0, "select": 0}}
+    row = {
+        "dataset": "d",
+        "method": "m",
+        "trial": 0,
+        "seed": 0,
+        "round": 0,
+        "labels": 2,
+        "accuracy": accuracy,
+        "nll": nll,
+        "indices": [],
+        "classes": [],
+        "scores": [],
+        "distinct": 0,
+        "seconds": {"train": 0, "collect": 0, "select": 0},
+    }
     with RecordFile(path) as file:
         file.append([row])
         assert read_rounds(file, [("m", 0)]) == ([row], path.stat().st_size, "")
@@ -167,12 +268,18 @@ def test_a_device_that_holds_no_numbers(tmp_path, refused, device):
 
 
 def test_every_device_that_pytorch_knows_works_or_is_refused(tmp_path, call):
-    words = str(pytest.raises(RuntimeError, torch.device, "abacus").value).partition("Expected one of ")[2].partition(" device")[0]
+    words = (
+        str(pytest.raises(RuntimeError, torch.device, "abacus").value)
+        .partition("Expected one of ")[2]
+        .partition(" device")[0]
+    )
     names = [name.strip() for name in words.split(",")]
     assert {"cpu", "cuda", "meta"} <= set(names)
     for name in set(names) - {"cpu", "cuda", "mps", "xpu"}:
         _, err = call("batchbald_compare", *TOY, "--device", name, "--out", tmp_path / "new", status=2)
-        assert err.splitlines()[-1].startswith("batchbald_compare: `device` is")  # above it PyTorch may say that a name is out of use
+        assert err.splitlines()[-1].startswith(
+            "batchbald_compare: `device` is"
+        )  # above it PyTorch may say that a name is out of use
     assert not [*tmp_path.iterdir()]
 
 
@@ -180,11 +287,21 @@ def test_every_device_that_pytorch_knows_works_or_is_refused(tmp_path, call):
 @pytest.mark.parametrize("how", [(), ("--resume",), ("--overwrite",)], ids=str)
 def test_a_link_that_leads_nowhere_is_not_replaced(tmp_path, refused, name, how):
     out = tmp_path / "out"
-    if name: out.mkdir()
+    if name:
+        out.mkdir()
     link = out / name if name else out
     link.symlink_to(tmp_path / "elsewhere")
-    refused("batchbald_compare", *TOY, *how, "--out", out, message=f"{link} is a link to {tmp_path / 'elsewhere'}, which does not exist")
-    assert link.is_symlink() and not (tmp_path / "elsewhere").exists() and [p.name for p in tmp_path.iterdir()] == ["out"]
+    refused(
+        "batchbald_compare",
+        *TOY,
+        *how,
+        "--out",
+        out,
+        message=f"{link} is a link to {tmp_path / 'elsewhere'}, which does not exist",
+    )
+    assert (
+        link.is_symlink() and not (tmp_path / "elsewhere").exists() and [p.name for p in tmp_path.iterdir()] == ["out"]
+    )
 
 
 def test_a_link_to_a_folder_is_that_folder(tmp_path, call):
@@ -200,7 +317,17 @@ INPUTS = torch.rand(24, 6, 6, generator=torch.Generator().manual_seed(0))
 
 
 def make(path):
-    return Labelling(INPUTS, path, classes=3, batch_size=4, steps=2, samples=4, test_inputs=INPUTS[:5], test_labels=torch.zeros(5).long(), pool_labels=torch.arange(24) % 3)
+    return Labelling(
+        INPUTS,
+        path,
+        classes=3,
+        batch_size=4,
+        steps=2,
+        samples=4,
+        test_inputs=INPUTS[:5],
+        test_labels=torch.zeros(5).long(),
+        pool_labels=torch.arange(24) % 3,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -217,13 +344,15 @@ def labelled(tmp_path_factory):
 
 def paths(value, at=()):
     "Where there is something in a record."
-    if at: yield at
+    if at:
+        yield at
     for key, part in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
         yield from paths(part, (*at, key))
 
 
 def changed(value, at, new):
-    if not at: return new
+    if not at:
+        return new
     copy = dict(value) if isinstance(value, dict) else list(value)
     copy[at[0]] = changed(value[at[0]], at[1:], new)
     return copy
@@ -250,15 +379,30 @@ def test_a_file_of_labels_as_it_was_written_is_read(tmp_path, labelled):
 def test_fields_of_labels_that_cannot_be(tmp_path, labelled, n):
     path = tmp_path / "labels.jsonl"
     for at in paths(labelled[n]):
-        if at[0] == "settings": continue  # for people: nothing is made of it
+        if at[0] == "settings":
+            continue  # for people: nothing is made of it
         for new in (math.nan, "x", {}, [[]], True, -1, -math.inf, 10**400):
-            if at == ("time",) and new == "x": continue
+            if at == ("time",) and new == "x":
+                continue
             number = "scores" in at or "joint" in at or "pairs" in at  # of which some may be below 0
-            if number and new == -1 and isinstance(at[-1], int): continue
+            if number and new == -1 and isinstance(at[-1], int):
+                continue
             check_refused(path, labelled, n, json.dumps(changed(labelled[n], at, new)).encode())
 
 
-@pytest.mark.parametrize("line", [b"[" * 200_000, b'{"kind": ' * 200_000, b"9" * 10_000, b'{"kind": "label", "label": ' + b"9" * 10_000 + b"}", b"\xff", b"null", b"[]"], ids=lambda line: repr(line[:12]))
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"[" * 200_000,
+        b'{"kind": ' * 200_000,
+        b"9" * 10_000,
+        b'{"kind": "label", "label": ' + b"9" * 10_000 + b"}",
+        b"\xff",
+        b"null",
+        b"[]",
+    ],
+    ids=lambda line: repr(line[:12]),
+)
 def test_lines_that_are_no_labels(tmp_path, labelled, line):
     for n in (1, 3):
         check_refused(tmp_path / "labels.jsonl", labelled, n, line)
