@@ -11,10 +11,8 @@ import hashlib
 import html
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from functools import partial
 from io import BytesIO
@@ -27,12 +25,12 @@ from torch import Tensor, nn
 from .active_learning import Round, _check_how, _check_seed, derive_generator, evaluate, get_methods, make_mlp, make_seeded, train_models
 from .bald import compute_bald
 from .bayesian_models import collect_log_probs
-from .experiments import _append, _lock, _parse_lines
 from .information import _brief, _check_count, _check_room, _tensor, _without, _work_device
 from .joint_entropy import _repeat_information
 from .kbald import compute_pair_information
 from .plain_batchbald import CeilingWarning
 from .plots import _figure, _styles, labels_of_methods
+from .records import RecordFile, is_count, is_list, is_number, parse_lines
 from .stochastic import get_random_batch
 
 # %% ../nbs/13_label_by_hand.ipynb #77e276c9
@@ -75,22 +73,13 @@ def _read_records(data: bytes, path) -> tuple[list[dict], int]:
     if data and not (data[: len(_opening)] == _opening[: len(data)]):
         raise ValueError(f"`path`: {path} is not a file of labels; it has been left alone, so choose another name")
     records, size = [], 0
-    for number, record, end in _parse_lines(data):
+    for number, record, end in parse_lines(data):
         if record is not None:
             records.append(record)
             size = end
         elif end < len(data):
             raise ValueError(f"`path`: line {number} of {path} is not a record; mend it from a backup, or choose another file")
     return records, size
-
-
-@contextmanager
-def _locked(path: Path):
-    "The file, open for reading and appending, while nobody else has it: whoever comes waits for a moment."
-    with open(path, "a+b", buffering=0) as f:
-        with suppress(ImportError, OSError):  # some network drives have no locks: then all that is left is the comparison of sizes
-            _lock(f, wait=True)
-        yield f
 
 # %% ../nbs/13_label_by_hand.ipynb #be523ca2
 def _as_labels(labels, n: int, classes: int, name: str) -> Tensor:
@@ -232,18 +221,20 @@ def _apply(self: Labelling, record: dict) -> None:
     "Change the state as a record says. Raises `ValueError` where it does not fit."
     kind, round = record["kind"], record["round"]
     if kind == "round":
-        fits = round == len(self.rounds) and list(record["learners"]) == self.methods and (not self.rounds or self.is_due)
-        fits = fits and all(0 <= i < len(self.inputs) for batch in record["learners"].values() for i in batch["indices"])
+        fits = self._is_round(record) and round == len(self.rounds) and (not self.rounds or self.is_due)
         change = partial(self.rounds.append, record)
-    elif kind == "label" and record["label"] is None:
-        fits = bool(self.clicks) and self.clicks[-1][:2] == (round, record["position"])
-        change = partial(self._take_back, round)
     else:
-        label = None if kind == "skip" else record["label"]
-        fits = kind in ("label", "skip") and round == self.round and record["position"] in self.todo and (label is None or 0 <= label < len(self.class_names))
-        change = partial(self.clicks.append, (round, record["position"], label))
+        position, label = record["position"], None if kind == "skip" else record["label"]
+        is_click = kind in ("label", "skip") and is_count(round) and is_count(position) and isinstance(record["time"], str)
+        fits = is_click and (label is None or is_count(label, len(self.class_names)))
+        if kind == "label" and label is None:
+            fits = fits and bool(self.clicks) and self.clicks[-1][:2] == (round, position)
+            change = partial(self._take_back, round)
+        else:
+            fits = fits and round == self.round and position in self.todo
+            change = partial(self.clicks.append, (round, position, label))
     if not fits:
-        raise ValueError(f"this record does not fit: {record}")
+        raise ValueError("this record does not fit what stands before it")
     change()
 
 
@@ -251,6 +242,37 @@ def _apply(self: Labelling, record: dict) -> None:
 def _take_back(self: Labelling, round: int) -> None:
     self.clicks.pop()
     del self.rounds[round + 1 :]
+
+
+@patch
+def _is_round(self: Labelling, record: dict) -> bool:
+    "Can this be a round of these learners with these images?"
+    N, C, learners = len(self.images), len(self.class_names), record["learners"]
+    return (
+        is_count(record["round"])
+        and isinstance(learners, dict)
+        and list(learners) == self.methods
+        and all(_is_batch(batch, N, C) for batch in learners.values())
+        and is_list(record["known"], lambda pair: is_list(pair, is_count, 2) and pair[0] < N and pair[1] < C)
+        and is_number(record["seconds"], 0)
+    )
+
+
+def _is_batch(batch: dict, N: int, C: int) -> bool:
+    "Can this be what a learner asks for, and why? Without a network there are no reasons."
+    indices, accuracy, reasons = batch["indices"], batch["accuracy"], len(batch["scores"])
+    return (
+        is_list(indices, partial(is_count, below=N))
+        and len(set(indices)) == len(indices)
+        and reasons in (0, len(indices))
+        and is_count(batch["labels"], N + 1)
+        and (accuracy is None or is_number(accuracy, 0, 1))
+        and is_list(batch["scores"], is_number, reasons)
+        and is_list(batch["joint"], is_number, reasons)
+        and is_list(batch["pairs"], lambda row: is_list(row, is_number, reasons), reasons)
+        and is_list(batch["guesses"], partial(is_count, below=C), reasons)
+        and (is_number(batch["ceiling"], 0) if reasons else batch["ceiling"] is None)
+    )
 
 # %% ../nbs/13_label_by_hand.ipynb #a373f4dc
 class LabelsChanged(RuntimeError):
@@ -264,18 +286,23 @@ def _load(self: Labelling) -> None:
     if self.path is None:
         return
     try:
-        with _locked(self.path) as f:
-            f.seek(0)
-            data = f.readall()
+        with RecordFile(self.path, wait=True) as f:
+            data = f.read()
             records, self._size = _read_records(data, self.path)
+            self._replay(records)  # what does not fit is refused before anything is touched
             if self._size < len(data):
-                f.truncate(self._size)
+                f.cut(self._size)
                 self.message = f"the last line of {self.path} was torn and has been cut off ({len(data) - self._size} bytes); the click before this may have to be made again"
             if not records:
-                self._size, records = _append(f, [self._opening]), [self._opening]
+                self._size = f.append([self._opening])
     except OSError as error:
         raise ValueError(f"`path`: {self.path} cannot be used as a file of labels ({error.strerror or error})") from error
-    wrong = [key for key, value in self._opening.items() if records[0].get(key) != value]
+
+
+@patch
+def _replay(self: Labelling, records: Sequence[dict]) -> None:
+    "Apply the records of a file to a state that has none."
+    wrong = [key for key, value in self._opening.items() if records and records[0].get(key) != value]
     if wrong:
         raise ValueError(f"`path`: {self.path} was made with other {', '.join(wrong)}; open it with the same, or choose another file")
     for n, record in enumerate(records[1:], 2):
@@ -290,10 +317,10 @@ def _write(self: Labelling, record: dict) -> None:
     "Write a record, then apply it. Raises `LabelsChanged` where the file is not what was read, after reading it again."
     if self.path is not None:
         self.path.stat()  # a file that is gone is not begun anew
-        with _locked(self.path) as f:
-            grown = f.seek(0, os.SEEK_END) - self._size
+        with RecordFile(self.path, wait=True) as f:
+            grown = f.size() - self._size
             if not grown:
-                self._size = _append(f, [record])
+                self._size = f.append([record])
         if grown < 0:
             raise ValueError(f"`path`: {self.path} is shorter than it was; put it back, or make a new panel")
         if grown:

@@ -846,4 +846,6 @@ def test_tensors_are_made_somewhere_and_as_something():
         == [f for f in faults((Path(information.__file__)).read_text()) if f.endswith(": torch.as_tensor(x)")]
         and len(found) > 12
     )  # what is on a GPU already
+    program, = found.pop("command_line.py")  # where the process is the command's own
+    assert program.endswith("warnings.simplefilter")
     assert not any(found.values()), found

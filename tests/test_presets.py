@@ -7,7 +7,7 @@ import pytest
 import torch
 from fastcore.script import anno_parser
 
-from batchbald_nbdev import active_learning, experiments
+from batchbald_nbdev import active_learning, command_line, experiments
 from batchbald_nbdev.active_learning import derive_generator, get_method, get_methods, run_trials
 from batchbald_nbdev.bayesian_models import make_cinic10_vgg
 from batchbald_nbdev.datasets import get_repeated_digits, mnist_initial_indices
@@ -280,7 +280,7 @@ def test_the_folder_is_named_by_the_preset_unless_it_is_given(monkeypatch, refus
     def compare(out, **options):
         seen.append(str(out))
         raise ValueError("enough")
-    monkeypatch.setattr(experiments, "compare_methods", compare)
+    monkeypatch.setattr(command_line, "compare_methods", compare)
     for args in ([], ["--preset", "digits"], ["--preset", "emnist"], ["--preset", "emnist", "--out", "mine"]): refused("batchbald_compare", *args, message="enough")
     assert seen == ["results/digits", "results/digits", "results/emnist", "mine"]
 
@@ -296,7 +296,7 @@ def test_a_figure_says_what_was_run():
 def test_the_recorded_command_asks_for_the_same_run_again(tmp_path, call):
     call("batchbald_compare", *DIGIT_OPTIONS, "--out", tmp_path)
     run = json.loads((tmp_path / "run.json").read_text())
-    parsed = vars(anno_parser(experiments.batchbald_compare.__wrapped__, "batchbald_compare").parse_args(shlex.split(run["command"])[1:]))
+    parsed = vars(anno_parser(command_line.batchbald_compare.__wrapped__, "batchbald_compare").parse_args(shlex.split(run["command"])[1:]))
     assert experiments._check_options({key: parsed[key] for key in presets["digits"]}) == run["options"] and run["training"] == {}
     assert [r["labels"] for r in timeless(tmp_path / "records.jsonl")] == [10] * 4 + [20] * 4
 
