@@ -118,16 +118,6 @@ def _record(out: Path, run: dict, title: str, first: int, resume: bool, overwrit
         write_whole(out / "learning_curves.png", lambda p: plot_learning_curves(records, title).savefig(p, dpi=150))
     return records
 
-
-def _computing(device) -> torch.device:
-    "The device to work on, if numbers come back from it: PyTorch knows some, such as `meta`, that hold none."
-    try:
-        found = _work_device(device)
-        torch.zeros(1, dtype=torch.float32, device=found).item()
-    except (RuntimeError, ImportError):  # the second from a device whose library is missing
-        fail(f"`device` is {device!r}, where PyTorch cannot compute; want cpu, or cuda where there is a GPU")
-    return found
-
 # %% ../nbs/11_experiments.ipynb #7f1c4e01
 presets = {
     "repeated_digits": {
@@ -294,7 +284,7 @@ def compare_methods(
         fail(f"`together` is {together}; want 1 or more")
     options = _check_options(presets[preset] | {k: v for k, v in options.items() if v is not None})
     methods = {name: get_method(name, options["configs"]) for name in options["methods"]}
-    out, device = Path(out), str(_computing(device))
+    out, device = Path(out), str(_work_device(device))
     datasets, make_model = _load_data(options, data, download)
     initial = _get_initial(options, datasets)
     training = _get_training(options["dataset"]) | ({"together": together} if together else {})
@@ -320,7 +310,7 @@ def record_trials(
     """`run_trials` with its records in a folder, where a run that was interrupted goes on with `resume`.
 
     Raises `ValueError` where an option or the folder is not usable; nothing is written to `out` then."""
-    everything = options | {"oracle": oracle, "device": str(_computing(device)), "together": together}
+    everything = options | {"oracle": oracle, "device": str(_work_device(device)), "together": together}
     run_trials(datasets, methods, make_model, done=(), progress=None, **everything)  # only its checks: nothing runs before it is asked for records
     defaults = {p.name: p.default for f in (train_models, run_trials) for p in inspect.signature(f).parameters.values() if p.kind is p.KEYWORD_ONLY}
     unknown = set(options) - (set(defaults) - {"validation"})

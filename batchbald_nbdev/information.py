@@ -197,11 +197,11 @@ def _work_device(device, log_probs_N_K_C: Tensor | None = None) -> torch.device:
         return torch.device("cpu") if log_probs_N_K_C is None else log_probs_N_K_C.device
     try:
         found = torch.device(device)
-        if found.type == "meta":
-            raise ValueError("tensors there have no numbers")
-        torch.empty(0, dtype=torch.float32, device=found)
-    except (RuntimeError, AssertionError, TypeError, ValueError) as e:  # all of these are what PyTorch raises, as the case may be
-        why = str(e).splitlines()[0]
+        probe = torch.empty(0, dtype=torch.float32, device=found)
+        if found.type not in ("cpu", "cuda"):
+            probe.sum().item()  # there are devices whose tensors have no numbers, such as meta
+    except (RuntimeError, AssertionError, TypeError, ValueError, ImportError) as e:  # what PyTorch raises, as the case may be
+        why = str(e).splitlines()[0].partition(". ")[0]
         raise ValueError(
             f"`device` is {device!r}, which PyTorch cannot use here ({why}); want cpu, cuda where there is a GPU, or None"
         ) from None

@@ -537,7 +537,7 @@ def test_the_device_is_where_the_run_is_and_is_recorded(tmp_path, call, monkeypa
         devices.append(device)
         return iter(())
     monkeypatch.setattr(experiments, "run_trials", run_trials)
-    monkeypatch.setattr(experiments, "_computing", lambda device: torch.device(device, 0))
+    monkeypatch.setattr(experiments, "_work_device", lambda device: torch.device(device, 0))
     with pytest.raises(ValueError):  # nothing ran, so there is nothing to summarise
         experiments.compare_methods(tmp_path, device="cuda")
     run = json.loads((tmp_path / "run.json").read_text())
