@@ -12,10 +12,9 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import torch
-from fastcore.script import anno_parser
 from torch import nn
 
-from batchbald_nbdev import experiments
+from batchbald_nbdev import command_line, experiments
 from batchbald_nbdev.all import *
 
 GOOD = {  # of every option: what may be passed, as source
@@ -420,11 +419,12 @@ def command(script, *args, process=False):
         done = subprocess.run([Path(sys.executable).parent / script, *args], capture_output=True, text=True,
             timeout=120, stdin=subprocess.DEVNULL)
         return done.returncode, done.stdout, done.stderr
-    function, out, err, status = getattr(experiments, script), io.StringIO(), io.StringIO(), 0
+    out, err, status, before = io.StringIO(), io.StringIO(), 0, sys.argv
+    sys.argv = [script, *args]
     with redirect_stdout(out), redirect_stderr(err), warnings.catch_warnings():
-        try: function(**{k: v for k, v in vars(anno_parser(function.__wrapped__,
-            script).parse_args(args)).items() if k not in ("pdb", "xtra")})
+        try: getattr(command_line, script)()
         except SystemExit as e: status = e.code
+    sys.argv = before
     return status, out.getvalue(), err.getvalue()
 
 
