@@ -27,15 +27,16 @@ from typing import BinaryIO
 
 import numpy as np
 import torch
-from fastcore.script import call_parse, store_true
+from fastcore.script import Param, call_parse, store_true
 from torch import nn
 
-from .active_learning import Round, _device, derive_generator, get_method, get_methods, make_mlp, make_seeded, run_trials, train_models
+from .active_learning import _device, derive_generator, make_mlp, make_seeded, run_trials, train_models
 from .bald import CandidateBatch
 from .bayesian_models import make_cifar10_resnet, make_cinic10_vgg, make_emnist_cnn, make_mnist_cnn
 from .datasets import ActiveLearningData, get_balanced_indices, get_repeated_digits, load_images, make_active_learning_data, mnist_initial_indices
 from .information import as_log_probs
-from .plots import get_curves, label_of_method, labels_of_methods, plot_learning_curves
+from .methods import Round, get_method, label_of_method, methods, names_in_words
+from .plots import get_curves, plot_learning_curves
 
 # %% ../nbs/11_experiments.ipynb #8515d02a
 def get_labels_to(
@@ -279,10 +280,10 @@ presets["digits"] = presets["repeated_digits"] | {"repeats": 1}
 _stopping = {"early_stopping": "accuracy", "patience": 3}
 _data_sets = {  # an epoch is 5,056 images, of EMNIST 20,224, of CINIC-10 15,360, of CIFAR-10 5,120; in training one network of a stack takes 0.04 / 0.07 / 1.2 / 1.5 GB, measured on a CPU
     "digits": {"title": "Digits", "network": make_mlp},
-    "mnist": {"title": "MNIST", "network": make_mnist_cnn, "shape": (1, 28, 28), "classes": 10, "together": 100, "batch_size": 64, "learning_rate": 1e-3, "epoch_steps": 79, **_stopping},
-    "emnist": {"title": "EMNIST", "network": make_emnist_cnn, "shape": (1, 28, 28), "classes": 47, "together": 100, "batch_size": 64, "learning_rate": 1e-3, "epoch_steps": 316, **_stopping},
-    "cinic10": {"title": "CINIC-10", "network": make_cinic10_vgg, "shape": (3, 32, 32), "classes": 10, "together": 4, "batch_size": 128, "learning_rate": 1e-4, "epoch_steps": 120, **_stopping},
-    "cifar10": {"title": "CIFAR-10", "network": make_cifar10_resnet, "shape": (3, 32, 32), "classes": 10, "together": 4, "batch_size": 128, "learning_rate": 1e-3, "epoch_steps": 40, **_stopping},
+    "mnist": {"title": "MNIST", "network": make_mnist_cnn, "shape": (1, 28, 28), "classes": 10, "together": 100, "minibatch_size": 64, "learning_rate": 1e-3, "epoch_steps": 79, **_stopping},
+    "emnist": {"title": "EMNIST", "network": make_emnist_cnn, "shape": (1, 28, 28), "classes": 47, "together": 100, "minibatch_size": 64, "learning_rate": 1e-3, "epoch_steps": 316, **_stopping},
+    "cinic10": {"title": "CINIC-10", "network": make_cinic10_vgg, "shape": (3, 32, 32), "classes": 10, "together": 4, "minibatch_size": 128, "learning_rate": 1e-4, "epoch_steps": 120, **_stopping},
+    "cifar10": {"title": "CIFAR-10", "network": make_cifar10_resnet, "shape": (3, 32, 32), "classes": 10, "together": 4, "minibatch_size": 128, "learning_rate": 1e-3, "epoch_steps": 40, **_stopping},
 }  # fmt: skip
 
 
@@ -341,7 +342,7 @@ def _check_options(options: dict) -> dict:
     if options["dataset"] not in _data_sets:
         _fail(f"`dataset` is {options['dataset']!r}; want one of: {', '.join(_data_sets)}")
     if not methods or len(set(methods)) != len(methods):
-        _fail(f"`methods` is {options['methods']!r}; want different ones of: {', '.join(get_methods())}")
+        _fail(f"`methods` is {options['methods']!r}; want different ones of: {names_in_words()}")
     for method in methods:
         try:
             get_method(method)
@@ -465,12 +466,12 @@ def compare_methods(
     if together is not None and together < 1:
         _fail(f"`together` is {together}; want 1 or more")
     options = _check_options(presets[preset] | {k: v for k, v in options.items() if v is not None})
-    methods = {name: get_method(name, options["configs"]) for name in options["methods"]}
+    methods = {name: get_method(name) for name in options["methods"]}
     out, device = Path(out), str(_device(device))
     datasets, make_model = _load_data(options, data, download)
     initial = _get_initial(options, datasets)
     training = _get_training(options["dataset"]) | ({"together": together} if together else {})
-    training |= {k: options[k] for k in ("seed", "size", "samples", "budget", "steps", "test_samples")} | {"initial": initial, "device": device}
+    training |= {k: options[k] for k in ("seed", "size", "samples", "configs", "budget", "steps", "test_samples")} | {"initial": initial, "device": device}
     run = _describe_run(options, device)
     return summarize(_record(out, run, _title(options), len(initial[0]), resume, overwrite, datasets, methods, make_model, training))
 
@@ -478,7 +479,7 @@ def compare_methods(
 @call_parse
 def batchbald_compare(
     dataset: str = None,  # data set: digits, mnist, emnist, cinic10 or cifar10
-    methods: str = None,  # method names, separated by commas (default: random,bald,softmaxbald,2bald,batchbald)
+    methods: str = None,  # method names as in batchbald_select --help, separated by commas (default: random,bald,softmaxbald,2bald,batchbald)
     trials: int = None,  # trials of each method (default: 6)
     size: int = None,  # acquisition size, the labels bought in each round (default: 10)
     samples: int = None,  # parameter samples (dropout masks) for choosing, K (default: 50)
@@ -628,7 +629,7 @@ def select_batch(
     ids: str | None = None,  # file with the names of the points, one per line
     evaluation: str | None = None,  # for the EPIG methods: a file like `predictions` for inputs like those that the model is for, (E, K, C'); else the pool
     out: str | None = None,  # .json or .csv file to write
-    configs: int = 1_000,  # label configurations that methods for whole batches carry, M
+    configs: int = 4_000,  # label configurations that methods for whole batches carry, M
     seed: int = 0,  # seed of what is drawn
     overwrite: bool = False,  # replace `out` if it exists
 ) -> list[dict]:  # one dictionary for each pick, in order
@@ -643,11 +644,11 @@ def _select(tell: Callable, predictions, kind, method, size, given, ids, evaluat
             _fail(f"`{name}` is {value}; want {least} or more")
     method = str(method)
     try:
-        pick = get_method(method, configs)
+        pick = get_method(method)
     except ValueError as e:
         _fail(str(e).replace("`name` is", "`method` is", 1))
-    if evaluation is not None and "epig" not in method:
-        asking = ", ".join(name for name in get_methods() if "epig" in name)
+    if evaluation is not None and not pick.uses_evaluation:
+        asking = ", ".join(name for name, method in methods.items() if method.uses_evaluation)
         _fail(f"`evaluation` is {str(evaluation)!r}, and `method` {method!r} asks nothing about evaluation inputs; leave it out, or choose one of: {asking}")
     if out is not None:
         _check_out(Path(out), overwrite)
@@ -659,7 +660,8 @@ def _select(tell: Callable, predictions, kind, method, size, given, ids, evaluat
     positions = _positions(_read_lines(given, "given"), names, N) if given else []
     def predict(inputs): return log_probs_N_K_C if inputs is None else inputs
 
-    round = Round(size, N, predict, generator=derive_generator(seed, "select"), given=positions, evaluation_inputs=_read_evaluation(evaluation, kind, log_probs_N_K_C))
+    inputs = {"pending": positions, "evaluation_inputs": _read_evaluation(evaluation, kind, log_probs_N_K_C)}
+    round = Round(size, N, predict, generator=derive_generator(seed, "select"), num_samples=configs, **inputs)
     sizes = dict(zip(("points", "samples", "classes"), log_probs_N_K_C.shape))
     tell(**sizes, given=len(set(positions)), evaluation=None if evaluation is None else len(round.evaluation_inputs))
     batch = pick(round)
@@ -674,20 +676,9 @@ def _select(tell: Callable, predictions, kind, method, size, given, ids, evaluat
     return rows
 
 
-_score_words = {
-    "random": "0, since nothing is scored", "bald": "the point's own BALD score, in nats", "entropy": "entropy of the averaged prediction, in nats",
-    "varratios": "1 less the probability of the likeliest class", "meanstd": "standard deviation of the class probabilities, mean over classes",
-    "batchbald": "information of the picks so far together, beyond given points, in nats", "batchepig": "BatchEPIG of the picks so far together, in nats", "epig": "the point's own EPIG, in nats",
-    "epigbald": "the point's own EPIG-BALD, in nats", "batchepigbald": "EPIG-BALD of the picks so far together, in nats", "largebatchbald": "Large BatchBALD of the picks so far together, in nats",
-    **{name: f"{k}-BALD of the picks so far together, in nats" for name, k in (("2bald", 2), ("3bald", 3), ("dynamic2bald", 2))},
-}  # fmt: skip
-_score_words |= {name: _score_words["bald"] for name in ("softmaxbald", "powerbald", "softrankbald", "conservativebald")}
-_score_words |= {name: _score_words["batchbald"] for name in ("dynamicbatchbald", "budgetbald")} | {"softmaxepig": _score_words["epig"]}
-
-
 def _describe_columns(rows: Sequence[dict], method: str) -> dict[str, str]:
     "What the numbers are that `method` gives for each pick."
-    words = {"score": _score_words[method.partition("@")[0]], "gain": "what this pick adds, in nats", "standard_error": "of the score, in nats, 0 where it is exact"}
+    words = {"score": get_method(method).score_text, "gain": "what this pick adds, in nats", "standard_error": "of the score, in nats, 0 where it is exact"}
     return {column: text for column, text in words.items() if rows and column in rows[0]}
 
 # %% ../nbs/11_experiments.ipynb #46fb093e
@@ -719,13 +710,13 @@ def _write_picks(out: Path, rows: list[dict], settings: dict) -> None:
 def batchbald_select(
     predictions: str,  # .npy, .npz or .pt file with an array (N points, K parameter samples, C classes)
     kind: str = "log_probs",  # what it holds: log_probs, probs or logits
-    method: str = "batchbald",  # random bald batchbald 2bald 3bald softmaxbald powerbald softrankbald entropy varratios meanstd epig batchepig softmaxepig epigbald batchepigbald dynamicbatchbald dynamic2bald conservativebald budgetbald largebatchbald ; softmaxbald, powerbald and softrankbald may end in a temperature: softmaxbald@0.25
+    method: Param(f"one of: {names_in_words()}", str) = "batchbald",
     size: int = 10,  # points to pick
     given: str = None,  # file of points already out for labelling, one per line: ids if there are ids, else positions from 0
     ids: str = None,  # file with the names of the points, one per line
     evaluation: str = None,  # EPIG methods: a file like predictions, for inputs like those that the model is for (default: the pool)
     out: str = None,  # .json or .csv file to write
-    configs: int = 1000,  # label configurations that BatchBALD carries, M
+    configs: int = 4000,  # label configurations that BatchBALD carries, M
     seed: int = 0,  # seed of what is drawn
     overwrite: store_true = False,  # replace `out` if it exists
 ):
@@ -734,7 +725,7 @@ def batchbald_select(
     def tell(points, samples, classes, given, evaluation):
         also = "" if evaluation is None else f"; {_count(evaluation, 'evaluation point')}"
         print(f"{Path(predictions).name}: {_count(points, 'point')}{f' ({given:,} given)' if given else ''}, {_count(samples, 'parameter sample')}, {_count(classes, 'class')}{also}", flush=True)
-        if samples == 1 and method not in ("random", "entropy", "varratios"):
+        if samples == 1 and get_method(method).needs_samples:
             warnings.warn("`predictions` has one parameter sample (K = 1), so no samples can disagree: all scores are 0, and the picks mean nothing; collect several, or use --method entropy", stacklevel=2)
         if size > points - given:
             warnings.warn(f"`size` is {size:,}, and only {_count(points - given, 'point')} can be picked", stacklevel=2)
