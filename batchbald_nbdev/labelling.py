@@ -403,9 +403,10 @@ def _ask(self: Labelling, name: str, model: nn.Module | None, mine: list[int], r
         return {"accuracy": accuracy, "indices": [free[i] for i in picks], **_unexplained}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", CeilingWarning)  # the panel shows the ceiling
-        options = {"key": key, "samples": self.samples, "collect": collect}
+        options = {"key": key, "samples": self.samples, "configs": 1_000, "collect": collect}  # M as in `_explain`
         batch, seen = acquire(get_method(name), model, self.inputs, sorted(taken), self.batch_size, **options)
-    reasons = _explain(seen.predict(self.inputs[batch.indices]), derive_generator(*key, "explain"))
+    picked_B_K_C = seen.log_probs_N_K_C[[free.index(i) for i in batch.indices]]
+    reasons = _explain(picked_B_K_C, derive_generator(*key, "explain"))
     return {"accuracy": accuracy, "indices": batch.indices, **reasons}
 
 # %% ../nbs/13_label_by_hand.ipynb #587136af
