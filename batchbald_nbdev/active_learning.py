@@ -90,7 +90,7 @@ class _Draws:
         "What `draw(generator, n)` gives, on the CPU wherever the models are, so that a GPU sees the same."
         return torch.stack([draw(generator, n) for generator, n in self.sources]).to(self.of_T.device)[self.of_T]
 
-# %% ../nbs/10_active_learning.ipynb #c41626f6
+# %% ../nbs/10_active_learning.ipynb #b327618b
 class _Stack:
     "T networks of one architecture that are trained side by side, each on inputs of its own."
 
@@ -115,7 +115,7 @@ class _Stack:
         "Weights of one network, and its buffers: running statistics, for example."
         return {name: tensor[t] for name, tensor in (*self.parameters.items(), *self.buffers.items())}
 
-
+# %% ../nbs/10_active_learning.ipynb #bfc60027
 def _move(tensor: Tensor, device: torch.device) -> Tensor:
     "A leaf on the device."
     return tensor.detach().to(device).requires_grad_(tensor.requires_grad)
@@ -171,14 +171,14 @@ def _device(device) -> torch.device:
         wish = "want cpu, or cuda where there is a GPU"
         raise ValueError(f"`device` is {device!r}, which PyTorch cannot use here; {wish}") from None
 
-
+# %% ../nbs/10_active_learning.ipynb #ff45f8ab
 def _autocast(device: torch.device, mixed_precision: bool) -> AbstractContextManager:
     "What to train and predict in. Raises `ValueError` for mixed precision without CUDA."
     if mixed_precision and device.type != "cuda":
         raise ValueError(f"`mixed_precision` is for CUDA, but `device` is {device}; leave it out or train on a GPU")
     return torch.autocast("cuda", torch.bfloat16) if mixed_precision else nullcontext()
 
-# %% ../nbs/10_active_learning.ipynb #27d03d94
+# %% ../nbs/10_active_learning.ipynb #8821554e
 def _look(stack: _Stack, judge: nn.Module, bests: list[_Best], step: int, validation, rule: str, patience: int) -> bool:
     "Check every network that has patience left, and say whether one still has."
     for t, best in enumerate(bests):
@@ -186,7 +186,7 @@ def _look(stack: _Stack, judge: nn.Module, bests: list[_Best], step: int, valida
             best.check(_validate(judge, stack.state(t), *validation[t], rule), step, stack.state(t))
     return any(best.waited < patience for best in bests)
 
-
+# %% ../nbs/10_active_learning.ipynb #faf9d8f5
 @torch.no_grad()
 def _put_back(models: Sequence[nn.Module], states: Sequence[dict[str, Tensor]], steps: Sequence[int]) -> None:
     "Weights from the stack into the networks. Raises `ValueError` where they are none."
@@ -234,7 +234,7 @@ def train_models(
     _put_back(models, [best.state or stack.state(t) for t, best in enumerate(bests)], taken)
     return taken
 
-
+# %% ../nbs/10_active_learning.ipynb #e2c1d526
 def _share(validation: Sequence[tuple[Tensor, Tensor]], device: torch.device) -> list[tuple[Tensor, Tensor]]:
     "The same on the device, where what several models share is there once."
     moved = {key: x.to(device) for key, x in {id(x): x for pair in validation for x in pair}.items()}
@@ -285,7 +285,7 @@ def acquire(
     batch = as_method(getattr(method, "__name__", "of your own"), method)(seen)
     return replace(batch, indices=positions[batch.indices].tolist()), seen
 
-# %% ../nbs/10_active_learning.ipynb #957e0694
+# %% ../nbs/10_active_learning.ipynb #aa0f8de7
 @dataclass
 class _Run:
     "One method in one trial: the pool positions that it has labels for, and these labels."
@@ -301,7 +301,7 @@ class _Run:
     def add(self, row: dict) -> None:
         self.indices, self.classes = self.indices + row["indices"], self.classes + row["classes"]
 
-
+# %% ../nbs/10_active_learning.ipynb #87d74d19
 @dataclass(frozen=True)
 class _Plan:
     "What all runs and rounds of one call of `run_trials` have in common: its options."
@@ -340,7 +340,7 @@ def _train(plan: _Plan, runs: list[_Run], round: int) -> None:
             **plan.training,
         )
 
-# %% ../nbs/10_active_learning.ipynb #b1665650
+# %% ../nbs/10_active_learning.ipynb #9cebd461
 def _choose(plan: _Plan, run: _Run, key: tuple) -> tuple[dict, dict]:
     "What a run acquires next, with labels, and the seconds that it took; nothing where the budget is spent."
     left = plan.budget - len(run.indices)
@@ -357,7 +357,7 @@ def _choose(plan: _Plan, run: _Run, key: tuple) -> tuple[dict, dict]:
     chosen = {"indices": batch.indices, "classes": classes, "scores": batch.scores}
     return chosen, {"collect": seen.collect_seconds, "select": seconds - seen.collect_seconds}
 
-
+# %% ../nbs/10_active_learning.ipynb #69d4d394
 def _look_up(data: ActiveLearningData, positions: list[int]) -> Tensor:
     return data.pool_labels[positions]
 
@@ -391,7 +391,7 @@ def _run_round(plan: _Plan, runs: list[_Run], round: int, new: bool = True) -> l
             run.model = run.model if plan.warm_start else None
     return rows
 
-# %% ../nbs/10_active_learning.ipynb #93461cd7
+# %% ../nbs/10_active_learning.ipynb #67a092f1
 def _go_on(plan: _Plan, runs: list[_Run], recorded: list[list[dict]]) -> Iterator[list[dict]]:
     "The records of each round after the recorded ones."
     round = 0
@@ -405,10 +405,24 @@ def _go_on(plan: _Plan, runs: list[_Run], recorded: list[list[dict]]) -> Iterato
         if new:
             yield rows
 
-
+# %% ../nbs/10_active_learning.ipynb #4814a0b6
 def _collect(*args, device: torch.device, mixed_precision: bool, **options) -> Tensor:
     with _autocast(device, mixed_precision):
         return collect_log_probs(*args, device=device, **options)
+
+# %% ../nbs/10_active_learning.ipynb #3f278b1d
+def _draw_initial(datasets: Sequence[ActiveLearningData], per_class: int, seed: int) -> list[list[int]]:
+    draws = [derive_generator(seed, trial, "initial") for trial in range(len(datasets))]
+    return [get_balanced_indices(data.pool_labels, per_class, generator=draw) for data, draw in zip(datasets, draws)]
+
+# %% ../nbs/10_active_learning.ipynb #b0befe52
+def _make_runs(datasets: Sequence[ActiveLearningData], methods: Mapping, initial: list[list[int]]) -> list[_Run]:
+    "Every method in every trial, method by method, with its first labels."
+    return [
+        _Run(name, as_method(name, method), trial, data, indices, data.pool_labels[indices].tolist())
+        for name, method in methods.items()
+        for trial, (data, indices) in enumerate(zip(datasets, initial))
+    ]
 
 # %% ../nbs/10_active_learning.ipynb #9e393a70
 def run_trials(
@@ -451,17 +465,3 @@ def run_trials(
     plan |= {"make_model": make_model, "training": training | where, "collect": partial(_collect, **where)}
     plan |= {"together": together or len(runs), "oracle": oracle or _look_up, "tell": progress or (lambda text: None)}
     return _go_on(_Plan(**plan), runs, recorded)
-
-
-def _draw_initial(datasets: Sequence[ActiveLearningData], per_class: int, seed: int) -> list[list[int]]:
-    draws = [derive_generator(seed, trial, "initial") for trial in range(len(datasets))]
-    return [get_balanced_indices(data.pool_labels, per_class, generator=draw) for data, draw in zip(datasets, draws)]
-
-
-def _make_runs(datasets: Sequence[ActiveLearningData], methods: Mapping, initial: list[list[int]]) -> list[_Run]:
-    "Every method in every trial, method by method, with its first labels."
-    return [
-        _Run(name, as_method(name, method), trial, data, indices, data.pool_labels[indices].tolist())
-        for name, method in methods.items()
-        for trial, (data, indices) in enumerate(zip(datasets, initial))
-    ]

@@ -18,7 +18,7 @@ from .bayesian_models import _evaluating, dropout_layers
 from .information import _check_count
 from .methods import check_batch
 
-# %% ../nbs/92a_loop_checks.ipynb #4f19f15d
+# %% ../nbs/92a_loop_checks.ipynb #4b789a98
 def check_labels(name: str, labels, n: int, classes: int) -> Tensor:
     "The classes of `n` points, whole numbers below `classes`, as a tensor of int64."
     try:
@@ -31,7 +31,7 @@ def check_labels(name: str, labels, n: int, classes: int) -> Tensor:
         raise ValueError(f"{name} {_describe_labels(labels, labels_n)} for {n} points; {wish}")
     return labels_n.long()
 
-
+# %% ../nbs/92a_loop_checks.ipynb #cdec2815
 def _describe_labels(labels, labels_n: Tensor) -> str:
     if not hasattr(labels, "shape"):
         return reprlib.repr(labels)
@@ -50,7 +50,7 @@ def check_training_options(options: dict) -> None:
     if rule not in (None, "accuracy", "loss"):
         raise ValueError(f"`early_stopping` is {rule!r}; want None, 'accuracy' or 'loss'")
 
-# %% ../nbs/92a_loop_checks.ipynb #680395a6
+# %% ../nbs/92a_loop_checks.ipynb #5110af1e
 def check_stack(models, inputs, labels, keys, validation) -> None:
     "What to train: equally many models, inputs, labels and keys, and networks of one kind in one place."
     sizes = [len(models), len(inputs), len(labels), len(keys)]
@@ -67,7 +67,7 @@ def check_stack(models, inputs, labels, keys, validation) -> None:
     _check_dropout([{name: layer.p for name, layer in dropout_layers(model).items()} for model in models])
     _check_classes(models[0], inputs, labels, validation or ())
 
-
+# %% ../nbs/92a_loop_checks.ipynb #7398dca2
 def _check_dropout(rates: list[dict[str, float]]) -> None:
     "All networks run through the first one's layers, each with weights of its own."
     for t, rate in enumerate(rates):
@@ -75,7 +75,7 @@ def _check_dropout(rates: list[dict[str, float]]) -> None:
             wish = "want the same network for all, or train them apart"
             raise ValueError(f"`models[{t}]` has dropout {rate}, and `models[0]` has {rates[0]}; {wish}")
 
-
+# %% ../nbs/92a_loop_checks.ipynb #f1dc5ddc
 def _check_classes(model: nn.Module, inputs, labels, validation) -> None:
     "As many labels as inputs, and such as the networks can tell apart."
     with torch.no_grad(), _evaluating([model]):
@@ -85,7 +85,7 @@ def _check_classes(model: nn.Module, inputs, labels, validation) -> None:
     for t, (x, y) in enumerate(validation):
         check_labels(f"`validation[{t}]` is", y, len(x), classes)
 
-# %% ../nbs/92a_loop_checks.ipynb #f0b747fc
+# %% ../nbs/92a_loop_checks.ipynb #32d6da1e
 def check_loop(datasets, methods, oracle, progress, options: dict) -> None:
     "What `run_trials` is handed, as far as it can be judged without a network."
     if not isinstance(datasets, Sequence) or not len(datasets) or not all(hasattr(d, "pool_inputs") for d in datasets):
@@ -101,7 +101,7 @@ def check_loop(datasets, methods, oracle, progress, options: dict) -> None:
     for trial, data in enumerate(datasets):
         _check_parts(trial, data, options.get("early_stopping"))
 
-
+# %% ../nbs/92a_loop_checks.ipynb #3df8d737
 def _check_options(options: dict) -> None:
     counts = {"seed": 0, "budget": 0, "per_class": 0}
     counts |= dict.fromkeys(("size", "samples", "configs", "test_samples", "together"), 1)
@@ -112,7 +112,7 @@ def _check_options(options: dict) -> None:
             raise ValueError(f"`{name}` is {options[name]!r}; want True or False")
     check_training_options(options)
 
-
+# %% ../nbs/92a_loop_checks.ipynb #31d965f0
 def _check_parts(trial: int, data, early_stopping) -> None:
     "Inputs and labels of one data set."
     for part in ("pool", "validation", "test"):

@@ -138,7 +138,7 @@ class _FreeRound(Round):
     def log_probs_E_K_C(self) -> Tensor:
         return self.whole.log_probs_E_K_C
 
-# %% ../nbs/09a_methods.ipynb #20fa75a7
+# %% ../nbs/09a_methods.ipynb #0fc54c49
 def check_batch(name, batch, most: int, N: int, pending=()) -> CandidateBatch:
     "A method's batch in plain numbers: at least one pick if there can be one, at most `most`, none of them `pending`."
     if not hasattr(batch, "indices") or not hasattr(batch, "scores"):
@@ -161,7 +161,7 @@ def check_batch(name, batch, most: int, N: int, pending=()) -> CandidateBatch:
     further = (getattr(batch, key, None) for key in ("gains", "standard_errors", "ceiling"))
     return CandidateBatch(scores, indices, *further)
 
-
+# %% ../nbs/09a_methods.ipynb #f36f2777
 def _are_positions(indices: list[int], N: int, pending) -> bool:
     pending = set(pending)
     return len(set(indices)) == len(indices) and all(0 <= i < N and i not in pending for i in indices)
@@ -171,10 +171,10 @@ def as_method(name, pick: Callable[[Round], CandidateBatch]) -> Method:
     "`pick` as a method, if it is a plain function."
     return pick if isinstance(pick, Method) else Method(str(name), str(name), pick, "")
 
-# %% ../nbs/09a_methods.ipynb #26ab688c
+# %% ../nbs/09a_methods.ipynb #1979ff94
 methods: dict[str, Method] = {}  # every acquisition function by its name
 
-
+# %% ../nbs/09a_methods.ipynb #c91572bb
 def register(method: Method) -> Method:
     "The method, after it has joined `methods`. Raises `ValueError` where its name is taken, or a field cannot be used."
     _check_method(method)
@@ -203,44 +203,44 @@ def _check_method(method) -> None:
         if not isinstance(getattr(method, key), bool):
             raise ValueError(f"`{key}` is {getattr(method, key)!r}; want True or False")
 
-# %% ../nbs/09a_methods.ipynb #d8e95f4c
+# %% ../nbs/09a_methods.ipynb #6a1b227c
 def _ranked(score: Callable) -> Callable[[Round], CandidateBatch]:
     return lambda round: get_top_k_batch(score(round.log_probs_N_K_C), round.batch_size)
 
-
+# %% ../nbs/09a_methods.ipynb #8d4618bc
 def _drawn(select: Callable) -> Callable[..., CandidateBatch]:
     return lambda round, **temperature: select(
         round.log_probs_N_K_C, round.batch_size, generator=round.generator, **temperature
     )
 
-
+# %% ../nbs/09a_methods.ipynb #85b7fc02
 def _exact(select: Callable, *args) -> Callable[[Round], CandidateBatch]:
     return lambda round: select(round.log_probs_N_K_C, round.batch_size, *args, given=round.pending)
 
-
+# %% ../nbs/09a_methods.ipynb #85ca3db7
 def _sampled(select: Callable) -> Callable[[Round], CandidateBatch]:
     return lambda round: select(
         round.log_probs_N_K_C, round.batch_size, round.num_samples, given=round.pending, generator=round.generator
     )
 
-# %% ../nbs/09a_methods.ipynb #6ad763b9
+# %% ../nbs/09a_methods.ipynb #8c45fd91
 def _random(round: Round) -> CandidateBatch:
     return get_random_batch(round.pool_size, round.batch_size, generator=round.generator)
 
-
+# %% ../nbs/09a_methods.ipynb #b65f9d5f
 def _bald(round: Round) -> CandidateBatch:
     return get_bald_batch(round.log_probs_N_K_C, round.batch_size)
 
-
+# %% ../nbs/09a_methods.ipynb #abaa1c9c
 _own = "the point's own BALD score, in nats"
 register(Method("random", "Random", _random, "0, since nothing is scored", ("#777777", "--"), needs_samples=False))
 register(Method("bald", "BALD (top-k)", _bald, _own, ("#d55e00", "-")))
 
-# %% ../nbs/09a_methods.ipynb #e0901bb1
+# %% ../nbs/09a_methods.ipynb #5c14cd40
 def _register_batch(name: str, label: str, select: Callable, score_text: str, *style: str) -> None:
     register(Method(name, label, select, score_text, style, takes_pending=True))
 
-
+# %% ../nbs/09a_methods.ipynb #80f5a26f
 _together = "information of the picks so far together, beyond pending points, in nats"
 _pairs = "2-BALD of the picks so far together, in nats"
 _large = "Large BatchBALD of the picks so far together, in nats"
@@ -254,31 +254,31 @@ _register_batch("largebatchbald", "Large BatchBALD", _exact(get_largebatchbald_b
 _register_batch("conservativebald", "Conservative BALD", _exact(get_conservativebald_batch), _own, "#d55e00", "--")
 _register_batch("budgetbald", "BALD within a budget", _sampled(get_budgetbald_batch), _together, "#d55e00", ":")
 
-# %% ../nbs/09a_methods.ipynb #74cd9b32
+# %% ../nbs/09a_methods.ipynb #8bcc2a39
 def _register_draw(name: str, label: str, select: Callable, *style: str) -> None:
     register(Method(name, label, _drawn(select), _own, style, has_temperature=True))
 
-
+# %% ../nbs/09a_methods.ipynb #02dc247b
 _register_draw("softmaxbald", "SoftmaxBALD", get_softmaxbald_batch, "#009e73", "-.")
 _register_draw("powerbald", "PowerBALD", get_powerbald_batch, "#56b4e9", "-.")
 _register_draw("softrankbald", "SoftrankBALD", get_softrankbald_batch, "#cc79a7", "-.")
 
-# %% ../nbs/09a_methods.ipynb #9f068e01
+# %% ../nbs/09a_methods.ipynb #094df923
 def _epig(round: Round) -> CandidateBatch:
     return get_epig_batch(round.log_probs_N_K_C, round.log_probs_E_K_C, round.batch_size)
 
-
+# %% ../nbs/09a_methods.ipynb #31bc727a
 def _softmaxepig(round: Round, **temperature) -> CandidateBatch:
     predictions = round.log_probs_N_K_C, round.log_probs_E_K_C
     return get_softmaxepig_batch(*predictions, round.batch_size, generator=round.generator, **temperature)
 
-
+# %% ../nbs/09a_methods.ipynb #93ea29ad
 def _epigbald(round: Round) -> CandidateBatch:
     predictions = round.log_probs_N_K_C, round.log_probs_E_K_C
     scores_N = compute_epig_bald(*predictions, round.num_samples, generator=round.generator)
     return get_top_k_batch(scores_N, round.batch_size)
 
-
+# %% ../nbs/09a_methods.ipynb #0bff1241
 def _conditioned(select: Callable, share: int = 1) -> Callable[[Round], CandidateBatch]:
     def method(round: Round) -> CandidateBatch:
         predictions, num_samples = (round.log_probs_N_K_C, round.log_probs_E_K_C), max(1, round.num_samples // share)
@@ -286,11 +286,11 @@ def _conditioned(select: Callable, share: int = 1) -> Callable[[Round], Candidat
 
     return method
 
-# %% ../nbs/09a_methods.ipynb #42fad430
+# %% ../nbs/09a_methods.ipynb #e48f5942
 def _register_epig(name: str, label: str, select: Callable, score_text: str, *style: str, **fields) -> None:
     register(Method(name, label, select, f"{score_text}, in nats", style, uses_evaluation=True, **fields))
 
-
+# %% ../nbs/09a_methods.ipynb #84166f11
 _batchepig, _batchepigbald = _conditioned(get_batchepig_batch, share=4), _conditioned(get_batchepigbald_batch)
 _own_epig, _jointly = "the point's own EPIG", "of the picks so far together"
 _drawing, _conditioning = dict(has_temperature=True), dict(takes_pending=True)
@@ -312,7 +312,7 @@ for _name, _label, _score, _text, _color, _needs in (
 ):
     register(Method(_name, _label, _ranked(_score), _text, (_color, ":"), needs_samples=_needs))
 
-# %% ../nbs/09a_methods.ipynb #e6f4db67
+# %% ../nbs/09a_methods.ipynb #3836ff36
 def get_method(
     name: str,  # a key of `methods`; where its draw has a temperature the name may carry one: softmaxbald@0.25
 ) -> Method:
@@ -330,7 +330,7 @@ def get_method(
     label, select = f"{method.label}, T = {number}", partial(method.select, temperature=temperature)
     return replace(method, name=name, label=label, select=select, style=None)
 
-
+# %% ../nbs/09a_methods.ipynb #c8e4588a
 def label_of_method(name: str) -> str:
     "A method's name for people: its label, or the name itself where `methods` does not know it."
     try:

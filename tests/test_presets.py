@@ -157,7 +157,7 @@ def test_the_paper_s_initial_images_are_where_a_run_starts(write_files, monkeypa
     assert datasets[0] is datasets[1] and len(datasets) == 2  # one pool, however many trials
     assert datasets[0].pool_originals[options["initial"][0]].tolist() == datasets[0].pool_originals[options["initial"][1]].tolist() == list(where)
     assert len(datasets[0].pool_labels) == 2 * (300 - 12) and len(datasets[0].validation_labels) == 12 and len(datasets[0].test_labels) == 40
-    assert {"together": 100, "steps": 1, "samples": 2, "test_samples": 2, "size": 10, "budget": 30, "seed": 0, "batch_size": 64, "epoch_steps": 79, "patience": 3}.items() <= options.items()
+    assert {"together": 100, "steps": 1, "samples": 2, "test_samples": 2, "size": 10, "budget": 30, "seed": 0, "minibatch_size": 64, "epoch_steps": 79, "patience": 3}.items() <= options.items()
     records = [json.loads(line) for line in (tmp_path / "results/repeated_mnist_x2/records.jsonl").read_text().splitlines()]
     assert [r["labels"] for r in records] == [20, 20, 30, 30]
     training = json.loads((tmp_path / "results/repeated_mnist_x2/run.json").read_text())["training"]
