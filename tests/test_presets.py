@@ -161,7 +161,7 @@ def test_the_paper_s_initial_images_are_where_a_run_starts(write_files, monkeypa
     records = [json.loads(line) for line in (tmp_path / "results/repeated_mnist_x2/records.jsonl").read_text().splitlines()]
     assert [r["labels"] for r in records] == [20, 20, 30, 30]
     training = json.loads((tmp_path / "results/repeated_mnist_x2/run.json").read_text())["training"]
-    assert training == {"batch_size": 64, "learning_rate": 1e-3, "epoch_steps": 79, "early_stopping": "accuracy", "patience": 3}  # how many in a stack does not belong to it
+    assert training == {"minibatch_size": 64, "learning_rate": 1e-3, "epoch_steps": 79, "early_stopping": "accuracy", "patience": 3}  # how many in a stack does not belong to it
     assert not {i for r in records for i in r["indices"]} & set(range(20)) and records[0]["indices"] != records[1]["indices"]
 
 
