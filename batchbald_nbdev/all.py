@@ -14,6 +14,7 @@ from batchbald_nbdev.information import *
 from batchbald_nbdev.joint_entropy import *
 from batchbald_nbdev.kbald import *
 from batchbald_nbdev.labelling import *
+from batchbald_nbdev.methods import *
 from batchbald_nbdev.plain_batchbald import *
 from batchbald_nbdev.plots import *
 from batchbald_nbdev.records import *

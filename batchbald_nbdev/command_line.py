@@ -17,11 +17,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from fastcore.script import anno_parser, store_true
+from fastcore.script import Param, anno_parser, store_true
 
-from .active_learning import Round, derive_generator, get_method, get_methods
+from .active_learning import derive_generator
 from .experiments import compare_methods, format_summary
 from .information import _listening, _memory, _warn, as_log_probs
+from .methods import Round, get_method, methods, names_in_words
 from .records import fail, refuse_dangling, write_csv, write_whole
 
 # %% ../nbs/94_command_line.ipynb #4687709b
@@ -86,7 +87,7 @@ def _say_option(message: str) -> str:
 @_command
 def batchbald_compare(
     dataset: str = None,  # data set: digits, mnist, fashionmnist, emnist, cifar10 or cinic10
-    methods: str = None,  # method names, separated by commas (default: random,bald,softmaxbald,2bald,batchbald)
+    methods: str = None,  # method names as in batchbald_select --help, separated by commas (default: random,bald,softmaxbald,2bald,batchbald)
     trials: int = None,  # trials of each method (default: 6)
     size: int = None,  # acquisition size, the labels bought in each round (default: 10)
     samples: int = None,  # parameter samples (dropout masks) for choosing, K (default: 50)
@@ -297,7 +298,7 @@ def select_batch(
     ids: str | None = None,  # file with the names of the points, one per line
     evaluation: str | None = None,  # for the EPIG methods: a file like `predictions` for inputs like those that the model is for, (E, K, C'); else the pool
     out: str | None = None,  # .json or .csv file to write
-    configs: int = 1_000,  # label configurations that methods for whole batches carry, M
+    configs: int = 4_000,  # label configurations that methods for whole batches carry, M
     seed: int = 0,  # seed of what is drawn
     overwrite: bool = False,  # replace `out` if it exists
 ) -> list[dict]:  # one dictionary for each pick, in order
@@ -312,11 +313,11 @@ def _select(tell: Callable, predictions, kind, method, size, given, ids, evaluat
             fail(f"`{name}` is {value}; want {least} or more")
     method = str(method)
     try:
-        pick = get_method(method, configs)
+        pick = get_method(method)
     except ValueError as e:
         fail(str(e).replace("`name` is", "`method` is", 1))
-    if evaluation is not None and "epig" not in method:
-        asking = ", ".join(name for name in get_methods() if "epig" in name)
+    if evaluation is not None and not pick.uses_evaluation:
+        asking = ", ".join(name for name, method in methods.items() if method.uses_evaluation)
         fail(f"`evaluation` is {str(evaluation)!r}, and `method` {method!r} asks nothing about evaluation inputs; leave it out, or choose one of: {asking}")
     if out is not None:
         _check_out(Path(out), overwrite)
@@ -328,7 +329,8 @@ def _select(tell: Callable, predictions, kind, method, size, given, ids, evaluat
     positions = _positions(_read_lines(given, "given"), names, N) if given else []
     def predict(inputs): return log_probs_N_K_C if inputs is None else inputs
 
-    round = Round(size, N, predict, generator=derive_generator(seed, "select"), given=positions, evaluation_inputs=_read_evaluation(evaluation, kind, log_probs_N_K_C))
+    inputs = {"pending": positions, "evaluation_inputs": _read_evaluation(evaluation, kind, log_probs_N_K_C)}
+    round = Round(size, N, predict, generator=derive_generator(seed, "select"), num_samples=configs, **inputs)
     sizes = dict(zip(("points", "samples", "classes"), log_probs_N_K_C.shape))
     tell(**sizes, given=len(set(positions)), evaluation=None if evaluation is None else len(round.evaluation_inputs))
     batch = pick(round)
@@ -343,20 +345,9 @@ def _select(tell: Callable, predictions, kind, method, size, given, ids, evaluat
     return rows
 
 
-_score_words = {
-    "random": "0, since nothing is scored", "bald": "the point's own BALD score, in nats", "entropy": "entropy of the averaged prediction, in nats",
-    "varratios": "1 less the probability of the likeliest class", "meanstd": "standard deviation of the class probabilities, mean over classes",
-    "batchbald": "information of the picks so far together, beyond given points, in nats", "batchepig": "BatchEPIG of the picks so far together, in nats", "epig": "the point's own EPIG, in nats",
-    "epigbald": "the point's own EPIG-BALD, in nats", "batchepigbald": "EPIG-BALD of the picks so far together, in nats", "largebatchbald": "Large BatchBALD of the picks so far together, in nats",
-    **{name: f"{k}-BALD of the picks so far together, in nats" for name, k in (("2bald", 2), ("3bald", 3), ("dynamic2bald", 2))},
-}  # fmt: skip
-_score_words |= {name: _score_words["bald"] for name in ("softmaxbald", "powerbald", "softrankbald", "conservativebald")}
-_score_words |= {name: _score_words["batchbald"] for name in ("dynamicbatchbald", "budgetbald")} | {"softmaxepig": _score_words["epig"]}
-
-
 def _describe_columns(rows: Sequence[dict], method: str) -> dict[str, str]:
     "What the numbers are that `method` gives for each pick."
-    words = {"score": _score_words[method.partition("@")[0]], "gain": "what this pick adds, in nats", "standard_error": "of the score, in nats, 0 where it is exact"}
+    words = {"score": get_method(method).score_text, "gain": "what this pick adds, in nats", "standard_error": "of the score, in nats, 0 where it is exact"}
     return {column: text for column, text in words.items() if rows and column in rows[0]}
 
 # %% ../nbs/94_command_line.ipynb #46fb093e
@@ -389,13 +380,13 @@ def _write_picks(out: Path, rows: list[dict], settings: dict) -> None:
 def batchbald_select(
     predictions: str,  # file with an array (N points, K samples, C classes): .npy, .npz, .pt, .h5, .zarr, .parquet, ...
     kind: str = "log_probs",  # what it holds: log_probs, probs or logits
-    method: str = "batchbald",  # random bald batchbald 2bald 3bald softmaxbald powerbald softrankbald entropy varratios meanstd epig batchepig softmaxepig epigbald batchepigbald dynamicbatchbald dynamic2bald conservativebald budgetbald largebatchbald ; softmaxbald, powerbald and softrankbald may end in a temperature: softmaxbald@0.25
+    method: Param(f"one of: {names_in_words()}", str) = "batchbald",
     size: int = 10,  # points to pick
     given: str = None,  # file of points already out for labelling, one per line: ids if there are ids, else positions from 0
     ids: str = None,  # file with the names of the points, one per line
     evaluation: str = None,  # EPIG methods: a file like predictions, for inputs like those that the model is for (default: the pool)
     out: str = None,  # .json or .csv file to write
-    configs: int = 1000,  # label configurations that BatchBALD carries, M
+    configs: int = 4000,  # label configurations that BatchBALD carries, M
     seed: int = 0,  # seed of what is drawn
     overwrite: store_true = False,  # replace `out` if it exists
 ):
@@ -406,7 +397,7 @@ def batchbald_select(
         points_given = f"{_count(points, 'point')}{f' ({given:,} given)' if given else ''}"
         shape = f"{points_given}, {_count(samples, 'parameter sample')}, {_count(classes, 'class')}"
         _print(f"{Path(predictions).name}: {shape}{also}")
-        if samples == 1 and method not in ("random", "entropy", "varratios"):
+        if samples == 1 and get_method(method).needs_samples:
             _warn("`predictions` has one parameter sample (K = 1), so no samples can disagree: all scores are 0, and the picks mean nothing; collect several, or use --method entropy", stacklevel=2)
         if size > points - given:
             _warn(f"`size` is {size:,}, and only {_count(points - given, 'point')} can be picked", stacklevel=2)

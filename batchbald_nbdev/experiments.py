@@ -20,12 +20,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from .active_learning import Round, derive_generator, get_method, get_methods, make_mlp, make_seeded, run_trials, train_models
+from .active_learning import derive_generator, make_mlp, make_seeded, run_trials, train_models
 from .bald import CandidateBatch
 from .datasets import ActiveLearningData, get_balanced_indices, make_active_learning_data
 from .image_sets import image_sets, load_images
 from .information import _tensor, _work_device
-from .plots import get_curves, label_of_method, labels_of_methods, plot_learning_curves
+from .methods import Round, get_method, label_of_method, names_in_words
+from .plots import get_curves, plot_learning_curves
 from .records import fail, open_folder, write_csv, write_whole
 
 # %% ../nbs/11_experiments.ipynb #8515d02a
@@ -183,7 +184,7 @@ def _check_options(options: dict) -> dict:
     if options["dataset"] not in image_sets:
         fail(f"`dataset` is {options['dataset']!r}; want one of: {', '.join(image_sets)}")
     if not methods or len(set(methods)) != len(methods):
-        fail(f"`methods` is {options['methods']!r}; want different ones of: {', '.join(get_methods())}")
+        fail(f"`methods` is {options['methods']!r}; want different ones of: {names_in_words()}")
     for method in methods:
         try:
             get_method(method)
@@ -283,12 +284,12 @@ def compare_methods(
     if together is not None and together < 1:
         fail(f"`together` is {together}; want 1 or more")
     options = _check_options(presets[preset] | {k: v for k, v in options.items() if v is not None})
-    methods = {name: get_method(name, options["configs"]) for name in options["methods"]}
+    methods = {name: get_method(name) for name in options["methods"]}
     out, device = Path(out), str(_work_device(device))
     datasets, make_model = _load_data(options, data, download)
     initial = _get_initial(options, datasets)
     training = _get_training(options["dataset"]) | ({"together": together} if together else {})
-    training |= {k: options[k] for k in ("seed", "size", "samples", "budget", "steps", "test_samples")} | {"initial": initial, "device": device}
+    training |= {k: options[k] for k in ("seed", "size", "samples", "configs", "budget", "steps", "test_samples")} | {"initial": initial, "device": device}
     run = _describe_run(options, device)
     return summarize(_record(out, run, _title(options), len(initial[0]), resume, overwrite, datasets, methods, make_model, training))
 

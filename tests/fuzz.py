@@ -478,8 +478,8 @@ def select(spec):
         want(status == 0 and out.count("\n") >= 2 and "Traceback" not in err, lambda: f"status {status}: {err[-300:]}")
         picks = json.loads((folder / "picks.json").read_text())["picks"]
         log_probs = as_log_probs(x, kind)
-        direct = get_method(spec["options"]["method"], 20)(Round(spec["B"], len(x), lambda i: log_probs,
-            generator=derive_generator(spec["seed"], "select"), given=spec["given"]))
+        direct = get_method(spec["options"]["method"])(Round(spec["B"], len(x), lambda i: log_probs,
+            generator=derive_generator(spec["seed"], "select"), pending=spec["given"], num_samples=20))
         want([(p["position"], p["score"]) for p in picks] == list(zip(direct.indices, direct.scores)),
             lambda: f"{picks}, not {direct}")
         want(not set(direct.indices) & set(spec["given"]), "a given point was picked")
@@ -586,7 +586,7 @@ def draw_files(rng, kind):
             "B": rng.choice([0, 1, 3, 9]), "seed": rng.randrange(1000), "make": rng.choice(MAKES), "given": []}
         spec["given"] = [rng.randrange(spec["N"]) for _ in range(rng.randrange(3))]
         spec["options"] = {"format": rng.choice(["npy", "npz", "pt"]), "kind": rng.choice(["log_probs", "probs",
-            "logits"]), "method": rng.choice([*get_methods(), "softmaxbald@0.3"]), "process": process}
+            "logits"]), "method": rng.choice([*methods, "softmaxbald@0.3"]), "process": process}
         if kind == "invalid": spec["bad"] = rng.choice([wrong for wrong in [*BAD_OPTIONS,
             *BAD_FILES] if wrong != "probs" or spec["options"]["kind"] != "logits"])
         return spec

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -20,12 +21,13 @@ import torch
 from fastcore.script import anno_parser
 
 from batchbald_nbdev import command_line, experiments, records
-from batchbald_nbdev.active_learning import Round, derive_generator, get_methods, make_mlp, run_trials
+from batchbald_nbdev.active_learning import derive_generator, make_mlp, run_trials
 from batchbald_nbdev.bald import CandidateBatch
 from batchbald_nbdev.datasets import example_log_probs, get_repeated_digits
 from batchbald_nbdev.epig import get_epig_batch
 from batchbald_nbdev.command_line import select_batch
 from batchbald_nbdev.experiments import compare_methods, record_trials
+from batchbald_nbdev.methods import Round, methods
 
 TOY = "--methods random,2bald --trials 2 --samples 5 --configs 50 --budget 40 --repeats 2".split()
 
@@ -180,15 +182,15 @@ def test_select_refuses_evaluation_inputs_that_nobody_asks_about(predictions, tm
     x = np.load(predictions)
     np.save(tmp_path / "evaluation.npy", x[5:9])
     asking = []
-    monkeypatch.setattr(command_line, "Round", lambda *args, evaluation_inputs, **options: Spy(Round(*args, evaluation_inputs=evaluation_inputs, **options)))
-    class Spy:
-        def __init__(self, round): self.round = round
-        def __getattr__(self, name):
-            asking.append(name == "evaluation_inputs")
-            return getattr(self.round, name)
-    for name in get_methods():
+    class Spy(Round):
+        def __getattribute__(self, name):
+            asking.append(name == "log_probs_E_K_C")
+            return super().__getattribute__(name)
+    monkeypatch.setattr(command_line, "Round", Spy)
+    for name in methods:
         asking.clear()
         select_batch(predictions, method=name, size=2, configs=50)
+        assert any(asking) == methods[name].uses_evaluation
         if any(asking):
             assert len(select_batch(predictions, method=name, size=2, configs=50, evaluation=tmp_path / "evaluation.npy")) == 2
         else:
@@ -246,8 +248,8 @@ def test_select_takes_a_temperature(predictions, call, refused):
 
 
 def test_the_help_names_every_method(call):
-    words = anno_parser(command_line.batchbald_select.__wrapped__, "batchbald_select").format_help().split()
-    assert not [name for name in get_methods() if name not in words]
+    words = re.findall(r"[\w@.]+", anno_parser(command_line.batchbald_select.__wrapped__, "batchbald_select").format_help())
+    assert not [name for name in methods if name not in words]
 
 
 def test_compare_resumes_a_run_whose_batches_differ_in_size(tmp_path, call):
@@ -564,7 +566,7 @@ def record(out, **options):
         return (9 - data.pool_labels[positions]).tolist()
 
     how = {"oracle": oracle, "make_model": partial(make_mlp, hidden=16), **SMALL} | options
-    return record_trials(out, OWN_DATA, {"random": get_methods()["random"], "own": own}, **how), asked
+    return record_trials(out, OWN_DATA, {"random": methods["random"], "own": own}, **how), asked
 
 
 def without_seconds(rows):
@@ -577,7 +579,7 @@ def test_a_run_of_one_s_own_is_recorded_and_goes_on_after_it_was_torn(tmp_path, 
     assert sorted(p.name for p in tmp_path.iterdir()) == ["learning_curves.png", "records.jsonl", "run.json", "summary.csv"]
     path = tmp_path / "records.jsonl"
     how = {"oracle": lambda data, positions: 9 - data.pool_labels[positions], "make_model": partial(make_mlp, hidden=16), **SMALL} | options
-    expected = [row for rows in run_trials(OWN_DATA, {"random": get_methods()["random"], "own": own}, **how) for row in rows]
+    expected = [row for rows in run_trials(OWN_DATA, {"random": methods["random"], "own": own}, **how) for row in rows]
     assert without_seconds(rows) == timeless(path) == without_seconds(expected) and len(asked) == sum(bool(row["indices"]) for row in rows)
     whole, lines = path.read_bytes(), path.read_bytes().splitlines(keepends=True)
     for torn, first in ((b"".join(lines[:6]) + lines[6][:40], 4), (b"", 0), (whole, len(rows))):
@@ -605,7 +607,7 @@ def test_a_run_of_one_s_own_is_refused_where_it_does_not_belong(tmp_path):
         record(out, resume=True, settings={"labelled by": "me"})
     assert record(out, overwrite=True, settings={})[0] and json.loads((out / "run.json").read_text())["options"]["settings"] == {}
     with pytest.raises(ValueError, match="datasets is"):
-        record_trials(out, [replace(data, name="other") for data in OWN_DATA], {"random": get_methods()["random"], "own": own}, resume=True, **SMALL)
+        record_trials(out, [replace(data, name="other") for data in OWN_DATA], {"random": methods["random"], "own": own}, resume=True, **SMALL)
     with pytest.raises(ValueError, match="other options"): compare_methods(out, resume=True, methods="random", trials=2)
 
 

@@ -180,13 +180,14 @@ def trained(make=partial(make_mlp, hidden=16), **options):
     return kept, [dict(model.state_dict()) for model in models], collected, evaluate(collected, DATA.test_labels)
 
 
-def run(methods=("bald", "batchbald"), **options):
-    chosen = {name: get_methods(60)[name] for name in methods}
+def run(names=("bald", "batchbald"), **options):
+    chosen = {name: methods[name] for name in names}
     return list(
         run_trials(
             [DATA],
             chosen,
             partial(make_mlp, hidden=8),
+            configs=60,
             size=3,
             samples=6,
             budget=26,
@@ -262,9 +263,11 @@ def chosen(i):
         return i.x if inputs is None else i.y
 
     def round(given):
-        return Round(4, 120, predict, generator=seeded(), given=given, evaluation_inputs=i.images)
+        return Round(
+            4, 120, predict, generator=seeded(), pending=given, evaluation_inputs=i.images, num_samples=60
+        )
 
-    return {(name, given): method(round(given)) for name, method in get_methods(60).items() for given in ((), (3, 8))}
+    return {(name, given): method(round(given)) for name, method in methods.items() for given in ((), (3, 8))}
 
 
 RECORDS = [row for rows in run(("random",)) for row in rows]
@@ -421,13 +424,13 @@ COMPUTED = {  # name -> what it computes from inputs, in a folder of its own; `o
         ),
     ],
     "Round": lambda i, f, **o: Round(4, 120, lambda _: i.x).log_probs_N_K_C,
-    "get_methods": lambda i, f, **o: chosen(i),
+    "methods": lambda i, f, **o: chosen(i),
     "get_method": lambda i, f, **o: get_method("softmaxbald@0.25")(Round(4, 120, lambda _: i.x, generator=seeded())),
     "run_trials": lambda i, f, **o: [run(**o), run(warm_start=True, together=1, initial=[range(20)], **o)],
     "record_trials": lambda i, f, **o: record_trials(
         f / "own",
         [DATA],
-        {"bald": get_methods()["bald"]},
+        {"bald": methods["bald"]},
         partial(make_mlp, hidden=8),
         overwrite=True,
         size=3,
@@ -459,7 +462,8 @@ NO_NUMBERS = {
     "CeilingWarning": "a warning",
     "LabelsChanged": "an error",
     "mnist_initial_indices": "a constant",
-    "labels_of_methods": "names",
+    "Method": "what `methods` holds",
+    "register": "a name more",
     "label_of_method": "a name",
     "presets": "options",
     "make_consistent": "replaces layers of a network",

@@ -263,7 +263,7 @@ def test_a_device_that_holds_no_numbers(tmp_path, refused, device):
     refused("batchbald_compare", *TOY, "--device", device, "--out", tmp_path / "new", message="`device`")
     data = [get_repeated_digits(1, originals=100)]
     with pytest.raises(ValueError, match="`device`"):
-        record_trials(tmp_path / "new", data, {"random": get_methods()["random"]}, device=device, budget=22)
+        record_trials(tmp_path / "new", data, {"random": methods["random"]}, device=device, budget=22)
     assert not [*tmp_path.iterdir()]
 
 
