@@ -12,13 +12,14 @@ import pytest
 import torch
 from matplotlib.colors import to_hex
 
-from batchbald_nbdev import experiments
+from batchbald_nbdev import command_line, experiments
 from batchbald_nbdev.active_learning import acquire, derive_generator, make_mlp, make_seeded, run_trials
 from batchbald_nbdev.bald import CandidateBatch, compute_bald, get_top_k_batch
 from batchbald_nbdev.batchbald import get_batchbald_batch
 from batchbald_nbdev.datasets import example_log_probs, get_balanced_indices, get_repeated_digits
 from batchbald_nbdev.epig import get_batchepig_batch, get_epig_batch
-from batchbald_nbdev.experiments import format_picks, presets, select_batch
+from batchbald_nbdev.command_line import format_picks, select_batch
+from batchbald_nbdev.experiments import presets
 from batchbald_nbdev.labelling import Labelling, plot_labelling
 from batchbald_nbdev.methods import Method, Round, get_method, label_of_method, methods, register
 from batchbald_nbdev.plots import _styles_of, plot_learning_curves
@@ -72,7 +73,7 @@ def test_the_comparison_finds_it_with_its_legend_and_its_colour(margin, tmp_path
     monkeypatch.setattr(experiments, "plot_learning_curves", lambda *args: figures.append(plot_learning_curves(*args)) or figures[0])
     out, err = StringIO(), StringIO()
     with redirect_stdout(out), redirect_stderr(err):
-        experiments.batchbald_compare(methods="random,margin", trials=2, samples=5, configs=50, budget=40, repeats=1, steps=5, out=str(tmp_path / "run"))
+        command_line.batchbald_compare(methods="random,margin", trials=2, samples=5, configs=50, budget=40, repeats=1, steps=5, out=str(tmp_path / "run"))
     lines = out.getvalue().splitlines()
     assert [line for line in lines if line.startswith("Margin (top-k) ")]
     assert [row["method"] for row in csv.DictReader(open(tmp_path / "run/summary.csv"))] == ["random", "margin"]
@@ -101,7 +102,7 @@ def test_the_command_finds_it_and_keeps_pending_points_away_from_it(margin, pred
     (tmp_path / "pending.txt").write_text("\n".join(map(str, best[:3])))
     out = StringIO()
     with redirect_stdout(out):
-        experiments.batchbald_select(str(predictions), method="margin", size=4, given=str(tmp_path / "pending.txt"))
+        command_line.batchbald_select(str(predictions), method="margin", size=4, given=str(tmp_path / "pending.txt"))
     lines = out.getvalue().splitlines()
     assert [int(line.split()[2]) for line in lines[2:-1]] == best[3:7] and lines[-1] == f"score: {WORDS}"
     np.save(tmp_path / "evaluation.npy", np.load(predictions)[:5])
@@ -112,7 +113,7 @@ def test_the_command_finds_it_and_keeps_pending_points_away_from_it(margin, pred
 def test_one_parameter_sample_is_enough_for_it(margin, predictions, tmp_path, capsys):
     np.save(tmp_path / "one.npy", np.load(predictions)[:, :1])
     for name, warned in (("margin", False), ("bald", True)):
-        experiments.batchbald_select(str(tmp_path / "one.npy"), method=name, size=2)
+        command_line.batchbald_select(str(tmp_path / "one.npy"), method=name, size=2)
         assert ("(K = 1)" in capsys.readouterr().err) == warned
 
 
@@ -154,7 +155,7 @@ def test_names_labels_and_styles_are_each_used_once():
 def test_there_is_one_default_for_the_configurations_that_are_carried():
     found = {function: inspect.signature(function).parameters[name].default for function, name in (
         (get_batchbald_batch, "num_samples"), (Round, "num_samples"), (acquire, "configs"), (run_trials, "configs"), (select_batch, "configs"),
-        (experiments.batchbald_select.__wrapped__, "configs"))}
+        (command_line.batchbald_select.__wrapped__, "configs"))}
     assert set(found.values()) == {4_000}
     assert 4 * inspect.signature(get_batchepig_batch).parameters["num_samples"].default == 4_000  # the quarter that the method takes
     assert {preset["configs"] for name, preset in presets.items() if preset["dataset"] == "digits"} == {1_000}

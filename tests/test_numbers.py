@@ -234,7 +234,7 @@ POSITIONS = {
     "get_budgetbald_batch": lambda given: get_budgetbald_batch(X, 3, given=given),
     "get_batchepig_batch": lambda given: get_batchepig_batch(X, E, 3, given=given),
     "get_batchepigbald_batch": lambda given: get_batchepigbald_batch(X, E, 3, given=given),
-    "softmaxbald": lambda given: get_method("softmaxbald")(Round(3, 9, lambda _: X, given=given)),
+    "softmaxbald": lambda given: get_method("softmaxbald")(Round(3, 9, lambda _: X, pending=given)),
 }
 
 
