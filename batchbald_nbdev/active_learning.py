@@ -11,6 +11,7 @@ import copy
 import hashlib
 import math
 import reprlib
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -53,10 +54,13 @@ def make_mlp(features: int = 64, hidden: int = 128, classes: int = 10, p: float 
     return nn.Sequential(nn.Flatten(), first, nn.ReLU(), ConsistentDropout(p), last)
 
 
+_seeding = threading.RLock()  # the global random state is one for all threads
+
+
 def make_seeded(make_model: Callable[[], nn.Module], generator: torch.Generator) -> nn.Module:
     "`make_model()`, with initial weights that depend on `generator` alone if it draws them with PyTorch on the CPU; the global random state is as before."
     seed = torch.randint(2**62, (), generator=generator, device=generator.device).item()
-    with torch.random.fork_rng(devices=[]), torch.device("cpu"):  # elsewhere draws would differ
+    with _seeding, torch.random.fork_rng(devices=[]), torch.device("cpu"):  # elsewhere draws would differ
         torch.default_generator.manual_seed(seed)  # `torch.manual_seed` would reach GPUs too
         return make_consistent(make_model())
 
@@ -145,7 +149,7 @@ def _check_training(models, inputs, labels, keys, validation, early_stopping) ->
 # %% ../nbs/10_active_learning.ipynb #e1039a78
 @torch.inference_mode(False)
 @torch.enable_grad()
-@_full_precision()
+@_full_precision
 def train_models(
     models: Sequence[nn.Module],  # T models of one architecture; trained in place
     inputs: Sequence[Tensor],  # for each model its training inputs (n, *features); n may differ
