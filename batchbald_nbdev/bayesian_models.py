@@ -13,6 +13,7 @@ import itertools
 import math
 import os
 import tempfile
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -140,17 +141,31 @@ class _NoFunctionalDropout(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
+_fused_lock, _fused = threading.Lock(), []  # what the setting was, as each prediction that goes on found it
+
+
+def _unfuse(on: bool) -> None:
+    "Attention without its fused form: a setting of the process, so it is put back when the last of several threads is done."
+    with _fused_lock:
+        if on:
+            _fused.append(torch.backends.mha.get_fastpath_enabled())
+            torch.backends.mha.set_fastpath_enabled(False)
+        else:
+            was = _fused.pop()
+            torch.backends.mha.set_fastpath_enabled(was and not _fused)
+
+
 @contextmanager
 def _evaluating(models: Sequence[nn.Module]):
     "Modules in `eval()`, and attention without its fused form, which passes dropout layers by. Afterwards all is as before."
-    modes, fused = {module: module.training for model in models for module in model.modules()}, torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
+    modes = {module: module.training for model in models for module in model.modules()}
+    _unfuse(True)
     try:
         for model in models:
             model.eval()
         yield
     finally:
-        torch.backends.mha.set_fastpath_enabled(fused)
+        _unfuse(False)
         for module, mode in modes.items():
             module.training = mode
 
@@ -351,7 +366,7 @@ def _autocast(device: torch.device, mixed_precision: bool) -> AbstractContextMan
     return torch.autocast("cuda", torch.bfloat16) if mixed_precision else nullcontext()
 
 # %% ../nbs/08_bayesian_models.ipynb #a56c97ab
-@_full_precision()
+@_full_precision
 @torch.no_grad()
 def collect_log_probs(
     model: nn.Module,  # returns logits or log-probabilities (n, C), each row from its own input alone
@@ -424,7 +439,7 @@ def collect_log_probs(
         return _gather(blocks(), out)
 
 # %% ../nbs/08_bayesian_models.ipynb #89c69d38
-@_full_precision()
+@_full_precision
 @torch.no_grad()
 def collect_ensemble_log_probs(
     models: Iterable[Callable[[Tensor], Tensor]],  # K networks or other callables; each takes inputs and returns logits or log-probabilities (n, C)

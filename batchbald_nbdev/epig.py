@@ -25,7 +25,7 @@ from .plain_batchbald import CeilingWarning, _over_runs, _ties, _warn_near_ceili
 from .stochastic import _check_temperature, get_softmax_batch
 
 # %% ../nbs/07_epig.ipynb #a07d75c2
-@_full_precision()
+@_full_precision
 def _evaluation_gains(
     x: Tensor,  # log_probs_N_K_C
     y: Tensor,  # log_probs_E_K_C

@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
+from functools import wraps
 from itertools import combinations
 
 import numpy as np
@@ -269,14 +270,20 @@ def as_log_probs(
     return x
 
 # %% ../nbs/00_information.ipynb #a4c95d10
-@contextmanager
-def _full_precision() -> Iterator[None]:
-    "Without `torch.autocast`, if it is on in this thread."
-    with ExitStack() as stack:
-        for kind in ("cpu", "cuda", "mps", "xpu"):
-            if torch.is_autocast_enabled(kind):
+def _full_precision(function: Callable) -> Callable:
+    "`function`, without `torch.autocast` where it is on in the thread that calls."
+
+    @wraps(function)
+    def call(*args, **options):
+        on = [kind for kind in ("cpu", "cuda", "mps", "xpu") if torch.is_autocast_enabled(kind)]
+        if not on:
+            return function(*args, **options)
+        with ExitStack() as stack:
+            for kind in on:
                 stack.enter_context(torch.autocast(kind, enabled=False))
-        yield
+            return function(*args, **options)
+
+    return call
 
 # %% ../nbs/00_information.ipynb #c7e1a38b
 _listener: ContextVar[Callable | None] = ContextVar("_listener", default=None)

@@ -6,6 +6,7 @@ import inspect
 import math
 import pkgutil
 import threading
+import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -857,3 +858,34 @@ def test_tensors_are_made_somewhere_and_as_something():
     program, = found.pop("command_line.py")  # where the process is the command's own
     assert program.endswith("warnings.simplefilter")
     assert not any(found.values()), found
+
+
+def test_threads_draw_the_weights_that_one_draws():
+    def make():
+        time.sleep(0.002)  # others get their turn between the seed and the draws
+        return make_mlp(4, 3, 2)
+
+    state, expected = torch.get_rng_state(), [make_seeded(make, seeded(t)).state_dict() for t in range(8)]
+    with ThreadPoolExecutor(8) as executor:
+        for _ in range(5):
+            drawn = list(executor.map(lambda t: make_seeded(make, seeded(t)).state_dict(), range(8)))
+            for t in range(8):
+                assert_same(dict(drawn[t]), dict(expected[t]), f"thread {t}")
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_attention_stays_unfused_until_the_last_prediction_ends(fused):
+    enabled, set_enabled = torch.backends.mha.get_fastpath_enabled, torch.backends.mha.set_fastpath_enabled
+    before = enabled()
+    try:
+        set_enabled(fused)
+        first, second = bayesian_models._evaluating([]), bayesian_models._evaluating([])  # of two threads
+        first.__enter__()
+        second.__enter__()
+        first.__exit__(None, None, None)
+        assert not enabled()
+        second.__exit__(None, None, None)
+        assert enabled() == fused
+    finally:
+        set_enabled(before)
