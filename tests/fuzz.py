@@ -656,6 +656,7 @@ def main():
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() if sys.platform == "linux" else 0
     if used: resource.setrlimit(resource.RLIMIT_AS, (used + 4 * 2**30,) * 2)  # what asks for much more than a case needs fails here
     try:
+        finished()  # now, so that no case has to wait for it
         if options.spec:
             print(message := attempt(options.spec))
             return int(message is not None)
