@@ -425,7 +425,7 @@ COMPUTED = {  # name -> what it computes from inputs, in a folder of its own; `o
         ),
     ],
     "Round": lambda i, f, **o: Round(4, 120, lambda _: i.x).log_probs_N_K_C,
-    "methods": lambda i, f, **o: chosen(i),
+    "Method": lambda i, f, **o: chosen(i),
     "get_method": lambda i, f, **o: get_method("softmaxbald@0.25")(Round(4, 120, lambda _: i.x, generator=seeded())),
     "run_trials": lambda i, f, **o: [run(**o), run(warm_start=True, together=1, initial=[range(20)], **o)],
     "record_trials": lambda i, f, **o: record_trials(
@@ -463,7 +463,8 @@ NO_NUMBERS = {
     "CeilingWarning": "a warning",
     "LabelsChanged": "an error",
     "mnist_initial_indices": "a constant",
-    "Method": "what `methods` holds",
+    "methods": "a table of `Method`",
+    "acquire": "what `run_trials` does in a round",
     "register": "a name more",
     "label_of_method": "a name",
     "presets": "options",
