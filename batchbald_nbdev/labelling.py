@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from .active_learning import Round, _check_how, _check_seed, derive_generator, evaluate, get_methods, make_mlp, make_seeded, train_models
 from .bald import compute_bald
-from .bayesian_models import collect_log_probs
+from .collect import collect_log_probs
 from .experiments import _append, _lock, _parse_lines
 from .information import _brief, _check_count, _check_room, _tensor, _without, _work_device
 from .joint_entropy import _repeat_information

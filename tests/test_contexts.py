@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 import batchbald_nbdev
-from batchbald_nbdev import active_learning, bayesian_models, information
+from batchbald_nbdev import active_learning, collect, information
 from batchbald_nbdev.all import *
 
 pytestmark = [
@@ -616,7 +616,7 @@ def test_mixed_precision_is_asked_for_by_name(monkeypatch):
     with pytest.raises(ValueError, match="`mixed_precision` is for CUDA"):
         collect_log_probs(network(), i.images, 6, mixed_precision=True)
     monkeypatch.setattr(
-        bayesian_models, "_autocast", lambda device, on: torch.autocast("cpu", torch.bfloat16, enabled=on)
+        collect, "autocast", lambda device, on: torch.autocast("cpu", torch.bfloat16, enabled=on)
     )
     mixed = collect_log_probs(network(), i.images, 6, mixed_precision=True)
     with torch.autocast("cpu", torch.float16):
