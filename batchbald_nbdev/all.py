@@ -4,6 +4,7 @@ from batchbald_nbdev.active_learning import *
 from batchbald_nbdev.bald import *
 from batchbald_nbdev.batchbald import *
 from batchbald_nbdev.bayesian_models import *
+from batchbald_nbdev.collect import *
 from batchbald_nbdev.command_line import *
 from batchbald_nbdev.datasets import *
 from batchbald_nbdev.distributed import *
@@ -15,6 +16,7 @@ from batchbald_nbdev.joint_entropy import *
 from batchbald_nbdev.kbald import *
 from batchbald_nbdev.labelling import *
 from batchbald_nbdev.methods import *
+from batchbald_nbdev.networks import *
 from batchbald_nbdev.plain_batchbald import *
 from batchbald_nbdev.plots import *
 from batchbald_nbdev.records import *

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .bayesian_models import make_cifar10_resnet, make_cinic10_vgg, make_emnist_cnn, make_mnist_cnn
 from .datasets import get_repeated_digits, mnist_initial_indices
 from .information import _check_count, _tensor
+from .networks import make_cifar10_resnet, make_cinic10_vgg, make_emnist_cnn, make_mlp, make_mnist_cnn
 
 # %% ../nbs/09a_image_sets.ipynb #2f7d60b4
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def load_images(
     return train, test
 
 # %% ../nbs/09a_image_sets.ipynb #7a4f8e2b
-register_image_set(ImageSet("digits", (64,), 10, draw=get_repeated_digits, title="Digits"))
+register_image_set(ImageSet("digits", (64,), 10, draw=get_repeated_digits, title="Digits", network=make_mlp))
 
 # %% ../nbs/09a_image_sets.ipynb #05cfd603
 def _torchvision_datasets():

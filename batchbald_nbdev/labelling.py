@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from .active_learning import acquire, derive_generator, evaluate, make_mlp, make_seeded, train_models
 from .bald import compute_bald
-from .bayesian_models import collect_log_probs
+from .collect import collect_log_probs
 from .information import _brief, _check_count, _check_room, _tensor, _without, _work_device
 from .joint_entropy import _repeat_information
 from .kbald import compute_pair_information

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .bald import CandidateBatch
-from .bayesian_models import _evaluating, dropout_layers
+from .bayesian_models import evaluating, dropout_layers
 from .information import _brief, _check_count, _check_number, _check_room, _endless, _tensor
 from .methods import check_batch
 
@@ -84,7 +84,7 @@ def _check_dropout(rates: list[dict[str, float]]) -> None:
 # %% ../nbs/92a_loop_checks.ipynb #f1dc5ddc
 def _check_classes(model: nn.Module, inputs, labels, validation) -> None:
     "As many labels as inputs, and such as the networks can tell apart."
-    with torch.no_grad(), _evaluating([model]):
+    with torch.no_grad(), evaluating([model]):
         classes = model(inputs[0][:1].to(next(model.parameters()).device)).shape[-1]
     for t, (x, y) in enumerate(zip(inputs, labels)):
         check_labels(f"`labels[{t}]` is", y, len(x), classes)

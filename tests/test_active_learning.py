@@ -14,10 +14,10 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from batchbald_nbdev import active_learning, bayesian_models
+from batchbald_nbdev import active_learning, collect
 from batchbald_nbdev.active_learning import acquire, derive_generator, evaluate, make_mlp, make_seeded, run_trials, train_models
 from batchbald_nbdev.bald import CandidateBatch, compute_bald
-from batchbald_nbdev.bayesian_models import collect_log_probs
+from batchbald_nbdev.collect import collect_log_probs
 from batchbald_nbdev.datasets import example_log_probs, get_balanced_indices, get_repeated_digits
 from batchbald_nbdev.experiments import compare_methods
 from batchbald_nbdev.methods import Round, get_method, methods
@@ -379,7 +379,7 @@ def test_training_and_every_prediction_are_on_the_device(monkeypatch):
 def test_mixed_precision_keeps_weights_and_predictions_whole(monkeypatch):
     "On the CPU in the place of CUDA: the stack trains under autocast, with early stopping."
     (plain,), _ = train([0], steps=60)
-    monkeypatch.setattr(active_learning, "_autocast", lambda device, on: torch.autocast("cpu", torch.bfloat16, enabled=on))
+    monkeypatch.setattr(active_learning, "autocast", lambda device, on: torch.autocast("cpu", torch.bfloat16, enabled=on))
     (model,), kept = train([0], steps=60, mixed_precision=True, early_stopping="loss", epoch_steps=60)
     assert kept == [60] and all(x.dtype == torch.float32 for x in weights(model).values())
     assert not same_weights(plain, model)
@@ -397,8 +397,8 @@ def test_mixed_precision_is_for_training_and_every_prediction(monkeypatch):
             return function(*args, **options)
         return inner
 
-    for module in (active_learning, bayesian_models): monkeypatch.setattr(module, "_autocast", lambda device, on: torch.autocast("cpu", torch.bfloat16, enabled=on))
-    monkeypatch.setattr(bayesian_models, "_gather", look(bayesian_models._gather))
+    for module in (active_learning, collect): monkeypatch.setattr(module, "autocast", lambda device, on: torch.autocast("cpu", torch.bfloat16, enabled=on))
+    monkeypatch.setattr(collect, "_gather", look(collect._gather))
     monkeypatch.setattr(nn.functional, "cross_entropy", look(nn.functional.cross_entropy))
     for mixed in (True, False):
         on.clear()

@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 import batchbald_nbdev
-from batchbald_nbdev import active_learning, bayesian_models, information
+from batchbald_nbdev import active_learning, collect, information
 from batchbald_nbdev.all import *
 
 pytestmark = [
@@ -626,7 +626,7 @@ def test_mixed_precision_is_asked_for_by_name(monkeypatch):
     with pytest.raises(ValueError, match="`mixed_precision` is for CUDA"):
         collect_log_probs(network(), i.images, 6, mixed_precision=True)
     monkeypatch.setattr(
-        bayesian_models, "_autocast", lambda device, on: torch.autocast("cpu", torch.bfloat16, enabled=on)
+        collect, "autocast", lambda device, on: torch.autocast("cpu", torch.bfloat16, enabled=on)
     )
     mixed = collect_log_probs(network(), i.images, 6, mixed_precision=True)
     with torch.autocast("cpu", torch.float16):
@@ -881,7 +881,7 @@ def test_attention_stays_unfused_until_the_last_prediction_ends(fused):
     before = enabled()
     try:
         set_enabled(fused)
-        first, second = bayesian_models._evaluating([]), bayesian_models._evaluating([])  # of two threads
+        first, second = bayesian_models.evaluating([]), bayesian_models.evaluating([])  # of two threads
         first.__enter__()
         second.__enter__()
         first.__exit__(None, None, None)

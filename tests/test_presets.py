@@ -9,7 +9,7 @@ from fastcore.script import anno_parser
 
 from batchbald_nbdev import active_learning, command_line, experiments
 from batchbald_nbdev.active_learning import derive_generator, run_trials
-from batchbald_nbdev.bayesian_models import make_cinic10_vgg
+from batchbald_nbdev.networks import make_cinic10_vgg
 from batchbald_nbdev.datasets import get_repeated_digits, mnist_initial_indices
 from batchbald_nbdev.experiments import presets
 from batchbald_nbdev.image_sets import image_sets
