@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from fastcore.script import Param, anno_parser, store_true
+from fastcore.script import anno_parser, store_true
 
 from .active_learning import derive_generator
 from .experiments import compare_methods, format_summary
@@ -68,12 +68,19 @@ def _command(function: Callable) -> Callable:
         if not args and not options and Path(sys.argv[0]).stem == name:
             if not sys.warnoptions:
                 warnings.simplefilter("ignore")  # what libraries say of a file, say; this package's own go to `_run`
-            parser = anno_parser(function, name)
+            parser = _make_parser(function, name)
             parser.error = lambda message: sys.exit(_say(name, _say_option(message), 2))
             options = {k: v for k, v in vars(parser.parse_args()).items() if k not in ("pdb", "xtra")}  # fastcore's own
         return function(*args, **options)
 
     return inner
+
+
+def _make_parser(function: Callable, name: str):
+    "The options of a console script; its help ends with the methods that there are."
+    parser = anno_parser(function, name)
+    parser.epilog = f"methods: {names_in_words()}"
+    return parser
 
 
 def _say_option(message: str) -> str:
@@ -87,7 +94,7 @@ def _say_option(message: str) -> str:
 @_command
 def batchbald_compare(
     dataset: str = None,  # data set: digits, mnist, fashionmnist, emnist, cifar10 or cinic10
-    methods: str = None,  # method names as in batchbald_select --help, separated by commas (default: random,bald,softmaxbald,2bald,batchbald)
+    methods: str = None,  # method names, see below, separated by commas (default: random,bald,softmaxbald,2bald,batchbald)
     trials: int = None,  # trials of each method (default: 6)
     size: int = None,  # acquisition size, the labels bought in each round (default: 10)
     samples: int = None,  # parameter samples (dropout masks) for choosing, K (default: 50)
@@ -380,7 +387,7 @@ def _write_picks(out: Path, rows: list[dict], settings: dict) -> None:
 def batchbald_select(
     predictions: str,  # file with an array (N points, K samples, C classes): .npy, .npz, .pt, .h5, .zarr, .parquet, ...
     kind: str = "log_probs",  # what it holds: log_probs, probs or logits
-    method: Param(f"one of: {names_in_words()}", str) = "batchbald",
+    method: str = "batchbald",  # see below
     size: int = 10,  # points to pick
     given: str = None,  # file of points already out for labelling, one per line: ids if there are ids, else positions from 0
     ids: str = None,  # file with the names of the points, one per line
