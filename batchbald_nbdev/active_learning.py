@@ -20,17 +20,20 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
-from .bald import CandidateBatch, _check_given, compute_bald, compute_mean_std, compute_variation_ratios, get_top_k_batch
+from batchbald_nbdev.bald import (
+    CandidateBatch, compute_bald, compute_mean_std, compute_variation_ratios, get_top_k_batch,
+)
 from .batchbald import get_batchbald_batch
 from batchbald_nbdev.bayesian_models import (
     ConsistentDropout, _autocast, _check_width, _evaluating, collect_log_probs, dropout_features, dropout_layers, make_consistent,
 )
+from batchbald_nbdev.checks import (
+    ENDLESS, as_float_tensor, as_tensor, brief, check_count, check_labels, check_number, check_positions, check_room,
+    choose_device, full_precision,
+)
 from .datasets import ActiveLearningData, get_balanced_indices
 from .epig import compute_epig, compute_epig_bald, get_batchepig_batch, get_batchepigbald_batch, get_softmaxepig_batch
-from batchbald_nbdev.information import (
-    _as_tensor, _brief, _check_count, _check_number, _check_room, _endless, _full_precision, _tensor, _work_device,
-    check_log_probs, compute_entropy,
-)
+from .information import check_log_probs, compute_entropy
 from batchbald_nbdev.kbald import (
     get_budgetbald_batch,
     get_conservativebald_batch,
@@ -63,22 +66,6 @@ def make_seeded(make_model: Callable[[], nn.Module], generator: torch.Generator)
         torch.default_generator.manual_seed(seed)  # `torch.manual_seed` would reach GPUs too
         return make_consistent(make_model())
 
-# %% ../nbs/10_active_learning.ipynb #e7db6700
-def _check_labels(name: str, labels, n: int, classes: int) -> Tensor:
-    "The classes of `n` points, whole numbers below `classes`, as a tensor of int64."
-    try:
-        labels_n = _tensor(labels)
-    except (TypeError, ValueError, RuntimeError, OverflowError):  # nothing, words, ...
-        labels_n = torch.empty(0, dtype=torch.float32, device="cpu")
-    broken = labels_n.is_floating_point() or labels_n.is_complex() or labels_n.is_meta
-    whole = not broken and labels_n.dtype != torch.bool
-    if labels_n.shape != (n,) or n and not (whole and 0 <= labels_n.min() and labels_n.max() < classes):
-        found = reprlib.repr(labels)
-        if hasattr(labels, "shape"):
-            found = f"of shape {tuple(labels_n.shape)}, {labels_n.dtype}" + (f", {labels_n.min()} to {labels_n.max()}," if labels_n.numel() else "")
-        raise ValueError(f"{name} {found} for {n} points; want for each its class, a whole number from 0 to {classes - 1}")
-    return labels_n.long()
-
 # %% ../nbs/10_active_learning.ipynb #8cce8ed4
 def evaluate(
     log_probs_N_K_C,  # predictions on a test set
@@ -86,8 +73,8 @@ def evaluate(
 ) -> tuple[float, float]:  # accuracy in [0, 1], negative log-likelihood in nats
     "Accuracy and negative log-likelihood of the prediction averaged over parameter samples. Raises `ValueError` where these are no predictions, or no classes for them."
     N, K, C = check_log_probs(log_probs_N_K_C)
-    labels_N = _check_labels("`labels_N` is", labels_N, N, C)
-    mean_N_C = _as_tensor(log_probs_N_K_C).double().logsumexp(1) - math.log(K)
+    labels_N = check_labels("`labels_N` is", labels_N, N, C)
+    mean_N_C = as_float_tensor(log_probs_N_K_C).double().logsumexp(1) - math.log(K)
     accuracy = (mean_N_C.argmax(1) == labels_N).double().mean().item()
     return accuracy, -mean_N_C.gather(1, labels_N[:, None]).mean().item()
 
@@ -121,11 +108,11 @@ def _check_how(options: dict) -> None:
     "How to train: those of the options that are given."
     for name, least in {"steps": 0, "batch_size": 1, "patience": 1, "epoch_steps": 1}.items():
         if name in options:
-            _check_count(options[name], name, least)
+            check_count(options[name], name, least)
     rule = options.get("early_stopping")
-    _check_number(options.get("learning_rate", 0.0), "learning_rate", below=math.inf, want="a number of 0 or more")
-    if not rule and _check_count(options.get("steps", 0), "steps", 0) > _most_steps:
-        found = f"`steps` is {_brief(options['steps'])}, which would take for ever"
+    check_number(options.get("learning_rate", 0.0), "learning_rate", below=math.inf, want="a number of 0 or more")
+    if not rule and check_count(options.get("steps", 0), "steps", 0) > _most_steps:
+        found = f"`steps` is {brief(options['steps'])}, which would take for ever"
         raise ValueError(f"{found}; want at most {_most_steps:,}, or `early_stopping`")
     if rule not in (None, "accuracy", "loss"):
         raise ValueError(f"`early_stopping` is {rule!r}; want None, 'accuracy' or 'loss'")
@@ -147,14 +134,14 @@ def _check_training(models, inputs, labels, keys, validation, early_stopping) ->
     with torch.no_grad(), _evaluating(models[:1]):
         classes = models[0](inputs[0][:1].to(next(models[0].parameters()).device)).shape[-1]
     for t, (x, y) in enumerate(zip(inputs, labels)):
-        _check_labels(f"`labels[{t}]` is", y, len(x), classes)
+        check_labels(f"`labels[{t}]` is", y, len(x), classes)
     for t, (x, y) in enumerate(validation if early_stopping else ()):
-        _check_labels(f"`validation[{t}]` is", y, len(x), classes)
+        check_labels(f"`validation[{t}]` is", y, len(x), classes)
 
 # %% ../nbs/10_active_learning.ipynb #e1039a78
 @torch.inference_mode(False)
 @torch.enable_grad()
-@_full_precision()
+@full_precision()
 def train_models(
     models: Sequence[nn.Module],  # T models of one architecture; trained in place
     inputs: Sequence[Tensor],  # for each model its training inputs (n, *features); n may differ
@@ -177,11 +164,11 @@ def train_models(
     model, models that differ in dropout, early stopping without validation points, options that cannot be, an unknown device, mixed precision without CUDA, and where weights become NaN."""
     _check_how({"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "early_stopping": early_stopping, "patience": patience, "epoch_steps": epoch_steps})
     _check_training(models, inputs, labels, keys, validation, early_stopping)
-    steps, batch_size = _check_count(steps, "steps", 0), _check_count(batch_size, "batch_size")
-    patience, epoch_steps = _check_count(patience, "patience"), _check_count(epoch_steps, "epoch_steps")
-    learning_rate, device = _check_number(learning_rate, "learning_rate"), _work_device(device)
+    steps, batch_size = check_count(steps, "steps", 0), check_count(batch_size, "batch_size")
+    patience, epoch_steps = check_count(patience, "patience"), check_count(epoch_steps, "epoch_steps")
+    learning_rate, device = check_number(learning_rate, "learning_rate"), choose_device(device)
     what = f"minibatches of {batch_size:,} inputs for {len(models)} networks"
-    _check_room(batch_size * sum(8 + x[0].nbytes for x in inputs), "batch_size", what, device)
+    check_room(batch_size * sum(8 + x[0].nbytes for x in inputs), "batch_size", what, device)
     precision = _autocast(device, mixed_precision)
     model = copy.deepcopy(models[0]).to(device).train()
     judge = copy.deepcopy(model).eval()
@@ -275,7 +262,7 @@ class _Rows:
 
 # %% ../nbs/10_active_learning.ipynb #b4e538ca
 def _rest(round: Round) -> list[int]:
-    given = set(_check_given(round.given, round.pool_size))
+    given = set(check_positions(round.given, round.pool_size, "given"))
     return [i for i in range(round.pool_size) if i not in given]
 
 
@@ -357,7 +344,7 @@ def get_methods(
     configs: int = 1_000,  # label configurations that methods for whole batches carry, M
 ) -> dict[str, Callable[[Round], CandidateBatch]]:
     "The methods that have a name."
-    configs = _check_count(configs, "configs")
+    configs = check_count(configs, "configs")
     return {
         "random": _random,
         "bald": partial(_by_score, _of_pool(compute_bald), _top),
@@ -433,12 +420,12 @@ def run_trials(
     learners = [(name, trial) for name in methods for trial in range(len(datasets))]
     if initial is None:
         initial = [get_balanced_indices(data.pool_labels, per_class, generator=derive_generator(seed, trial, "initial")) for trial, data in enumerate(datasets)]
-    initial, budget = _check_initial(initial, datasets), counts["budget"] if counts["budget"] < _endless else budget
+    initial, budget = _check_initial(initial, datasets), counts["budget"] if counts["budget"] < ENDLESS else budget
     for have, data in zip(initial, datasets):
         if not len(have) <= budget <= len(data.pool_labels):
             ends = f"from {len(have)} (the initial labels) to {len(data.pool_labels)} (the pool)"
-            raise ValueError(f"`budget` is {_brief(budget)}; want {ends}")
-    device, recorded = _work_device(device), _rounds(done, learners, datasets, initial, seed, size, budget, oracle)
+            raise ValueError(f"`budget` is {brief(budget)}; want {ends}")
+    device, recorded = choose_device(device), _rounds(done, learners, datasets, initial, seed, size, budget, oracle)
     _autocast(device, mixed_precision)  # refused now, if at all
     collect = partial(collect_log_probs, device=device, mixed_precision=mixed_precision)
     tell = progress or (lambda text: None)
@@ -496,9 +483,9 @@ def run_trials(
 
 # %% ../nbs/10_active_learning.ipynb #4a60c6f8
 def _check_seed(seed) -> int:
-    number = _check_count(seed, "seed", 0)
-    if number == _endless:
-        raise ValueError(f"`seed` is {_brief(seed)}; want a whole number below 2^62")
+    number = check_count(seed, "seed", 0)
+    if number == ENDLESS:
+        raise ValueError(f"`seed` is {brief(seed)}; want a whole number below 2^62")
     return number
 
 
@@ -512,11 +499,11 @@ def _check_trials(datasets, methods, make_model, oracle, progress, options: dict
         if value is not None and not callable(value):
             raise ValueError(f"`{name}` is {value!r}; want a function, or None")
     least = {"size": 1, "samples": 1, "budget": 0, "per_class": 0, "test_samples": 1, "together": 1}
-    counts = {name: _check_count(options[name], name, n) for name, n in least.items()}
+    counts = {name: check_count(options[name], name, n) for name, n in least.items()}
     counts["seed"] = _check_seed(options["seed"])
     for name, part in {"samples": "pool", "test_samples": "test"}.items():
         K, N, C = counts[name], len(getattr(datasets[0], f"{part}_inputs")), datasets[0].num_classes
-        _check_room(4 * N * K * C, name, f"predictions for {N:,} points, {K:,} parameter samples and {C:,} classes")
+        check_room(4 * N * K * C, name, f"predictions for {N:,} points, {K:,} parameter samples and {C:,} classes")
     for name in ("warm_start", "mixed_precision"):
         if not isinstance(options[name], bool):
             raise ValueError(f"`{name}` is {options[name]!r}; want True or False")
@@ -526,7 +513,7 @@ def _check_trials(datasets, methods, make_model, oracle, progress, options: dict
             n = len(getattr(data, f"{part}_inputs"))
             if not n and part != "validation":
                 raise ValueError(f"`datasets[{trial}].{part}_inputs` is empty; want 1 or more")
-            _check_labels(f"`datasets[{trial}].{part}_labels` is", getattr(data, f"{part}_labels"), n, data.num_classes)
+            check_labels(f"`datasets[{trial}].{part}_labels` is", getattr(data, f"{part}_labels"), n, data.num_classes)
         if options.get("early_stopping") and not len(data.validation_inputs):
             raise ValueError(f"`early_stopping` wants a `validation` set, and `datasets[{trial}]` has none")
     _check_model(make_model, datasets[0])
@@ -550,7 +537,7 @@ def _check_model(make_model, data: ActiveLearningData) -> None:
 
 def _check_initial(initial: Sequence[Sequence[int]], datasets: Sequence[ActiveLearningData]) -> list[list[int]]:
     "Initial positions of every trial, as lists, if they can be that."
-    found = [_tensor(positions).tolist() for positions in initial]
+    found = [as_tensor(positions).tolist() for positions in initial]
     if len(found) != len(datasets) or len({len(positions) for positions in found}) > 1:
         raise ValueError(f"`initial` has {[len(positions) for positions in found]} positions; want equally many for each of {len(datasets)} trials")
     for positions, data in zip(found, datasets):
@@ -586,7 +573,7 @@ def _as_batch(name: str, batch, batch_size: int, N: int) -> CandidateBatch:
     if not hasattr(batch, "indices") or not hasattr(batch, "scores"):
         raise ValueError(f"the method {name!r} returned a {type(batch).__name__}; want a CandidateBatch")
     try:
-        indices = [_check_count(i, "indices", 0) for i in batch.indices]
+        indices = [check_count(i, "indices", 0) for i in batch.indices]
     except (TypeError, ValueError):
         indices = []
     if not 1 <= len(indices) <= batch_size or len(set(indices)) != len(indices) or max(indices) >= N:
@@ -607,7 +594,7 @@ def _look_up(data: ActiveLearningData, positions: list[int]) -> Tensor:
 def _ask(oracle: Callable, data: ActiveLearningData, positions: list[int]) -> list[int]:
     "Labels of pool positions as the oracle gives them, if they can be labels."
     answer = oracle(data, list(positions))  # a list of its own, with which it may do what it likes
-    return _check_labels("`oracle` answers", answer, len(positions), data.num_classes).tolist()
+    return check_labels("`oracle` answers", answer, len(positions), data.num_classes).tolist()
 
 
 def _rounds(done, learners: list[tuple[str, int]], datasets, initial, seed: int, size: int, budget: int, oracle: Callable | None) -> list[list[dict]]:
@@ -641,6 +628,6 @@ def _check_record(row: dict, name: str, data: ActiveLearningData, have: list[int
     batch = _as_batch(name, CandidateBatch(row["scores"], row["indices"]), most, len(data.pool_labels))
     if set(batch.indices) & set(have):
         raise ValueError("a record buys points that are labelled already")
-    labels_n = _check_labels("the classes of a record are", row["classes"], len(batch.indices), data.num_classes)
+    labels_n = check_labels("the classes of a record are", row["classes"], len(batch.indices), data.num_classes)
     if oracle is None and not torch.equal(labels_n, data.pool_labels[batch.indices].long()):
         raise ValueError("the classes of a record are not those of its points in `pool_labels`")

@@ -6,14 +6,13 @@
 __all__ = ['compute_bald', 'compute_variation_ratios', 'compute_mean_std', 'CandidateBatch', 'get_top_k_batch', 'get_bald_batch']
 
 # %% ../nbs/01_bald.ipynb #8474fab1
-from contextlib import suppress
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from .information import _as_tensor, _as_whole, _brief, _check_count, _entropies, _iter_probs, _work_dtype
+from .checks import as_float_tensor, check_batch_size, check_scores, choose_dtype
+from .information import _entropies, _iter_probs
 
 # %% ../nbs/01_bald.ipynb #54d9567a
 def compute_bald(
@@ -30,16 +29,16 @@ def compute_variation_ratios(
     log_probs_N_K_C,  # log p(y_n = c | w_k)
 ) -> Tensor:  # scores_N, float64, in [0, 1 - 1/C]
     "One minus the largest averaged class probability (Freeman 1965). Raises `ValueError` on bad input."
-    x = _as_tensor(log_probs_N_K_C)
-    return torch.cat([1 - p.mean(1, dtype=torch.double).amax(-1) for _, p in _iter_probs(x, _work_dtype(x))])
+    x = as_float_tensor(log_probs_N_K_C)
+    return torch.cat([1 - p.mean(1, dtype=torch.double).amax(-1) for _, p in _iter_probs(x, choose_dtype(x))])
 
 
 def compute_mean_std(
     log_probs_N_K_C,  # log p(y_n = c | w_k)
 ) -> Tensor:  # scores_N, float64, in [0, 1/2]
     "Standard deviation of class probabilities over parameter samples, averaged over classes (Kendall et al. 2015). Raises `ValueError` on bad input."
-    x = _as_tensor(log_probs_N_K_C)
-    return torch.cat([p.double().std(1, correction=0).mean(-1) for _, p in _iter_probs(x, _work_dtype(x))])
+    x = as_float_tensor(log_probs_N_K_C)
+    return torch.cat([p.double().std(1, correction=0).mean(-1) for _, p in _iter_probs(x, choose_dtype(x))])
 
 # %% ../nbs/01_bald.ipynb #5a795375
 @dataclass
@@ -53,39 +52,6 @@ class CandidateBatch:
     ceiling: float | None = None  # what no score can exceed, nats
 
 # %% ../nbs/01_bald.ipynb #b421a7a8
-def _check_batch_size(batch_size: int, N: int) -> int:
-    "The number of points to pick: `batch_size`, or all `N` if there are no more."
-    return min(_check_count(batch_size, "batch_size", 0), N)
-
-
-def _check_scores(scores_N) -> Tensor:
-    "Scores as a floating tensor."
-    if isinstance(scores_N, (list, tuple)):  # Python's numbers are float64 or whole
-        with suppress(TypeError, ValueError, RuntimeError):
-            scores_N = np.asarray(scores_N)
-    scores_N = _as_tensor(scores_N, "scores_N", whole=True)
-    if scores_N.ndim != 1 or len(scores_N) == 0:
-        raise ValueError(f"`scores_N` has shape {tuple(scores_N.shape)}; want one score for each point of a non-empty pool")
-    if scores_N.isnan().any():
-        raise ValueError("`scores_N` contains NaN; a point without a score cannot be ranked")
-    return scores_N
-
-
-def _check_given(given, N: int) -> list[int]:
-    "Positions of points that are already out for labelling, sorted and without repetitions."
-    try:
-        positions = {None} if isinstance(given, (str, bytes, bytearray)) else {_as_whole(i) for i in given}
-    except (TypeError, RuntimeError):  # nothing to go through
-        positions = {None}
-    if None in positions:
-        wanted = "positions in the pool, whole numbers such as [3, 17]; a mask becomes that by its `nonzero()`"
-        raise ValueError(f"`given` wants {wanted}")
-    outside = sorted(i for i in positions if not 0 <= i < N)
-    if outside:
-        raise ValueError(f"`given` has positions outside the pool of {N} points: {', '.join(map(_brief, outside[:5]))}")
-    return sorted(positions)  # so that their order cannot matter
-
-
 def _first_best(scores_N: Tensor, slack: float) -> int:
     "Lowest position whose score is within `slack` of the best."
     return int((scores_N >= scores_N.max() - slack).nonzero()[0])
@@ -96,8 +62,8 @@ def get_top_k_batch(
     batch_size: int,  # points to pick, B
 ) -> CandidateBatch:  # scores: the given ones
     "The `batch_size` best scores (all, if there are fewer), best first; ties go to the lowest position. Raises `ValueError` on NaN or a negative size."
-    scores_N = _check_scores(scores_N)
-    order_N = scores_N.argsort(descending=True, stable=True)[: _check_batch_size(batch_size, len(scores_N))]
+    scores_N = check_scores(scores_N)
+    order_N = scores_N.argsort(descending=True, stable=True)[: check_batch_size(batch_size, len(scores_N))]
     return CandidateBatch(scores_N[order_N].tolist(), order_N.tolist())
 
 

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from .bald import CandidateBatch, _first_best, compute_bald
-from .information import _check_count, _check_number, _full_precision, _plogp, _probs
+from .checks import check_count, check_number, full_precision
+from .information import _plogp, _probs
 from .joint_entropy import WeightedJointEntropy, _resample, _uniform
 from .plain_batchbald import CeilingWarning, _greedy_batch, _ties
 
@@ -63,7 +64,7 @@ def _plogp_(probs: Tensor) -> Tensor:
     return probs.clamp_min(torch.finfo(probs.dtype).tiny).log_().mul_(probs)
 
 
-@_full_precision()
+@full_precision()
 def _gains_by_configuration(posteriors_K_m: Tensor, probs_n_C_K: Tensor, entropies_n_K: Tensor) -> Tensor:
     "Information of each candidate under each configuration, gains_n_m."
     n, C, K = probs_n_C_K.shape
@@ -71,7 +72,7 @@ def _gains_by_configuration(posteriors_K_m: Tensor, probs_n_C_K: Tensor, entropi
     return entropies_n_m - entropies_n_K @ posteriors_K_m
 
 
-@_full_precision()
+@full_precision()
 def _mean_gains(weights_M: Tensor, posteriors_K_M: Tensor, known_K: Tensor, probs_n_C_K: Tensor, entropies_n_K: Tensor, elements: int) -> Tensor:
     "Their mean over all configurations, gains_n in float64; `known_K` is the mean posterior. At most `elements` products at a time."
     n, C, K = probs_n_C_K.shape
@@ -107,7 +108,7 @@ class _Level:
         error_m = light_m * self.estimate_m / root_m * math.sqrt(int(light_m.sum()) / self.freedom)
         self.root_m, self.basis_m_p, self.error_m = (x.to(posteriors_K_M.dtype) for x in (root_m, U_m_p[:, :p], error_m))
 
-    @_full_precision()
+    @full_precision()
     def __call__(self, probs_n_C_K: Tensor, entropies_n_K: Tensor) -> tuple[Tensor, Tensor]:
         gains_n_m = _gains_by_configuration(self.posteriors_K_m, probs_n_C_K, entropies_n_K)
         rooted_n_m = gains_n_m * self.root_m
@@ -210,7 +211,7 @@ def _halving(step, elements: int):
 # %% ../nbs/04_fast_batchbald.ipynb #d45a61d1
 def _check_race_error(race_error: float) -> float:
     want = "a probability below 0.5, such as 1e-4, or 0 for no racing"
-    return _check_number(race_error, "race_error", below=0.5, want=want)
+    return check_number(race_error, "race_error", below=0.5, want=want)
 
 
 def get_batchbald_batch(
@@ -230,8 +231,8 @@ def get_batchbald_batch(
     """Greedy BatchBALD (algorithm 1, Kirsch et al. 2019) over weighted configurations, lazily and with races.
 
     Raises `ValueError` on bad input. Warns (`CeilingWarning`) where the batch has used up what K parameter samples can tell, log K."""
-    max_bytes, race_error = _check_count(max_bytes, "max_bytes"), _check_race_error(race_error)
-    batch_size = _check_count(batch_size, "batch_size", 0)
+    max_bytes, race_error = check_count(max_bytes, "max_bytes"), _check_race_error(race_error)
+    batch_size = check_count(batch_size, "batch_size", 0)
 
     def make_chooser(x, state, given):
         dtype, device = state.posteriors_M_K.dtype, state.posteriors_M_K.device

@@ -26,10 +26,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.data import BatchSampler, Dataset, IterableDataset, SequentialSampler
 
 from .batchbald import _halving, _is_out_of_memory
-from batchbald_nbdev.information import (
-    _check_count, _check_number, _check_room, _full_precision, _slack, _work_device,
+from batchbald_nbdev.checks import (
+    SLACK, check_count, check_generator, check_number, check_room, choose_device, full_precision,
 )
-from .joint_entropy import _generator
 
 # %% ../nbs/08_bayesian_models.ipynb #ef7a9468
 class ConsistentDropout(nn.Module):
@@ -37,7 +36,7 @@ class ConsistentDropout(nn.Module):
 
     def __init__(self, p: float = 0.5):  # probability that a feature is dropped
         super().__init__()
-        self.p = _check_number(p, "p", below=1, want="a probability of dropping in [0, 1)")
+        self.p = check_number(p, "p", below=1, want="a probability of dropping in [0, 1)")
         self.register_buffer("mask", None, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:  # (n, *features)
@@ -289,12 +288,12 @@ def _as_block(outputs_K_n_C: Tensor, x: Tensor, dtype: torch.dtype) -> Tensor:  
     "What is kept of a batch `x`: normalised in float32 or better, and only then rounded to `dtype`."
     if outputs_K_n_C.isnan().any() and not x.isfinite().all():
         raise ValueError("`loader` gives inputs that are NaN or infinite, and `model` returns NaN for them; leave them out or mend them")
-    slack = max(1e-3, _slack.get(outputs_K_n_C.dtype, 0))  # probabilities in half precision sum to one with fewer digits
+    slack = max(1e-3, SLACK.get(outputs_K_n_C.dtype, 0))  # probabilities in half precision sum to one with fewer digits
     return _log_softmax(outputs_K_n_C.to(torch.promote_types(dtype, torch.float32)), slack).transpose(0, 1).to(dtype).cpu()
 
 # %% ../nbs/08_bayesian_models.ipynb #df7681de
 def _check_storage(dtype: torch.dtype, out) -> Path | None:
-    if dtype not in _slack:
+    if dtype not in SLACK:
         raise ValueError(f"`dtype` is {dtype!r}; want torch.float16, torch.bfloat16, torch.float32 or torch.float64")
     if out is None:
         return None
@@ -351,7 +350,7 @@ def _autocast(device: torch.device, mixed_precision: bool) -> AbstractContextMan
     return torch.autocast("cuda", torch.bfloat16) if mixed_precision else nullcontext()
 
 # %% ../nbs/08_bayesian_models.ipynb #a56c97ab
-@_full_precision()
+@full_precision()
 @torch.no_grad()
 def collect_log_probs(
     model: nn.Module,  # returns logits or log-probabilities (n, C), each row from its own input alone
@@ -370,15 +369,15 @@ def collect_log_probs(
 
     Masks are drawn on the generator's device, so one CPU generator gives the same masks everywhere. The model's mode is restored. A compiled model is run uncompiled.
     Raises `ValueError` where the model has no consistent dropout (for K > 1), has dropout that cannot be made consistent, or does not return logits."""
-    num_samples, max_bytes, out = _check_count(num_samples, "num_samples"), _check_count(max_bytes, "max_bytes"), _check_storage(dtype, out)
+    num_samples, max_bytes, out = check_count(num_samples, "num_samples"), check_count(max_bytes, "max_bytes"), _check_storage(dtype, out)
     if not isinstance(model, nn.Module):
         raise ValueError(f"`model` is a {type(model).__name__}; want an nn.Module (for other callables, one for each sample, see `collect_ensemble_log_probs`)")
     model = getattr(model, "_orig_mod", model)  # inside of what `torch.compile` returns
-    layers, generator = dropout_layers(model), _generator(generator)
+    layers, generator = dropout_layers(model), check_generator(generator)
     state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     _refuse_batch_statistics([model])
     if device is not None:
-        device = _work_device(device)
+        device = choose_device(device)
         state = {name: tensor.to(device) for name, tensor in state.items()}  # the model itself stays where it is
     else:
         device = next((tensor.device for tensor in state.values()), torch.device("cpu"))
@@ -413,7 +412,7 @@ def collect_log_probs(
                     raise ValueError("`model` has ConsistentDropout, but its `forward` comes by none, so all samples would be equal")
                 numbers = sum(math.prod(layers[name].mask_shape(shape)) for name, shape in features.items())
                 what = f"{num_samples:,} samples of masks and outputs"
-                _check_room(num_samples * (12 * numbers + sizes[1]), "num_samples", what, device)
+                check_room(num_samples * (12 * numbers + sizes[1]), "num_samples", what, device)
                 masks = {f"{name}.mask": layers[name].draw_masks(num_samples, shape, generator).to(device) for name, shape in features.items()}
             start = min(max_bytes, len(x) * max(sizes[0], num_samples * sizes[1]))
             block, worked = _halving(lambda most: run(x, masks, *sizes, most), start)
@@ -424,7 +423,7 @@ def collect_log_probs(
         return _gather(blocks(), out)
 
 # %% ../nbs/08_bayesian_models.ipynb #89c69d38
-@_full_precision()
+@full_precision()
 @torch.no_grad()
 def collect_ensemble_log_probs(
     models: Iterable[Callable[[Tensor], Tensor]],  # K networks or other callables; each takes inputs and returns logits or log-probabilities (n, C)
@@ -448,7 +447,7 @@ def collect_ensemble_log_probs(
     _refuse_batch_statistics(networks)
     if len(set(map(id, networks))) < len(networks):
         raise ValueError("`models` holds one network more than once, so samples would be equal; want different ones (for samples by dropout, see `collect_log_probs`)")
-    device = _work_device(device) if device is not None else next((parameter.device for network in networks for parameter in network.parameters()), None)
+    device = choose_device(device) if device is not None else next((parameter.device for network in networks for parameter in network.parameters()), None)
 
     def blocks():
         for x in _batches(loader, len(models), progress):
@@ -469,8 +468,8 @@ def _conv_block(channels: int, filters: int, size: int, p: float, pool: bool = T
 
 def _check_width(value, name: str, inputs: int = 512) -> int:
     "How many features or classes a layer has, with room for its weights in training."
-    value = _check_count(value, name)
-    _check_room(16 * inputs * value, name, f"a layer of {inputs:,} x {value:,} weights")
+    value = check_count(value, name)
+    check_room(16 * inputs * value, name, f"a layer of {inputs:,} x {value:,} weights")
     return value
 
 

@@ -17,10 +17,13 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor
 
-from .bald import CandidateBatch, _check_batch_size, _check_given, compute_bald
+from .bald import CandidateBatch, compute_bald
 from .batchbald import _best_candidate, _check_race_error, _first, _Rows
-from .information import _as_tensor, _check_count, _shape, _slack
-from .joint_entropy import WeightedJointEntropy, _generator
+from batchbald_nbdev.checks import (
+    SLACK, as_float_tensor, check_batch_size, check_count, check_generator, check_positions,
+)
+from .information import _shape
+from .joint_entropy import WeightedJointEntropy
 from .plain_batchbald import _greedy, _ties
 
 # %% ../nbs/04a_many_machines.ipynb #c0adfaeb
@@ -86,7 +89,7 @@ def _release():
 def _start(log_probs_n_K_C, dtype: torch.dtype, room: int, slack: float) -> _Part:
     "A part whose bounds are BALD scores. Checks its data."
     _release()
-    x = _as_tensor(log_probs_n_K_C)
+    x = as_float_tensor(log_probs_n_K_C)
     bounds_n = compute_bald(x, dtype) if len(x) else torch.empty(0, dtype=torch.double, device="cpu")
     seen_n, at_r = torch.zeros(len(x), dtype=torch.bool, device="cpu"), torch.arange(len(x), device="cpu")
     return _make_part(bounds_n, seen_n, at_r, x, 0.0, room, slack)
@@ -98,8 +101,8 @@ def _look(part: _Part, log_probs_n_K_C, state, taken: list[int], floor: float, r
     bounds_n[torch.tensor(taken, dtype=torch.long, device="cpu")] = -math.inf
     if log_probs_n_K_C is not None:
         _release()
-        at_r, x = torch.arange(len(bounds_n), device="cpu"), _as_tensor(log_probs_n_K_C)
-        if x.shape != part.answer.shape or (x[part.kept_r].exp() - part.log_probs_r_K_C.exp()).abs().max() > _slack[x.dtype]:
+        at_r, x = torch.arange(len(bounds_n), device="cpu"), as_float_tensor(log_probs_n_K_C)
+        if x.shape != part.answer.shape or (x[part.kept_r].exp() - part.log_probs_r_K_C.exp()).abs().max() > SLACK[x.dtype]:
             raise ValueError("a chunk of `log_probs_N_K_C` came out different when it was computed again; seed what is random in it, dropout masks for example")
     read, bounds_r = _Rows(x, state.posteriors_M_K.dtype, x.device, 0), bounds_n[at_r]
     seen_n = torch.zeros(len(bounds_n), dtype=torch.bool, device="cpu")
@@ -116,7 +119,7 @@ def _look(part: _Part, log_probs_n_K_C, state, taken: list[int], floor: float, r
 
 
 def _take(log_probs_n_K_C, positions: list[int]) -> Tensor:
-    return _as_tensor(log_probs_n_K_C)[positions]
+    return as_float_tensor(log_probs_n_K_C)[positions]
 
 # %% ../nbs/04a_many_machines.ipynb #43068e61
 class _Leader:
@@ -215,17 +218,17 @@ def _whole_rows(log_probs_N_K_C):
 
 
 def _distributed_batch(log_probs_N_K_C, batch_size, num_samples, dtype, given, generator, progress, race_error, max_bytes) -> CandidateBatch:
-    x, generator = _whole_rows(log_probs_N_K_C), _generator(generator)
+    x, generator = _whole_rows(log_probs_N_K_C), check_generator(generator)
     N, K, _ = x.shape  # N is nan where Dask does not know it
-    given, batch_size = _check_given(given, math.inf if math.isnan(N) else N), _check_count(batch_size, "batch_size", 0)
-    race_error, max_bytes = _check_race_error(race_error), _check_count(max_bytes, "max_bytes")
+    given, batch_size = check_positions(given, math.inf if math.isnan(N) else N, "given"), check_count(batch_size, "batch_size", 0)
+    race_error, max_bytes = _check_race_error(race_error), check_count(max_bytes, "max_bytes")
     state = WeightedJointEntropy(num_samples, K, dtype=dtype, generator=generator)
     leader = _Leader(x, state.posteriors_M_K.dtype, race_error / max(1, batch_size), max_bytes)
     N = leader.starts[-1]
     if not N:
         raise ValueError("`log_probs_N_K_C` has no points: all of its chunks are empty")
-    given = _check_given(given, N)
-    batch_size = _check_batch_size(batch_size, N - len(given))
+    given = check_positions(given, N, "given")
+    batch_size = check_batch_size(batch_size, N - len(given))
     return _greedy(lambda indices: leader.choose(state, given + indices), state, leader.rows(given), batch_size, generator, progress)
 
 # %% ../nbs/04a_many_machines.ipynb #8affd108

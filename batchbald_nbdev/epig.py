@@ -14,18 +14,19 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from .bald import CandidateBatch, _check_batch_size, _check_given, _first_best, compute_bald
+from .bald import CandidateBatch, _first_best, compute_bald
 from .batchbald import _halving, _plogp_
-from batchbald_nbdev.information import (
-    _as_tensor, _check_count, _full_precision, _iter_probs, _plogp, _probs, _shape,
-    _warn, _work_device, _work_dtype, check_log_probs,
+from batchbald_nbdev.checks import (
+    as_float_tensor, check_batch_size, check_count, check_generator, check_positions, choose_device, choose_dtype,
+    full_precision, warn,
 )
-from .joint_entropy import WeightedJointEntropy, _generator, _repeat_information, _repeats, _uniform
+from .information import _iter_probs, _plogp, _probs, _shape, check_log_probs
+from .joint_entropy import WeightedJointEntropy, _repeat_information, _repeats, _uniform
 from .plain_batchbald import CeilingWarning, _over_runs, _ties, _warn_near_ceiling, _warn_share
 from .stochastic import _check_temperature, get_softmax_batch
 
 # %% ../nbs/07_epig.ipynb #a07d75c2
-@_full_precision()
+@full_precision()
 def _evaluation_gains(
     x: Tensor,  # log_probs_N_K_C
     y: Tensor,  # log_probs_E_K_C
@@ -59,17 +60,17 @@ def _evaluation_gains(
 # %% ../nbs/07_epig.ipynb #5a6f06db
 def _check_evaluation(log_probs_N_K_C, log_probs_E_K_C, given=(), batch_size: int = 0) -> tuple[Tensor, Tensor, list[int], int]:
     "Pool and evaluation set as tensors whose axes fit, positions that are given, and how many points to pick."
-    x, y = _as_tensor(log_probs_N_K_C), _as_tensor(log_probs_E_K_C, "log_probs_E_K_C")
+    x, y = as_float_tensor(log_probs_N_K_C), as_float_tensor(log_probs_E_K_C, "log_probs_E_K_C")
     (N, K, _), (_, K_of_E, _) = _shape(x, "log_probs_N_K_C"), _shape(y, "log_probs_E_K_C", "E evaluation points")
     if K != K_of_E:
         raise ValueError(f"`log_probs_E_K_C` has {K_of_E} parameter samples and `log_probs_N_K_C` has {K}; want predictions under the same samples, in the same order")
-    given = _check_given(given, N)
-    return x, y, given, _check_batch_size(batch_size, N - len(given))
+    given = check_positions(given, N, "given")
+    return x, y, given, check_batch_size(batch_size, N - len(given))
 
 
 def _gains_of(x, y, posteriors_M_K, pairs, max_bytes: int) -> Tensor:
     "`_evaluation_gains` with blocks that suit the device, smaller ones where memory runs out."
-    max_bytes = _check_count(max_bytes, "max_bytes")
+    max_bytes = check_count(max_bytes, "max_bytes")
     elements = max(2**12, min(2**18 if posteriors_M_K.device.type == "cpu" else 2**24, max_bytes // 32))
     return _halving(lambda elements: _evaluation_gains(x, y, posteriors_M_K, pairs, max_bytes, elements), elements)[0]
 
@@ -87,7 +88,7 @@ def compute_epig(
     Raises `ValueError` on bad input and where the parameter samples of the two cannot be the same."""
     x, y, _, _ = _check_evaluation(log_probs_N_K_C, log_probs_E_K_C)
     K, E = x.shape[1], len(y)
-    posteriors_1_K = torch.full((1, K), 1 / K, dtype=_work_dtype(x, dtype), device=_work_device(device, x))
+    posteriors_1_K = torch.full((1, K), 1 / K, dtype=choose_dtype(x, dtype), device=choose_device(device, x))
     once_E = torch.zeros(E, dtype=torch.long, device=posteriors_1_K.device)
     pairs = torch.arange(E, device=once_E.device), once_E, torch.full((E,), 1 / E, dtype=torch.double, device=once_E.device)
     return _gains_of(x, y, posteriors_1_K, pairs, max_bytes)
@@ -107,7 +108,7 @@ def get_epig_batch(
     scores_N = compute_epig(x, y, dtype, device, max_bytes=max_bytes)
     left_N, indices = scores_N.clone(), []
     for _ in range(batch_size):
-        indices.append(_first_best(left_N, _ties[_work_dtype(x, dtype)]))
+        indices.append(_first_best(left_N, _ties[choose_dtype(x, dtype)]))
         left_N[indices[-1]] = -math.inf
     return CandidateBatch(scores_N[indices].tolist(), indices)
 
@@ -115,7 +116,7 @@ def get_epig_batch(
 def _warn_if_bald(known: float, E: int, K: int, stacklevel: int):
     "Where the evaluation labels alone use up what K parameter samples can tell, so that EPIG-BALD is BALD."
     if known > _warn_share * math.log(K) > 0:
-        _warn(
+        warn(
             f"the labels of the {E} evaluation points use more than {_warn_share:.0%} of log K = {math.log(K):.3f} nats, all that K = {K} parameter samples can tell, "
             "so that EPIG-BALD is BALD here. Use fewer evaluation points, more parameter samples, a second model, or EPIG.",
             CeilingWarning,
@@ -127,14 +128,14 @@ def _before_and_after(log_probs_N_K_C, log_probs_E_K_C, log_probs_after_N_K_C, n
     "The pool, a state that knows nothing; the pool again, and a state that knows the evaluation labels."
     if (log_probs_E_K_C is None) == (log_probs_after_N_K_C is None):
         raise ValueError("want one of `log_probs_E_K_C` (evaluation points under the same samples) and `log_probs_after_N_K_C` (the pool under a second model), and not both")
-    x = _as_tensor(log_probs_N_K_C)
+    x = as_float_tensor(log_probs_N_K_C)
     N, K, C = _shape(x, "log_probs_N_K_C")
-    options = dict(dtype=_work_dtype(x, dtype), device=_work_device(device, x), generator=_generator(generator))
+    options = dict(dtype=choose_dtype(x, dtype), device=choose_device(device, x), generator=check_generator(generator))
     if log_probs_E_K_C is not None:
         x, y, _, _ = _check_evaluation(x, log_probs_E_K_C)
         check_log_probs(y, name="log_probs_E_K_C")
         return x, WeightedJointEntropy(num_samples, K, **options), x, WeightedJointEntropy(num_samples, K, **options).add_variables(y)
-    z = _as_tensor(log_probs_after_N_K_C, "log_probs_after_N_K_C")
+    z = as_float_tensor(log_probs_after_N_K_C, "log_probs_after_N_K_C")
     N_after, K_after, C_after = check_log_probs(z, name="log_probs_after_N_K_C")
     if (N_after, C_after) != (N, C):
         raise ValueError(f"`log_probs_after_N_K_C` has {N_after} points of {C_after} classes and `log_probs_N_K_C` has {N} of {C}; want the same pool in the same order")
@@ -212,10 +213,10 @@ def get_batchepig_batch(
 
     Raises `ValueError` on bad input. Warns (`CeilingWarning`) where the batch has used up what K parameter samples can tell, log K."""
     x, y, given, batch_size = _check_evaluation(log_probs_N_K_C, log_probs_E_K_C, given, batch_size)
-    num_samples, max_bytes = _check_count(num_samples, "num_samples"), _check_count(max_bytes, "max_bytes")
+    num_samples, max_bytes = check_count(num_samples, "num_samples"), check_count(max_bytes, "max_bytes")
     K = check_log_probs(x)[1]
     check_log_probs(y, name="log_probs_E_K_C")
-    options = dict(dtype=_work_dtype(x, dtype), device=_work_device(device, x), generator=_generator(generator))
+    options = dict(dtype=choose_dtype(x, dtype), device=choose_device(device, x), generator=check_generator(generator))
     state = WeightedJointEntropy(num_samples, K, **options)
     ceiling = compute_bald(y, options["dtype"], options["device"]).mean().item()
     if given:
@@ -246,13 +247,13 @@ def get_batchepigbald_batch(
 
     Raises `ValueError` on bad input, and unless exactly one of `log_probs_E_K_C` and `log_probs_after_N_K_C` is given. Warns as `get_batchepig_batch` and `compute_epig_bald` do.
     The `ceiling` is $I(y_E; w)$, what the evaluation labels tell about the parameters, and log K with a second model."""
-    generator, x = _generator(generator), _as_tensor(log_probs_N_K_C)
+    generator, x = check_generator(generator), as_float_tensor(log_probs_N_K_C)
     N, K, _ = check_log_probs(x)
-    given = _check_given(given, N)
-    batch_size = _check_batch_size(batch_size, N - len(given))  # all is checked before anything is drawn
+    given = check_positions(given, N, "given")
+    batch_size = check_batch_size(batch_size, N - len(given))  # all is checked before anything is drawn
     options = num_samples, dtype, device, generator
     x, before, z, after = _before_and_after(x, log_probs_E_K_C, log_probs_after_N_K_C, *options)
-    known_E_K_C = z[:0] if log_probs_E_K_C is None else _as_tensor(log_probs_E_K_C)
+    known_E_K_C = z[:0] if log_probs_E_K_C is None else as_float_tensor(log_probs_E_K_C)
     E, bounded, ceiling = len(known_E_K_C), log_probs_E_K_C is not None, math.log(K)
     if bounded:
         ceiling = min(after.information, ceiling)
@@ -296,8 +297,8 @@ def get_softmaxepig_batch(
     max_bytes: int = 2**28,  # for intermediate results
 ) -> CandidateBatch:  # scores: each point's EPIG, nats, in the order drawn
     "`get_softmax_batch` of EPIG scores, $p_i \\propto \\exp(s_i / (T \\max_n s_n))$; reported are the scores, not the noised ones. Raises `ValueError` on bad input."
-    temperature, batch_size = _check_temperature(temperature), _check_count(batch_size, "batch_size", 0)
+    temperature, batch_size = _check_temperature(temperature), check_count(batch_size, "batch_size", 0)
     scores_N = compute_epig(log_probs_N_K_C, log_probs_E_K_C, max_bytes=max_bytes)
     largest = scores_N.max().item()
-    unit = largest if largest > _ties[_work_dtype(_as_tensor(log_probs_N_K_C))] else 1.0  # less than that is rounding: no point tells anything
+    unit = largest if largest > _ties[choose_dtype(as_float_tensor(log_probs_N_K_C))] else 1.0  # less than that is rounding: no point tells anything
     return get_softmax_batch(scores_N, batch_size, temperature=temperature * unit, generator=generator)

@@ -31,9 +31,10 @@ from torch import nn
 
 from .active_learning import Round, derive_generator, get_method, get_methods, make_mlp, make_seeded, run_trials, train_models
 from .bald import CandidateBatch
+from .checks import as_tensor, choose_device, listening, warn
 from .datasets import ActiveLearningData, get_balanced_indices, make_active_learning_data
 from .image_sets import image_sets, load_images
-from .information import _listening, _tensor, _warn, _work_device, as_log_probs
+from .information import as_log_probs
 from .plots import get_curves, label_of_method, labels_of_methods, plot_learning_curves
 
 # %% ../nbs/11_experiments.ipynb #8515d02a
@@ -161,7 +162,7 @@ def _open_locked(path: Path, mode: str) -> BinaryIO:
         file.close()
         _fail(f"`out`: another run is writing into {path.parent}; wait for its end, or choose another folder")
     except OSError as e:
-        _warn(f"`out`: {path.parent} is where files cannot be locked ({e.strerror}); see to it that no other run writes there", stacklevel=2)
+        warn(f"`out`: {path.parent} is where files cannot be locked ({e.strerror}); see to it that no other run writes there", stacklevel=2)
     return file
 
 
@@ -201,7 +202,7 @@ def _open_folder(out: Path, run: dict, learners: Sequence[tuple[str, int]], resu
             out.mkdir(parents=True, exist_ok=True)
             file = file or stack.enter_context(_open_locked(records_path, "xb"))
             if unfinished:
-                _warn(f"`out`: the last round in {records_path} was not complete ({unfinished}); it is run again", stacklevel=5)
+                warn(f"`out`: the last round in {records_path} was not complete ({unfinished}); it is run again", stacklevel=5)
             file.truncate(size)
             for left in [left for name in names for left in out.glob(f".{name}.*")]:  # of a run that was killed while it wrote one
                 left.unlink()
@@ -417,7 +418,7 @@ def _run(command: str, main: Callable, stopped: str) -> None:
             _say(command, f"warning: {message}", 0)
 
     try:
-        with _listening(show):
+        with listening(show):
             main()
     except (ValueError, OSError, ImportError) as e:
         sys.exit(_say(command, e, 2))
@@ -461,7 +462,7 @@ def compare_methods(
         _fail(f"`together` is {together}; want 1 or more")
     options = _check_options(presets[preset] | {k: v for k, v in options.items() if v is not None})
     methods = {name: get_method(name, options["configs"]) for name in options["methods"]}
-    out, device = Path(out), str(_work_device(device))
+    out, device = Path(out), str(choose_device(device))
     datasets, make_model = _load_data(options, data, download)
     initial = _get_initial(options, datasets)
     training = _get_training(options["dataset"]) | ({"together": together} if together else {})
@@ -525,7 +526,7 @@ def record_trials(
     """`run_trials` with its records in a folder, where a run that was interrupted goes on with `resume`.
 
     Raises `ValueError` where an option or the folder is not usable; nothing is written to `out` then."""
-    everything = options | {"oracle": oracle, "device": str(_work_device(device)), "together": together}
+    everything = options | {"oracle": oracle, "device": str(choose_device(device)), "together": together}
     run_trials(datasets, methods, make_model, done=(), progress=None, **everything)  # only its checks: nothing runs before it is asked for records
     defaults = {p.name: p.default for f in (train_models, run_trials) for p in inspect.signature(f).parameters.values() if p.kind is p.KEYWORD_ONLY}
     unknown = set(options) - (set(defaults) - {"validation"})
@@ -533,7 +534,7 @@ def record_trials(
         raise TypeError(f"`{min(unknown)}` is not an option of `run_trials`")
     known = {k: v for k, v in (defaults | options).items() if k not in ("validation", "oracle", "device", "together", "done", "progress")}
     if known["initial"] is not None:
-        known["initial"] = [_tensor(positions).tolist() for positions in known["initial"]]
+        known["initial"] = [as_tensor(positions).tolist() for positions in known["initial"]]
     names = [f"{data.name}, {len(data.pool_labels)} points" for data in datasets]
     try:
         if not isinstance(settings or {}, dict):
@@ -730,9 +731,9 @@ def batchbald_select(
         also = "" if evaluation is None else f"; {_count(evaluation, 'evaluation point')}"
         print(f"{Path(predictions).name}: {_count(points, 'point')}{f' ({given:,} given)' if given else ''}, {_count(samples, 'parameter sample')}, {_count(classes, 'class')}{also}", flush=True)
         if samples == 1 and method not in ("random", "entropy", "varratios"):
-            _warn("`predictions` has one parameter sample (K = 1), so no samples can disagree: all scores are 0, and the picks mean nothing; collect several, or use --method entropy", stacklevel=2)
+            warn("`predictions` has one parameter sample (K = 1), so no samples can disagree: all scores are 0, and the picks mean nothing; collect several, or use --method entropy", stacklevel=2)
         if size > points - given:
-            _warn(f"`size` is {size:,}, and only {_count(points - given, 'point')} can be picked", stacklevel=2)
+            warn(f"`size` is {size:,}, and only {_count(points - given, 'point')} can be picked", stacklevel=2)
 
     def main():
         rows = _select(tell, predictions, kind, method, size, given, ids, evaluation, out, configs, seed, overwrite)

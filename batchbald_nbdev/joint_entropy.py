@@ -9,15 +9,16 @@ __all__ = ['JointEntropy', 'ExactJointEntropy', 'SampledJointEntropy', 'DynamicJ
 import torch
 from torch import Tensor
 
-from batchbald_nbdev.information import (
-    _as_tensor, _check_count, _check_room, _full_precision, _iter_probs, _plogp, _shape, _work_device, _work_dtype,
+from batchbald_nbdev.checks import (
+    as_float_tensor, check_count, check_generator, check_room, choose_device, choose_dtype, full_precision,
 )
+from .information import _iter_probs, _plogp, _shape
 
 # %% ../nbs/02_joint_entropy.ipynb #01a9bbe3
 _product_elements = 2**18  # size of one block of products: 1 MB in float32
 
 
-@_full_precision()
+@full_precision()
 def _mean_entropies(weights_M: Tensor, posteriors_M_K: Tensor, probs_n_K_C: Tensor) -> Tensor:
     "$\\sum_m \\pi_m H(W_m P_n)$ for each of n candidates: products as wide as `posteriors_M_K`, sums in float64."
     n, K, C = probs_n_K_C.shape
@@ -30,7 +31,7 @@ def _mean_entropies(weights_M: Tensor, posteriors_M_K: Tensor, probs_n_K_C: Tens
     return sums_nC.view(n, C).sum(1)
 
 # %% ../nbs/02_joint_entropy.ipynb #9aecf1b7
-@_full_precision()
+@full_precision()
 def _label_probs(posteriors_M_K: Tensor, probs_K_C: Tensor) -> Tensor:
     "Probability of each label under each configuration, probs_C_M; this way round the product is several times as fast."
     return probs_K_C.T.contiguous() @ posteriors_M_K.T
@@ -82,7 +83,7 @@ class JointEntropy:
 
     def _probs(self, log_probs_N_K_C):
         "Blocks of checked probabilities with the right K."
-        x = _as_tensor(log_probs_N_K_C)
+        x = as_float_tensor(log_probs_N_K_C)
         if x.ndim == 3 and x.shape[1] != self.posteriors_M_K.shape[1]:
             raise ValueError(f"`log_probs_N_K_C` has {x.shape[1]} parameter samples, but {self.posteriors_M_K.shape[1]} were used so far")
         return (p for _, p in _iter_probs(x, self.posteriors_M_K.dtype, self.posteriors_M_K.device))
@@ -90,16 +91,16 @@ class JointEntropy:
 # %% ../nbs/02_joint_entropy.ipynb #99baa3fa
 def _check_joint_probs(joint_probs_M_K, name: str) -> Tensor:
     "Probabilities of configurations under each parameter sample."
-    x = _as_tensor(joint_probs_M_K, name)
+    x = as_float_tensor(joint_probs_M_K, name)
     if x.ndim != 2 or 0 in x.shape or not (x.min() >= 0 and x.max() <= 1 + 1e-3):
         raise ValueError(f"`{name}` wants probabilities (not logarithms) with the axes (M configurations, K parameter samples), none of them empty")
-    return x.to(_work_dtype(x))
+    return x.to(choose_dtype(x))
 
 
 def _ones(K: int, device, dtype: torch.dtype | None) -> Tensor:
     "One configuration, certain, under K parameter samples."
-    K, device, dtype = _check_count(K, "K"), _work_device(device), _work_dtype(None, dtype)
-    _check_room(K * dtype.itemsize, "K", f"a configuration under {K:,} parameter samples", device)
+    K, device, dtype = check_count(K, "K"), choose_device(device), choose_dtype(None, dtype)
+    check_room(K * dtype.itemsize, "K", f"a configuration under {K:,} parameter samples", device)
     return torch.ones((1, K), device=device, dtype=dtype)
 
 
@@ -107,7 +108,7 @@ def _check_configurations(M: int, posteriors_M_K: Tensor, C: int, name: str) -> 
     "Refuse M configurations that memory cannot hold, with tables as wide as K and C that are made on the way."
     K = posteriors_M_K.shape[1]
     what = f"{M:,} configurations under {K:,} parameter samples"
-    _check_room(M * (3 * K * posteriors_M_K.element_size() + 8 * C), name, what, posteriors_M_K.device)
+    check_room(M * (3 * K * posteriors_M_K.element_size() + 8 * C), name, what, posteriors_M_K.device)
 
 # %% ../nbs/02_joint_entropy.ipynb #8e67dbf0
 class ExactJointEntropy(JointEntropy):
@@ -131,7 +132,7 @@ class ExactJointEntropy(JointEntropy):
         for probs_n_K_C in list(self._probs(log_probs_N_K_C)):  # a list: all is checked before anything changes
             for probs_K_C in probs_n_K_C:
                 M = len(weights_M) * probs_K_C.shape[1]
-                _check_room(25 * M, "log_probs_N_K_C", f"{M:,} configurations", posteriors_M_K.device)
+                check_room(25 * M, "log_probs_N_K_C", f"{M:,} configurations", posteriors_M_K.device)
                 weights_M = _child_weights(weights_M, _label_probs(posteriors_M_K, probs_K_C))
                 children_M = (weights_M > 0).nonzero()[:, 0]
                 _check_configurations(len(children_M), posteriors_M_K, 1, "log_probs_N_K_C")
@@ -144,15 +145,6 @@ class ExactJointEntropy(JointEntropy):
         return -_plogp(self.weights_M).sum()
 
 # %% ../nbs/02_joint_entropy.ipynb #e2decf8f
-def _generator(generator: torch.Generator | None) -> torch.Generator:
-    "`generator`, or a fresh one seeded with 0: nothing here touches the global random state."
-    if generator is None:
-        return torch.Generator().manual_seed(0)
-    if not isinstance(generator, torch.Generator):
-        raise ValueError(f"`generator` is {generator!r}; want a torch.Generator such as torch.Generator().manual_seed(0)")
-    return generator
-
-
 def _uniform(shape: tuple[int, ...], generator: torch.Generator, device) -> Tensor:
     "Random numbers in [0, 1), float64, the same on every device for the same CPU generator."
     return torch.rand(shape, generator=generator, dtype=torch.double, device=generator.device).to(device)
@@ -180,20 +172,20 @@ class SampledJointEntropy(JointEntropy):
     @staticmethod
     def sample(probs_N_K_C: Tensor, M: int, *, generator: torch.Generator | None = None) -> "SampledJointEntropy":
         "M configurations of N variables given by their probabilities (not logarithms)."
-        x = _as_tensor(probs_N_K_C, "probs_N_K_C")
-        M = _check_count(M, "M")
+        x = as_float_tensor(probs_N_K_C, "probs_N_K_C")
+        M = check_count(M, "M")
         if not x.min() >= 0:
             raise ValueError("`probs_N_K_C` has entries below 0 or NaN; it wants probabilities, so pass the exponentials of log-probabilities")
-        empty = SampledJointEntropy.empty(_shape(x, "probs_N_K_C")[1], x.device, _work_dtype(x))
+        empty = SampledJointEntropy.empty(_shape(x, "probs_N_K_C")[1], x.device, choose_dtype(x))
         _check_configurations(M, empty.posteriors_M_K, x.shape[2], "M")
         return empty.add_variables(x.log(), M, generator=generator)
 
     def add_variables(self, log_probs_N_K_C, M2: int, *, generator: torch.Generator | None = None) -> "SampledJointEntropy":
         "Extend every configuration by `M2` draws of the new labels given what it already implies; the number of configurations grows M2-fold."
-        M2, log_probs_N_K_C = _check_count(M2, "M2"), _as_tensor(log_probs_N_K_C)
+        M2, log_probs_N_K_C = check_count(M2, "M2"), as_float_tensor(log_probs_N_K_C)
         C = _shape(log_probs_N_K_C, "log_probs_N_K_C")[2]
         _check_configurations(len(self.weights_M) * M2, self.posteriors_M_K, C, "M2")
-        generator, device = _generator(generator), self.posteriors_M_K.device
+        generator, device = check_generator(generator), self.posteriors_M_K.device
         probs = list(self._probs(log_probs_N_K_C))  # a list: all is checked before anything is drawn
         # one systematic draw of parameter samples for each configuration: proportional, and no K is left out by chance
         points_M_M2 = (torch.arange(M2, device=device) + _uniform((len(self.weights_M), 1), generator, device)) / M2
@@ -231,13 +223,13 @@ class DynamicJointEntropy(JointEntropy):
         *,
         generator: torch.Generator | None = None,  # for the sampled part; a fresh one seeded with 0 if None
     ):
-        self.M, self.max_N, self.C, self.N = _check_count(M, "M"), _check_count(max_N, "max_N"), _check_count(C, "C"), 0
-        self.generator = _generator(generator)
+        self.M, self.max_N, self.C, self.N = check_count(M, "M"), check_count(max_N, "max_N"), check_count(C, "C"), 0
+        self.generator = check_generator(generator)
         self.inner: JointEntropy = ExactJointEntropy.empty(K, device, dtype)
         one, K = self.inner.posteriors_M_K, self.inner.posteriors_M_K.shape[1]
         for name, n in (("C", 1), ("max_N", self.max_N)):
             what = f"room for {n:,} variables of {self.C:,} classes under {K:,} parameter samples"
-            _check_room(n * K * self.C * one.element_size(), name, what, one.device)
+            check_room(n * K * self.C * one.element_size(), name, what, one.device)
         with torch.inference_mode(False):  # it is written to later, maybe outside of that mode
             self.probs_max_N_K_C = one.new_empty((self.max_N, K, self.C))
 
@@ -290,10 +282,10 @@ class WeightedJointEntropy(JointEntropy):
         device=None,  # where to compute
         generator: torch.Generator | None = None,  # for resampling; a fresh one seeded with 0 if None
     ):
-        self.num_samples, self.generator, K = _check_count(num_samples, "num_samples"), _generator(generator), _check_count(K, "K")
-        self.weights_M = torch.ones(1, dtype=torch.double, device=_work_device(device))
-        dtype = _work_dtype(None, dtype)
-        _check_room(K * dtype.itemsize, "K", f"a configuration under {K:,} parameter samples", self.weights_M.device)
+        self.num_samples, self.generator, K = check_count(num_samples, "num_samples"), check_generator(generator), check_count(K, "K")
+        self.weights_M = torch.ones(1, dtype=torch.double, device=choose_device(device))
+        dtype = choose_dtype(None, dtype)
+        check_room(K * dtype.itemsize, "K", f"a configuration under {K:,} parameter samples", self.weights_M.device)
         self.posteriors_M_K = torch.full((1, K), 1 / K, dtype=dtype, device=self.weights_M.device)
         self.information = 0.0  # sum of the gains of the added variables, nats
         self.noise = 0.0  # sum of their conditional entropies, nats
@@ -324,7 +316,7 @@ class WeightedJointEntropy(JointEntropy):
     def _add(self, probs_K_C: Tensor):
         "Add one checked variable."
         M, C = len(self.weights_M), probs_K_C.shape[1]
-        _check_room(M * C * 49, "num_samples", f"{M * C:,} configurations to choose from", self.weights_M.device)
+        check_room(M * C * 49, "num_samples", f"{M * C:,} configurations to choose from", self.weights_M.device)
         entropies_K, known_K = -_plogp(probs_K_C).sum(-1).double(), self.weights_M @ self.posteriors_M_K.double()
         probs_C_M = _label_probs(self.posteriors_M_K, probs_K_C)
         gain = -_plogp(probs_C_M).sum(0, dtype=torch.double) @ self.weights_M - entropies_K @ known_K  # as in `_gains`
@@ -358,8 +350,8 @@ def _repeat_information(
     generator: torch.Generator | None = None,
 ) -> Tensor:  # information_R_B, nats: after each point, in each of R independent runs
     "Estimate the information of a batch `_repeats` times over."
-    x, generator = _as_tensor(log_probs_B_K_C), _generator(generator)
-    (B, K, _), device = _shape(x, "log_probs_B_K_C"), _work_device(device, x)
+    x, generator = as_float_tensor(log_probs_B_K_C), check_generator(generator)
+    (B, K, _), device = _shape(x, "log_probs_B_K_C"), choose_device(device, x)
     enumerated = WeightedJointEntropy(num_samples, K, dtype=dtype, device=device, generator=generator)
     probs_B_K_C = torch.cat(list(enumerated._probs(x)))
     information_R_B = torch.zeros(_repeats, B, dtype=torch.double, device="cpu")

@@ -15,25 +15,26 @@ from itertools import combinations, islice
 import torch
 from torch import Tensor
 
-from .bald import CandidateBatch, _check_given, _first_best, compute_bald
+from .bald import CandidateBatch, _first_best, compute_bald
 from .batchbald import _halving, _mean_gains, _Rows, get_batchbald_batch
-from batchbald_nbdev.information import (
-    _as_tensor, _check_count, _check_number, _full_precision, _iter_probs, _plogp, _probs, _shape,
-    _warn, _without, _work_device, _work_dtype, check_log_probs,
+from batchbald_nbdev.checks import (
+    as_float_tensor, check_count, check_generator, check_number, check_positions, choose_device, choose_dtype,
+    full_precision, silencing, warn,
 )
-from .joint_entropy import WeightedJointEntropy, _generator, _repeat_information
+from .information import _iter_probs, _plogp, _probs, _shape, check_log_probs
+from .joint_entropy import WeightedJointEntropy, _repeat_information
 from .plain_batchbald import CeilingWarning, _over_runs, _ties, _warn_near_ceiling
 
 # %% ../nbs/05_kbald.ipynb #ac4f9c4d
 def _check_picks(log_probs_B_K_C, K: int, C: int) -> Tensor:
     "Picks that fit candidates with these axes; none at all are fine."
-    x = _as_tensor(log_probs_B_K_C, "log_probs_B_K_C")
+    x = as_float_tensor(log_probs_B_K_C, "log_probs_B_K_C")
     if x.ndim != 3 or tuple(x.shape[1:]) != (K, C):
         raise ValueError(f"`log_probs_B_K_C` has shape {tuple(x.shape)}; want (B picks, {K} parameter samples, {C} classes) as for the candidates")
     return x
 
 # %% ../nbs/05_kbald.ipynb #ecd801d2
-@_full_precision()
+@full_precision()
 def compute_pair_information(
     log_probs_N_K_C,  # log p(y_n = c | w_k), candidates
     log_probs_B_K_C,  # the same for picks, under the same parameter samples
@@ -41,10 +42,10 @@ def compute_pair_information(
     device=None,  # where to compute; None means where the input lies
 ) -> Tensor:  # information_N_B, nats, float64, at least 0
     "Mutual information $I(y_n; y_b)$ of the label of every candidate and of every pick (eq. 6, second term). Raises `ValueError` on bad input."
-    x = _as_tensor(log_probs_N_K_C)
+    x = as_float_tensor(log_probs_N_K_C)
     N, K, C = _shape(x, "log_probs_N_K_C")
     picks = _check_picks(log_probs_B_K_C, K, C)
-    dtype, device, B = _work_dtype(x, dtype), _work_device(device, x), len(picks)
+    dtype, device, B = choose_dtype(x, dtype), choose_device(device, x), len(picks)
     information_N_B = torch.empty(N, B, dtype=torch.double, device=device)
     if not B:
         check_log_probs(x)
@@ -94,7 +95,7 @@ class _Expansion:
 
     def __init__(self, log_probs_N_K_C: Tensor, k: int, most: int, dtype: torch.dtype, device, max_bytes: int, pair_weight: float = 1.0):
         N = len(log_probs_N_K_C)
-        self.x, self.dtype, self.device, self.pair_weight = log_probs_N_K_C, dtype, _work_device(device, log_probs_N_K_C), pair_weight
+        self.x, self.dtype, self.device, self.pair_weight = log_probs_N_K_C, dtype, choose_device(device, log_probs_N_K_C), pair_weight
         self.k, self.exact = min(k, most + 1), k > most  # exact: nothing is ever cut off
         self.bald_N = compute_bald(log_probs_N_K_C, dtype, self.device)
         self.gains_N = self.bald_N.clone()  # beside the picks that `done_N` counts; -inf for points that cannot be picked
@@ -159,10 +160,10 @@ def compute_kbald_gains(
     max_bytes: int = 2**28,  # for candidates kept, and for intermediate results
 ) -> Tensor:  # gains_N, nats, float64, of either sign
     "What k-BALD says each candidate adds to the picks: the terms of eq. 6 (Kirsch 2023) that contain it. Raises `ValueError` on bad input."
-    x = _as_tensor(log_probs_N_K_C)
+    x = as_float_tensor(log_probs_N_K_C)
     N, K, C = _shape(x, "log_probs_N_K_C")
-    picks, dtype = _check_picks(log_probs_B_K_C, K, C), _work_dtype(x, dtype)
-    k, max_bytes = _check_count(k, "k"), _check_count(max_bytes, "max_bytes")
+    picks, dtype = _check_picks(log_probs_B_K_C, K, C), choose_dtype(x, dtype)
+    k, max_bytes = check_count(k, "k"), check_count(max_bytes, "max_bytes")
     _check_work(N, K, C, k, len(picks), "a smaller `k` or fewer picks")
     search = _Expansion(x, k, len(picks), dtype, device, max_bytes)
     if len(picks):
@@ -177,7 +178,7 @@ def compute_kbald(
     device=None,  # where to compute; None means where the input lies
 ) -> float:  # nats, of either sign
     "k-BALD score of a batch (eq. 6 cut off after terms of k labels, Kirsch 2023). Raises `ValueError` on bad input."
-    x = _as_tensor(log_probs_B_K_C, "log_probs_B_K_C")
+    x = as_float_tensor(log_probs_B_K_C, "log_probs_B_K_C")
     _shape(x, "log_probs_B_K_C", "B points")
     check_log_probs(x, name="log_probs_B_K_C")
     return sum(compute_kbald_gains(x[i : i + 1], x[:i], k, dtype, device).item() for i in range(len(x)))
@@ -210,13 +211,13 @@ def _take(search: _Expansion, pick: int):
 
 def _expand(log_probs_N_K_C, batch_size, name, k, dtype, device, given, max_bytes, pair_weight=1.0, remedy=_remedy) -> tuple[_Expansion, int, list[int]]:
     "Checked arguments: a search that knows what is given, and how many points to pick."
-    x = _as_tensor(log_probs_N_K_C)
+    x = as_float_tensor(log_probs_N_K_C)
     N, K, C = _shape(x, "log_probs_N_K_C")
-    k, max_bytes, given = _check_count(k, "k"), _check_count(max_bytes, "max_bytes"), _check_given(given, N)
-    batch_size = min(_check_count(batch_size, name, 0), N - len(given))
+    k, max_bytes, given = check_count(k, "k"), check_count(max_bytes, "max_bytes"), check_positions(given, N, "given")
+    batch_size = min(check_count(batch_size, name, 0), N - len(given))
     most = max(0, len(given) + batch_size - 1)
     _check_work(N, K, C, k, most, remedy)
-    search = _Expansion(x, k, most, _work_dtype(x, dtype), device, max_bytes, pair_weight)
+    search = _Expansion(x, k, most, choose_dtype(x, dtype), device, max_bytes, pair_weight)
     for pick in given:
         _take(search, pick)
     return search, batch_size, given
@@ -250,7 +251,7 @@ def get_kbald_batch(
     batch, K = _greedy(search, batch_size, lazy), search.x.shape[1]
     above = [n for n, score in enumerate(batch.scores, 1) if score > math.log(K) + 100 * _ties[search.dtype]]
     if above:
-        _warn(
+        warn(
             f"the first {above[0]} of {batch_size} picks have a {k}-BALD score above log K = {math.log(K):.3f} nats, more than K = {K} parameter samples can tell: "
             "such a score is no information any more. Pick fewer points, use more parameter samples, or `get_batchbald_batch`.",
             CeilingWarning,
@@ -272,7 +273,7 @@ def get_dynamic_kbald_batch(
     """Greedy 2-BALD until 2- and 3-BALD diverge (section 2, Kirsch 2023); at least one pick.
 
     Raises `ValueError` on bad input, and before the search where terms of three labels would be too large."""
-    tolerance = _check_number(tolerance, "tolerance")
+    tolerance = check_number(tolerance, "tolerance")
     remedy = "a smaller `max_batch_size`, or `get_dynamic_batchbald_batch`, which has no such limit"
     search, max_batch_size, given = _expand(log_probs_N_K_C, max_batch_size, "max_batch_size", 2, dtype, device, given, max_bytes, remedy=remedy)
     if tolerance < math.inf:  # every pick is looked at by 3-BALD: better refused now than half-way
@@ -305,20 +306,20 @@ def get_dynamic_batchbald_batch(
     max_bytes: int = 2**28,  # for candidates kept between steps, and for intermediate results
 ) -> CandidateBatch:  # scores: joint information of picks 0..i beyond `given`, nats, never falling
     "Greedy BatchBALD until a pick adds little or log K is used up; at least one pick, and no `CeilingWarning`. Raises `ValueError` on bad input."
-    gain_share = _check_number(gain_share, "gain_share", most=1)
-    ceiling_share = _check_number(ceiling_share, "ceiling_share", most=1)
-    max_batch_size, generator = _check_count(max_batch_size, "max_batch_size", 0), _generator(generator)
-    x, start, size, used = _as_tensor(log_probs_N_K_C), generator.get_state(), 4, 0.0
+    gain_share = check_number(gain_share, "gain_share", most=1)
+    ceiling_share = check_number(ceiling_share, "ceiling_share", most=1)
+    max_batch_size, generator = check_count(max_batch_size, "max_batch_size", 0), check_generator(generator)
+    x, start, size, used = as_float_tensor(log_probs_N_K_C), generator.get_state(), 4, 0.0
     N, K, _ = _shape(x, "log_probs_N_K_C")
-    given = _check_given(given, N)
+    given = check_positions(given, N, "given")
     if given:
-        state = WeightedJointEntropy(num_samples, K, dtype=dtype, device=_work_device(device, x))
+        state = WeightedJointEntropy(num_samples, K, dtype=dtype, device=choose_device(device, x))
         used = state.add_variables(x[given]).information
     most = ceiling_share * math.log(K) if ceiling_share < 1 else math.inf
     while True:
         size = min(2 * size, max_batch_size)
         generator.set_state(start)
-        with _without(CeilingWarning):
+        with silencing(CeilingWarning):
             batch = get_batchbald_batch(x, size, num_samples, dtype, device, given=given, generator=generator, max_bytes=max_bytes)
         fits = [n == 0 or (gain >= gain_share * batch.gains[0] and used + score <= most) for n, (gain, score) in enumerate(zip(batch.gains, batch.scores))]
         if not all(fits) or size == max_batch_size or len(fits) < size:
@@ -328,9 +329,9 @@ def get_dynamic_batchbald_batch(
 # %% ../nbs/05_kbald.ipynb #5afb66d4
 def _ranked(log_probs_N_K_C, max_batch_size, dtype, device, given):
     "Checked arguments, BALD scores, and the positions that can be picked, best first."
-    x = _as_tensor(log_probs_N_K_C)
+    x = as_float_tensor(log_probs_N_K_C)
     N, _, _ = _shape(x, "log_probs_N_K_C")
-    given, max_batch_size = _check_given(given, N), _check_count(max_batch_size, "max_batch_size", 0)
+    given, max_batch_size = check_positions(given, N, "given"), check_count(max_batch_size, "max_batch_size", 0)
     bald_N = compute_bald(x, dtype, device)
     order_n = bald_N.argsort(descending=True, stable=True)
     return x, given, max_batch_size, bald_N, order_n[~torch.isin(order_n, order_n.new_tensor(given))]
@@ -346,9 +347,9 @@ def get_conservativebald_batch(
     given: Iterable[int] = (),  # positions already out for labelling
 ) -> CandidateBatch:  # scores: each point's BALD score, nats
     "Highest BALD scores first, without points that share more than `threshold` with an earlier pick (section 4, Kirsch 2023). Raises `ValueError` on bad input."
-    threshold = _check_number(threshold, "threshold")
+    threshold = check_number(threshold, "threshold")
     x, given, max_batch_size, bald_N, order_n = _ranked(log_probs_N_K_C, max_batch_size, dtype, device, given)
-    threshold += _ties[_work_dtype(x, dtype)]
+    threshold += _ties[choose_dtype(x, dtype)]
     picks, places_n = [], order_n.to(x.device)
     for block_n in places_n.split(_block):
         if len(picks) >= max_batch_size:
@@ -381,9 +382,9 @@ def get_budgetbald_batch(
     """Highest BALD scores first, as long as the total correlation of the batch stays within `budget` (section 4, Kirsch 2023).
 
     Raises `ValueError` on bad input. Warns (`CeilingWarning`) where the batch has used up what K parameter samples can tell, log K."""
-    budget, dtype = _check_number(budget, "budget"), _work_dtype(None, dtype)
+    budget, dtype = check_number(budget, "budget"), choose_dtype(None, dtype)
     x, given, max_batch_size, bald_N, order_n = _ranked(log_probs_N_K_C, max_batch_size, dtype, device, given)
-    K, generator = x.shape[1], _generator(generator)
+    K, generator = x.shape[1], check_generator(generator)
     state = WeightedJointEntropy(num_samples, K, dtype=dtype, device=bald_N.device, generator=generator)
     if given:
         state.add_variables(x[given])

@@ -12,9 +12,12 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from .bald import CandidateBatch, _check_batch_size, _check_given, _first_best
-from .information import _as_tensor, _shape, _warn, _work_device, _work_dtype, check_log_probs
-from .joint_entropy import WeightedJointEntropy, _generator, _repeat_information
+from .bald import CandidateBatch, _first_best
+from batchbald_nbdev.checks import (
+    as_float_tensor, check_batch_size, check_generator, check_positions, choose_device, choose_dtype, warn,
+)
+from .information import _shape, check_log_probs
+from .joint_entropy import WeightedJointEntropy, _repeat_information
 
 # %% ../nbs/03_batchbald.ipynb #7267ae53
 def _steps(batch_size: int, progress: bool):
@@ -38,7 +41,7 @@ def _warn_near_ceiling(information_B: list[float], K: int, given: bool, stacklev
     ceiling = math.log(K)
     near = [information > _warn_share * ceiling for information in information_B]
     if ceiling > 0 and any(near):
-        _warn(
+        warn(
             f"the first {near.index(True) + 1} of {len(near)} picks{' and what is given' if given else ''} use more than {_warn_share:.0%} of log K = {ceiling:.3f} nats, "
             f"all that K = {K} parameter samples can tell; picks after them say little. Use more parameter samples or a smaller batch.",
             CeilingWarning,
@@ -99,11 +102,11 @@ def _greedy(choose, state, log_probs_g_K_C, batch_size, generator, progress) -> 
 
 def _greedy_batch(make_chooser, log_probs_N_K_C, batch_size, num_samples, dtype, device, given, generator, progress) -> CandidateBatch:
     "What the plain and the fast search share. `make_chooser(x, state, given)` gives what `_greedy` asks."
-    x, generator = _as_tensor(log_probs_N_K_C), _generator(generator)
+    x, generator = as_float_tensor(log_probs_N_K_C), check_generator(generator)
     N, K, _ = _shape(x, "log_probs_N_K_C")
-    given = _check_given(given, N)
-    batch_size = _check_batch_size(batch_size, N - len(given))
-    dtype, device = _work_dtype(None, dtype), _work_device(device, x)
+    given = check_positions(given, N, "given")
+    batch_size = check_batch_size(batch_size, N - len(given))
+    dtype, device = choose_dtype(None, dtype), choose_device(device, x)
     state = WeightedJointEntropy(num_samples, K, dtype=dtype, device=device, generator=generator)
     return _greedy(make_chooser(x, state, given), state, x[given], batch_size, generator, progress)
 

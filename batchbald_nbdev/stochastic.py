@@ -12,14 +12,16 @@ import math
 import torch
 from torch import Tensor
 
-from .bald import CandidateBatch, _check_batch_size, _check_scores, compute_bald, get_top_k_batch
-from .information import _check_count, _check_number, _check_room
-from .joint_entropy import _generator, _uniform
+from .bald import CandidateBatch, compute_bald, get_top_k_batch
+from batchbald_nbdev.checks import (
+    check_batch_size, check_count, check_generator, check_number, check_room, check_scores,
+)
+from .joint_entropy import _uniform
 
 # %% ../nbs/06_stochastic.ipynb #b7ca5df7
 def _gumbel_order(levels_N: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:
     "All positions in the order of a draw without replacement with weights exp(level / T); levels of -inf come after all others, uniformly."
-    clocks_N = -torch.log1p(-_uniform((len(levels_N),), _generator(generator), "cpu"))
+    clocks_N = -torch.log1p(-_uniform((len(levels_N),), check_generator(generator), "cpu"))
     gumbel_N = -clocks_N.clamp_min(torch.finfo(torch.double).tiny).log()
     keys_N = levels_N + temperature * gumbel_N if temperature <= 1 else levels_N / temperature + gumbel_N
     by_noise_N = gumbel_N.argsort(descending=True, stable=True)  # so that equal keys, such as -inf, keep the order of their noise
@@ -27,13 +29,13 @@ def _gumbel_order(levels_N: Tensor, temperature: float, generator: torch.Generat
 
 
 def _check_temperature(temperature) -> float:
-    return _check_number(temperature, "temperature", want="a number from 0 (top-k) to infinity (random)")
+    return check_number(temperature, "temperature", want="a number from 0 (top-k) to infinity (random)")
 
 
 def _draw(scores_N, batch_size: int, temperature: float, generator, levels) -> CandidateBatch:
     "Shared by the three forms: limits of the temperature, the draw, the scores of what was drawn. `levels(scores_N, T)` is T log weight."
-    scores_N, temperature = _check_scores(scores_N), _check_temperature(temperature)
-    batch_size, generator = _check_batch_size(batch_size, len(scores_N)), _generator(generator)
+    scores_N, temperature = check_scores(scores_N), _check_temperature(temperature)
+    batch_size, generator = check_batch_size(batch_size, len(scores_N)), check_generator(generator)
     if temperature == 0:
         return get_top_k_batch(scores_N, batch_size)
     if temperature == math.inf:
@@ -103,9 +105,9 @@ def get_random_batch(
     generator: torch.Generator | None = None,  # a fresh one seeded with 0 if None
 ) -> CandidateBatch:  # scores: 0
     "A batch drawn uniformly without replacement. Raises `ValueError` on an empty pool or a negative size."
-    N = _check_count(N, "N")
-    _check_room(64 * N, "N", f"an order of {N:,} points")
-    batch_size = _check_batch_size(batch_size, N)
+    N = check_count(N, "N")
+    check_room(64 * N, "N", f"an order of {N:,} points")
+    batch_size = check_batch_size(batch_size, N)
     indices = _gumbel_order(torch.zeros(N, dtype=torch.double, device="cpu"), 1.0, generator)[:batch_size].tolist()
     return CandidateBatch([0.0] * len(indices), indices)
 

@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 import batchbald_nbdev
-from batchbald_nbdev import active_learning, bayesian_models, information
+from batchbald_nbdev import active_learning, bayesian_models, checks
 from batchbald_nbdev.all import *
 
 pytestmark = [
@@ -699,19 +699,19 @@ def test_arrays_that_may_only_be_read_are_shared_in_silence(dtype, tmp_path):
     ):
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            tensor = information._as_tensor(array)
+            tensor = checks.as_float_tensor(array)
         assert (
             tensor.data_ptr() == array.ctypes.data
             and tensor.stride() == tuple(s // array.itemsize for s in array.strides)
             and np.array_equal(tensor.numpy(), array)
         )
         assert not array.flags.writeable
-    tensor = information._as_tensor(np.load(tmp_path / "x.npy", mmap_mode="r"))  # the map lives as long as the tensor
+    tensor = checks.as_float_tensor(np.load(tmp_path / "x.npy", mmap_mode="r"))  # the map lives as long as the tensor
     assert np.array_equal(tensor.numpy(), x)
     for bad in (frozen.astype(object), frozen.astype(">f8"), frozen[::-1]):
         bad.flags.writeable = False
         with pytest.raises(ValueError, match="`log_probs_N_K_C` cannot be read"):
-            information._as_tensor(bad)
+            checks.as_float_tensor(bad)
 
 
 # Threads
@@ -771,17 +771,17 @@ def test_what_is_not_to_be_heard_is_silent_in_its_thread_alone():
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        with information._without(CeilingWarning):
-            information._warn("here", CeilingWarning)
-            information._warn("of another kind")
+        with checks.silencing(CeilingWarning):
+            checks.warn("here", CeilingWarning)
+            checks.warn("of another kind")
             with ThreadPoolExecutor(1) as executor:
-                executor.submit(information._warn, "there", CeilingWarning).result()
-        with information._listening(listen), information._without(CeilingWarning):
-            information._warn("here", CeilingWarning)
-            information._warn("heard")
-        with pytest.raises(KeyError), information._listening(listen):
+                executor.submit(checks.warn, "there", CeilingWarning).result()
+        with checks.listening(listen), checks.silencing(CeilingWarning):
+            checks.warn("here", CeilingWarning)
+            checks.warn("heard")
+        with pytest.raises(KeyError), checks.listening(listen):
             raise KeyError
-        information._warn("after")
+        checks.warn("after")
     assert [str(w.message) for w in caught] == ["of another kind", "there", "after"] and said == [
         ("heard", UserWarning)
     ]
@@ -842,8 +842,8 @@ def test_tensors_are_made_somewhere_and_as_something():
     assert not [*faults("torch.zeros(3, dtype=x, device=y); torch.arange(3, device=y); x.new_zeros(3)")]
     found = {path.name: [*faults(path.read_text())] for path in SOURCES if path.name != "_modidx.py"}
     assert (
-        found.pop("information.py")
-        == [f for f in faults((Path(information.__file__)).read_text()) if f.endswith(": torch.as_tensor(x)")]
+        found.pop("checks.py")
+        == [f for f in faults((Path(checks.__file__)).read_text()) if f.endswith(": torch.as_tensor(x)")]
         and len(found) > 12
     )  # what is on a GPU already
     assert not any(found.values()), found

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from batchbald_nbdev import bayesian_models, information
+from batchbald_nbdev import bayesian_models, checks
 from batchbald_nbdev.all import *
 from batchbald_nbdev.datasets import ActiveLearningData
 
@@ -259,7 +259,7 @@ def test_more_than_memory_is_refused_before_it_is_allocated(monkeypatch):
     x = torch.randn(4, 100, 10, generator=seeded()).log_softmax(-1)
     state = SampledJointEntropy.empty(100).add_variables(x[:1], 1000)
     with pytest.raises(ValueError, match="`M2` is too large: 10,000,000,000,000 configurations under 100 parameter samples would take .* GB"): state.add_variables(x[1:], 10**10)
-    monkeypatch.setattr(information, "_memory", lambda device: 2e6)
+    monkeypatch.setattr(checks, "get_memory", lambda device: 2e6)
     with pytest.raises(ValueError, match="`M2`"): state.add_variables(x[1:], 1000)
     with pytest.raises(ValueError, match="`M`"): SampledJointEntropy.sample(x.exp(), 10**5)
     assert state.compute() == SampledJointEntropy.empty(100).add_variables(x[:1],
