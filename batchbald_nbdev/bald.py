@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .checks import as_float_tensor, check_batch_size, check_scores, choose_dtype
-from .information import _entropies, _iter_probs
+from .checks import check_batch_size, check_scores
+from .information import Predictions, compute_both_entropies
 
 # %% ../nbs/01_bald.ipynb #54d9567a
 def compute_bald(
@@ -21,24 +21,24 @@ def compute_bald(
     device=None,  # where to compute; None means where the input lies
 ) -> Tensor:  # scores_N, nats, float64, in [0, log min(K, C)]
     "Mutual information $I(y_n; w)$ of every label and the parameters (eq. 2, Kirsch et al. 2019). Raises `ValueError` on bad input."
-    marginal_N, conditional_N = _entropies(log_probs_N_K_C, dtype, device)
+    marginal_N, conditional_N = compute_both_entropies(log_probs_N_K_C, dtype, device)
     return (marginal_N - conditional_N).clamp_min(0)
 
 # %% ../nbs/01_bald.ipynb #1791f6e7
 def compute_variation_ratios(
     log_probs_N_K_C,  # log p(y_n = c | w_k)
 ) -> Tensor:  # scores_N, float64, in [0, 1 - 1/C]
-    "One minus the largest averaged class probability (Freeman 1965). Raises `ValueError` on bad input."
-    x = as_float_tensor(log_probs_N_K_C)
-    return torch.cat([1 - p.mean(1, dtype=torch.double).amax(-1) for _, p in _iter_probs(x, choose_dtype(x))])
+    "One minus the largest averaged class probability (Freeman 1965)."
+    predictions = Predictions(log_probs_N_K_C)
+    return torch.cat([1 - probs_n_K_C.mean(1, dtype=torch.double).amax(-1) for _, probs_n_K_C in predictions])
 
-
+# %% ../nbs/01_bald.ipynb #f86072b9
 def compute_mean_std(
     log_probs_N_K_C,  # log p(y_n = c | w_k)
 ) -> Tensor:  # scores_N, float64, in [0, 1/2]
-    "Standard deviation of class probabilities over parameter samples, averaged over classes (Kendall et al. 2015). Raises `ValueError` on bad input."
-    x = as_float_tensor(log_probs_N_K_C)
-    return torch.cat([p.double().std(1, correction=0).mean(-1) for _, p in _iter_probs(x, choose_dtype(x))])
+    "Standard deviation of class probabilities over parameter samples, averaged over classes (Kendall et al. 2015)."
+    predictions = Predictions(log_probs_N_K_C)
+    return torch.cat([probs_n_K_C.double().std(1, correction=0).mean(-1) for _, probs_n_K_C in predictions])
 
 # %% ../nbs/01_bald.ipynb #5a795375
 @dataclass

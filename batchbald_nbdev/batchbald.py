@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .bald import CandidateBatch, _first_best, compute_bald
 from .checks import check_count, check_number, full_precision
-from .information import _plogp, _probs
+from .information import Predictions, _plogp
 from .joint_entropy import WeightedJointEntropy, _resample, _uniform
 from .plain_batchbald import CeilingWarning, _greedy_batch, _ties
 
@@ -27,8 +27,8 @@ class _Rows:
     "Candidates as probs_n_C_K and entropies_n_K, ready for a matrix product, and kept once read, up to `max_bytes`."
 
     def __init__(self, log_probs_N_K_C: Tensor, dtype: torch.dtype, device, max_bytes: int):
-        self.x, self.dtype, self.device = log_probs_N_K_C, dtype, device
-        N, K, C = log_probs_N_K_C.shape
+        self.predictions, self.device = Predictions(log_probs_N_K_C, dtype, device), device
+        N, K, C = self.predictions.shape
         room = min(N, max_bytes // ((C + 1) * K * dtype.itemsize))
         self.place_N = torch.full((N,), -1, dtype=torch.int32, device=device)
         self.probs_r_C_K = torch.empty(room, C, K, dtype=dtype, device=device)
@@ -39,7 +39,7 @@ class _Rows:
         "Rows of the pool, written where they belong, in parts that stay in the processor's cache."
         step = max(1, _read_elements // probs_n_C_K[:1].numel())
         for part_n, probs, entropies in zip(*(x.split(step) for x in (block_n, probs_n_C_K, entropies_n_K))):
-            probs.copy_(_probs(self.x.index_select(0, part_n.to(self.x.device)).to(self.device), self.dtype).transpose(1, 2))
+            probs.copy_(self.predictions[part_n].transpose(1, 2))
             entropies.copy_(-_plogp(probs).sum(1))
         return probs_n_C_K, entropies_n_K
 

@@ -22,7 +22,7 @@ from .batchbald import _best_candidate, _check_race_error, _first, _Rows
 from batchbald_nbdev.checks import (
     SLACK, as_float_tensor, check_batch_size, check_count, check_generator, check_positions,
 )
-from .information import _shape
+from .information import check_axes
 from .joint_entropy import WeightedJointEntropy
 from .plain_batchbald import _greedy, _ties
 
@@ -211,7 +211,8 @@ def _whole_rows(log_probs_N_K_C):
             "`dask.array.from_array(x, chunks=(10_000, -1, -1))`, what is made or read piece by piece by `dask.array.from_delayed` or "
             "`map_blocks`; and `get_batchbald_batch` takes tensors and arrays as they are"
         )
-    _, K, C = _shape(log_probs_N_K_C, "log_probs_N_K_C")
+    check_axes(log_probs_N_K_C.shape)
+    _, K, C = log_probs_N_K_C.shape
     if math.isnan(K) or math.isnan(C):
         raise ValueError("`log_probs_N_K_C` has an unknown number of parameter samples or classes; only the number of points may be unknown")
     return log_probs_N_K_C.rechunk({1: -1, 2: -1})

@@ -20,7 +20,7 @@ from batchbald_nbdev.checks import (
     as_float_tensor, check_batch_size, check_count, check_generator, check_positions, choose_device, choose_dtype,
     full_precision, warn,
 )
-from .information import _iter_probs, _plogp, _probs, _shape, check_log_probs
+from .information import Predictions, _plogp, check_log_probs
 from .joint_entropy import WeightedJointEntropy, _repeat_information, _repeats, _uniform
 from .plain_batchbald import CeilingWarning, _over_runs, _ties, _warn_near_ceiling, _warn_share
 from .stochastic import _check_temperature, get_softmax_batch
@@ -37,18 +37,22 @@ def _evaluation_gains(
 ) -> Tensor:  # gains_N, nats, float64
     "Mean of I(y_n; y_e | configuration m) over pairs."
     (N, K, C), D, device = x.shape, y.shape[2], posteriors_M_K.device
+    pool, evaluation = (
+        Predictions(z, posteriors_M_K.dtype, device, name=name)
+        for z, name in ((x, "log_probs_N_K_C"), (y, "log_probs_E_K_C"))
+    )
     point_P, configuration_P, weights_P = pairs
     used_m, place_P = configuration_P.unique(return_inverse=True)
     columns, weights = [posteriors_M_K[used_m].T], [-torch.zeros_like(used_m, dtype=torch.double).index_add_(0, place_P, weights_P)]
     gains_N = torch.zeros(N, dtype=torch.double, device=device)
     for part_p in torch.arange(len(weights_P), device=device).split(max(1, max_bytes // 8 // (K * D * posteriors_M_K.element_size()))):
-        probs_p_K_D = _probs(y[point_P[part_p].to(y.device)].to(device), posteriors_M_K.dtype, "log_probs_E_K_C")
+        probs_p_K_D = evaluation[point_P[part_p]]
         joint_p_K_D = probs_p_K_D.mul_(posteriors_M_K[configuration_P[part_p], :, None])  # p(y_e, w_k | configuration)
         gains_N -= weights_P[part_p] @ _plogp(joint_p_K_D.sum(1, dtype=torch.double)).sum(1)
         columns_K_c = torch.cat([*columns, joint_p_K_D.transpose(0, 1).reshape(K, -1)], 1)
         weights_c = torch.cat([*weights, weights_P[part_p].repeat_interleave(D)])
         columns, weights, side = [], [], max(1, math.isqrt(elements))
-        for block, probs_n_K_C in _iter_probs(x, posteriors_M_K.dtype, device):
+        for block, probs_n_K_C in pool:
             rows_nC_K = probs_n_K_C.transpose(1, 2).reshape(-1, K)
             sums_nC = torch.zeros(len(rows_nC_K), dtype=torch.double, device=device)
             for rows_r_K, sums_r in zip(rows_nC_K.split(side), sums_nC.split(side)):
@@ -60,8 +64,9 @@ def _evaluation_gains(
 # %% ../nbs/07_epig.ipynb #5a6f06db
 def _check_evaluation(log_probs_N_K_C, log_probs_E_K_C, given=(), batch_size: int = 0) -> tuple[Tensor, Tensor, list[int], int]:
     "Pool and evaluation set as tensors whose axes fit, positions that are given, and how many points to pick."
-    x, y = as_float_tensor(log_probs_N_K_C), as_float_tensor(log_probs_E_K_C, "log_probs_E_K_C")
-    (N, K, _), (_, K_of_E, _) = _shape(x, "log_probs_N_K_C"), _shape(y, "log_probs_E_K_C", "E evaluation points")
+    pool = Predictions(log_probs_N_K_C)
+    evaluation = Predictions(log_probs_E_K_C, name="log_probs_E_K_C", points="E evaluation points")
+    x, y, (N, K, _), K_of_E = pool.log_probs_N_K_C, evaluation.log_probs_N_K_C, pool.shape, evaluation.shape[1]
     if K != K_of_E:
         raise ValueError(f"`log_probs_E_K_C` has {K_of_E} parameter samples and `log_probs_N_K_C` has {K}; want predictions under the same samples, in the same order")
     given = check_positions(given, N, "given")
@@ -128,9 +133,9 @@ def _before_and_after(log_probs_N_K_C, log_probs_E_K_C, log_probs_after_N_K_C, n
     "The pool, a state that knows nothing; the pool again, and a state that knows the evaluation labels."
     if (log_probs_E_K_C is None) == (log_probs_after_N_K_C is None):
         raise ValueError("want one of `log_probs_E_K_C` (evaluation points under the same samples) and `log_probs_after_N_K_C` (the pool under a second model), and not both")
-    x = as_float_tensor(log_probs_N_K_C)
-    N, K, C = _shape(x, "log_probs_N_K_C")
-    options = dict(dtype=choose_dtype(x, dtype), device=choose_device(device, x), generator=check_generator(generator))
+    pool = Predictions(log_probs_N_K_C, dtype, device)
+    x, (N, K, C) = pool.log_probs_N_K_C, pool.shape
+    options = dict(dtype=pool.dtype, device=pool.device, generator=check_generator(generator))
     if log_probs_E_K_C is not None:
         x, y, _, _ = _check_evaluation(x, log_probs_E_K_C)
         check_log_probs(y, name="log_probs_E_K_C")

@@ -13,23 +13,22 @@ from collections.abc import Iterable, Iterator
 from itertools import combinations
 
 import torch
+from fastcore.basics import patch
 from torch import Tensor
 
 from batchbald_nbdev.checks import (
     SLACK, as_float_tensor, as_whole, brief, check_count, check_number, check_room, choose_device, choose_dtype,
 )
 
-# %% ../nbs/00_information.ipynb #97be708c
-_block_elements = 2**20  # elements converted at a time: 4 MB in float32, so that they stay in the processor's cache
-
-
-def _shape(log_probs_N_K_C: Tensor, name: str, points: str = "N points") -> tuple[int, int, int]:
-    shape = tuple(log_probs_N_K_C.shape)
+# %% ../nbs/00_information.ipynb #05fe7db0
+def check_axes(shape, name: str = "log_probs_N_K_C", points: str = "N points") -> tuple[int, int, int]:
+    shape = tuple(shape)
     if len(shape) != 3 or 0 in shape:
-        raise ValueError(f"`{name}` has shape {shape}; want three non-empty axes ({points}, K parameter samples, C classes)")
+        axes = f"three non-empty axes ({points}, K parameter samples, C classes)"
+        raise ValueError(f"`{name}` has shape {shape}; want {axes}")
     return shape
 
-
+# %% ../nbs/00_information.ipynb #97be708c
 def _likely_mistake(log_probs_n_K_C: Tensor) -> str:
     "What to tell someone whose rows do not sum to one."
     x = log_probs_n_K_C.double()
@@ -40,30 +39,65 @@ def _likely_mistake(log_probs_n_K_C: Tensor) -> str:
     if x.min() >= 0 and (x.sum(-1) - 1).abs().max() < 5e-2:
         return 'looks like probabilities; convert it with `as_log_probs(x, kind="probs")`'
     if (x.exp().sum(-1) - 1).abs().max() < 5e-2:
-        return "is nearly normalised; if it was stored with fewer digits than it has now, renormalise it with `x.log_softmax(-1)`"
+        stored = "if it was stored with fewer digits than it has now, renormalise it with `x.log_softmax(-1)`"
+        return f"is nearly normalised; {stored}"
     return 'is not normalised; if these are logits, convert them with `as_log_probs(x, kind="logits")`'
 
 # %% ../nbs/00_information.ipynb #a59dd32f
-def _probs(log_probs_n_K_C: Tensor, dtype: torch.dtype, name: str = "log_probs_N_K_C", atol: float | None = None) -> Tensor:
-    "Checked probabilities of one block, renormalised in `dtype`."
-    probs_n_K_C = log_probs_n_K_C.to(torch.promote_types(log_probs_n_K_C.dtype, dtype)).exp()  # checked with all the digits it has
+BLOCK_ELEMENTS = 2**20  # converted at a time: 4 MB in float32, so that they stay in the processor's cache
+
+
+class Predictions:
+    "A view of log_probs_N_K_C as probabilities. Iterated, it yields `(positions, probs_n_K_C)` block by block."
+
+    def __init__(
+        self,
+        log_probs_N_K_C,  # tensor or array
+        dtype: torch.dtype | None = None,  # of the probabilities; None is torch.double for float64 input, else torch.float32
+        device=None,  # where to compute; None means where the input lies
+        *,
+        name: str = "log_probs_N_K_C",  # of the argument, in messages
+        points: str = "N points",  # its first axis, in messages
+        atol: float | None = None,  # slack on the sum of a row; None chooses it by dtype
+    ):
+        self.log_probs_N_K_C, self.name = as_float_tensor(log_probs_N_K_C, name), name
+        self.shape = check_axes(self.log_probs_N_K_C.shape, name, points)
+        self.dtype = choose_dtype(self.log_probs_N_K_C, dtype)
+        self.device = choose_device(device, self.log_probs_N_K_C)
+        self.slack = SLACK[self.log_probs_N_K_C.dtype] if atol is None else atol
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+# %% ../nbs/00_information.ipynb #c395c444
+@patch
+def __getitem__(self: Predictions, positions: slice | Tensor) -> Tensor:
+    "Checked probabilities of some points, probs_n_K_C."
+    x = self.log_probs_N_K_C
+    x = x[positions] if isinstance(positions, slice) else x.index_select(0, positions.to(x.device))
+    x = x.to(self.device)
+    probs_n_K_C = x.to(torch.promote_types(x.dtype, self.dtype)).exp()
     sums_n_K_1 = probs_n_K_C.sum(-1, keepdim=True)
-    slack = SLACK[log_probs_n_K_C.dtype] if atol is None else atol
-    if not (sums_n_K_1 - 1).abs().max() <= slack:  # "not <=" rather than ">", so that NaN fails too
+    if not (sums_n_K_1 - 1).abs().max() <= self.slack:  # "not <=" rather than ">", so that NaN fails too
         worst = (sums_n_K_1 - 1).abs().max().item()
-        raise ValueError(f"`{name}` {_likely_mistake(log_probs_n_K_C)} (a row of exponentials misses 1 by {worst:.2g}, allowed {slack:g})")
-    return (probs_n_K_C / sums_n_K_1).to(dtype)
+        misses = f"(a row of exponentials misses 1 by {worst:.2g}, allowed {self.slack:g})"
+        raise ValueError(f"`{self.name}` {_likely_mistake(x)} {misses}")
+    return (probs_n_K_C / sums_n_K_1).to(self.dtype)
 
-
-def _iter_probs(
-    log_probs_N_K_C: Tensor, dtype: torch.dtype, device=None, name: str = "log_probs_N_K_C", atol: float | None = None
-) -> Iterator[tuple[slice, Tensor]]:
-    "Yield `(positions, probs_n_K_C)` block by block, on `device` or where the input lies."
-    (N, K, C), device = _shape(log_probs_N_K_C, name), choose_device(device, log_probs_N_K_C)
-    step = max(1, _block_elements // (K * C))
+# %% ../nbs/00_information.ipynb #7eff176c
+@patch
+def __iter__(self: Predictions) -> Iterator[tuple[slice, Tensor]]:
+    N, K, C = self.shape
+    step = max(1, BLOCK_ELEMENTS // (K * C))
     for start in range(0, N, step):
         block = slice(start, min(start + step, N))
-        yield block, _probs(log_probs_N_K_C[block].to(device), dtype, name, atol)
+        yield block, self[block]
+
+# %% ../nbs/00_information.ipynb #2739e8ca
+@patch
+def read(self: Predictions) -> Tensor:
+    "All of them at once, probs_N_K_C."
+    return torch.cat([probs_n_K_C for _, probs_n_K_C in self])
 
 # %% ../nbs/00_information.ipynb #bbcb4356
 def check_log_probs(
@@ -72,34 +106,50 @@ def check_log_probs(
     name: str = "log_probs_N_K_C",  # what to call the argument in messages
 ) -> tuple[int, int, int]:  # N, K, C
     "Return the axis sizes, or raise `ValueError` naming the likely mistake."
-    x, atol = as_float_tensor(log_probs_N_K_C, name), None if atol is None else check_number(atol, "atol")
-    for _ in _iter_probs(x, choose_dtype(x), name=name, atol=atol):
+    atol = None if atol is None else check_number(atol, "atol")
+    predictions = Predictions(log_probs_N_K_C, name=name, atol=atol)
+    for _ in predictions:
         pass
-    return _shape(x, name)
+    return predictions.shape
 
 # %% ../nbs/00_information.ipynb #81d9cf65
+def _refuse_no_logits(x: Tensor) -> None:
+    if x.isnan().any() or (x == math.inf).any() or (x == -math.inf).all(-1).any():
+        wrong = "logits that are NaN or +inf, or a row that is -inf throughout"
+        raise ValueError(f"`x` has {wrong}; no distribution belongs to them")
+    if x.shape[-1] > 1 and x.min() >= 0 and (x.to(choose_dtype(x)).sum(-1) - 1).abs().max() <= SLACK[x.dtype]:
+        looks = "looks like probabilities (no entry below 0, every row sums to 1) and not like logits"
+        raise ValueError(f"`x` {looks}; is `kind` right?")
+
+# %% ../nbs/00_information.ipynb #805827d1
+def _refuse_no_probs(x: Tensor, sums_N_K_1: Tensor) -> None:
+    worst, slack = (sums_N_K_1 - 1).abs().max().item(), SLACK[x.dtype]
+    if x.min() >= 0 and worst <= slack:
+        return
+    wrong = f"a row misses the sum 1 by {worst:.2g}, allowed {slack:g}"
+    if x.isnan().any():
+        wrong = "an entry is NaN"
+    elif x.min() < 0:
+        wrong = f"the least entry is {x.min().item():.3g}"
+    raise ValueError(f"`x` does not hold probabilities: {wrong}; is `kind` right?")
+
+# %% ../nbs/00_information.ipynb #121301fc
 def as_log_probs(
     x,  # predictions (N, K, C), tensor or array
     kind: str = "log_probs",  # what `x` holds: "probs", "logits" or "log_probs"
 ) -> Tensor:  # log_probs_N_K_C; what was converted is float64 if `x` was, else float32
-    "Natural-log class probabilities from predictions of another kind. Raises `ValueError` where `x` is not of that kind."
+    "Natural-log class probabilities from predictions of another kind."
     if kind not in ("probs", "logits", "log_probs"):
         raise ValueError(f"`kind` is {kind!r}; want 'probs', 'logits' or 'log_probs'")
-    x = as_float_tensor(x, "x")
-    _shape(x, "x")
+    predictions = Predictions(x, name="x")
+    x = predictions.log_probs_N_K_C
     if kind == "logits":
-        if x.isnan().any() or (x == math.inf).any() or (x == -math.inf).all(-1).any():
-            raise ValueError("`x` has logits that are NaN or +inf, or a row that is -inf throughout; no distribution belongs to them")
-        if x.shape[-1] > 1 and x.min() >= 0 and (x.to(choose_dtype(x)).sum(-1) - 1).abs().max() <= SLACK[x.dtype]:
-            raise ValueError("`x` looks like probabilities (no entry below 0, every row sums to 1) and not like logits; is `kind` right?")
-        return x.to(choose_dtype(x)).log_softmax(-1)
+        _refuse_no_logits(x)
+        return x.to(predictions.dtype).log_softmax(-1)
     if kind == "probs":
-        probs_N_K_C = x.to(choose_dtype(x))
+        probs_N_K_C = x.to(predictions.dtype)
         sums_N_K_1 = probs_N_K_C.sum(-1, keepdim=True)
-        worst = (sums_N_K_1 - 1).abs().max().item()
-        if not (x.min() >= 0 and worst <= SLACK[x.dtype]):
-            wrong = "an entry is NaN" if x.isnan().any() else f"the least entry is {x.min().item():.3g}" if x.min() < 0 else f"a row misses the sum 1 by {worst:.2g}, allowed {SLACK[x.dtype]:g}"
-            raise ValueError(f"`x` does not hold probabilities: {wrong}; is `kind` right?")
+        _refuse_no_probs(x, sums_N_K_1)
         return (probs_N_K_C / sums_N_K_1).log()
     check_log_probs(x, name="x")
     return x
@@ -114,22 +164,22 @@ def compute_entropy(
     log_probs_N_K_C,  # log p(y_n = c | w_k)
 ) -> Tensor:  # entropies_N, nats, float64, in [0, log C]
     "Entropy of the averaged prediction, $H(y_n)$: the first term of eq. 2 (Kirsch et al. 2019). Raises `ValueError` on bad input."
-    return _entropies(log_probs_N_K_C)[0]
+    return compute_both_entropies(log_probs_N_K_C)[0]
 
 # %% ../nbs/00_information.ipynb #3c7fb76e
 def compute_conditional_entropy(
     log_probs_N_K_C,  # log p(y_n = c | w_k)
 ) -> Tensor:  # entropies_N, nats, float64, in [0, log C]
     "Expected entropy given the parameters, $E[H(y_n | w)]$: the second term of eq. 2 (Kirsch et al. 2019). Raises `ValueError` on bad input."
-    return _entropies(log_probs_N_K_C)[1]
+    return compute_both_entropies(log_probs_N_K_C)[1]
 
 # %% ../nbs/00_information.ipynb #cf5f07d0
-def _entropies(log_probs_N_K_C, dtype: torch.dtype | None = None, device=None) -> tuple[Tensor, Tensor]:
+def compute_both_entropies(log_probs_N_K_C, dtype: torch.dtype | None = None, device=None) -> tuple[Tensor, Tensor]:
     "Entropy of the mean and mean of the entropies of every point, float64, where the input lies or on `device`."
-    x = as_float_tensor(log_probs_N_K_C)
-    N, K, C = _shape(x, "log_probs_N_K_C")
-    marginal_N, conditional_N = torch.empty(2, N, dtype=torch.double, device=choose_device(device, x))
-    for block, probs_n_K_C in _iter_probs(x, choose_dtype(x, dtype), device):
+    predictions = Predictions(log_probs_N_K_C, dtype, device)
+    N, K, _ = predictions.shape
+    marginal_N, conditional_N = torch.empty(2, N, dtype=torch.double, device=predictions.device)
+    for block, probs_n_K_C in predictions:
         marginal_N[block] = 0 - _plogp(probs_n_K_C.mean(1, dtype=torch.double)).sum(-1)
         conditional_N[block] = 0 - _plogp(probs_n_K_C).sum((1, 2), dtype=torch.double) / K
     return marginal_N, conditional_N
@@ -152,13 +202,13 @@ def compute_joint_probs(
     with_parameters: bool = False,  # keep the parameter sample as a last axis?
 ) -> Tensor:  # p(y_1, ..., y_B) with B axes of size C, or p(y_1, ..., y_B, w_k) with one more of size K; float64, sums to 1
     "Joint distribution of B labels by enumeration, the bracket in eq. 12. Raises `ValueError` on bad input and beyond 2^24 entries."
-    x = as_float_tensor(log_probs_B_K_C, "log_probs_B_K_C")
-    B, K, C = _shape(x, "log_probs_B_K_C")
+    predictions = Predictions(log_probs_B_K_C, torch.float64, name="log_probs_B_K_C")
+    B, K, C = predictions.shape
     log2_entries = B * math.log2(C) + (math.log2(K) if with_parameters else 0)
     if log2_entries > math.log2(_most_entries) or B > 60:
         size = f"{C}^{B}" + (f" * {K}" if with_parameters else "")
         raise ValueError(f"`log_probs_B_K_C` asks for {size} entries (2^{log2_entries:.1f}); at most 2^24 entries and 60 labels are enumerated")
-    probs_B_K_C = torch.cat([probs for _, probs in _iter_probs(x, torch.float64, name="log_probs_B_K_C")])
+    probs_B_K_C = predictions.read()
     if with_parameters:
         return (_label_products(probs_B_K_C) / K).reshape([C] * B + [K])
     return (_label_products(probs_B_K_C[: B // 2]) @ _label_products(probs_B_K_C[B // 2 :]).T / K).reshape([C] * B)

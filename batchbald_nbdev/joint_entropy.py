@@ -12,7 +12,7 @@ from torch import Tensor
 from batchbald_nbdev.checks import (
     as_float_tensor, check_count, check_generator, check_room, choose_device, choose_dtype, full_precision,
 )
-from .information import _iter_probs, _plogp, _shape
+from .information import Predictions, _plogp
 
 # %% ../nbs/02_joint_entropy.ipynb #01a9bbe3
 _product_elements = 2**18  # size of one block of products: 1 MB in float32
@@ -83,10 +83,12 @@ class JointEntropy:
 
     def _probs(self, log_probs_N_K_C):
         "Blocks of checked probabilities with the right K."
-        x = as_float_tensor(log_probs_N_K_C)
-        if x.ndim == 3 and x.shape[1] != self.posteriors_M_K.shape[1]:
-            raise ValueError(f"`log_probs_N_K_C` has {x.shape[1]} parameter samples, but {self.posteriors_M_K.shape[1]} were used so far")
-        return (p for _, p in _iter_probs(x, self.posteriors_M_K.dtype, self.posteriors_M_K.device))
+        predictions = Predictions(log_probs_N_K_C, self.posteriors_M_K.dtype, self.posteriors_M_K.device)
+        K = self.posteriors_M_K.shape[1]
+        if predictions.shape[1] != K:
+            found = f"`log_probs_N_K_C` has {predictions.shape[1]} parameter samples"
+            raise ValueError(f"{found}, but {K} were used so far")
+        return (probs_n_K_C for _, probs_n_K_C in predictions)
 
 # %% ../nbs/02_joint_entropy.ipynb #99baa3fa
 def _check_joint_probs(joint_probs_M_K, name: str) -> Tensor:
@@ -172,18 +174,17 @@ class SampledJointEntropy(JointEntropy):
     @staticmethod
     def sample(probs_N_K_C: Tensor, M: int, *, generator: torch.Generator | None = None) -> "SampledJointEntropy":
         "M configurations of N variables given by their probabilities (not logarithms)."
-        x = as_float_tensor(probs_N_K_C, "probs_N_K_C")
-        M = check_count(M, "M")
+        M, predictions = check_count(M, "M"), Predictions(probs_N_K_C, name="probs_N_K_C")
+        x = predictions.log_probs_N_K_C
         if not x.min() >= 0:
             raise ValueError("`probs_N_K_C` has entries below 0 or NaN; it wants probabilities, so pass the exponentials of log-probabilities")
-        empty = SampledJointEntropy.empty(_shape(x, "probs_N_K_C")[1], x.device, choose_dtype(x))
+        empty = SampledJointEntropy.empty(x.shape[1], predictions.device, predictions.dtype)
         _check_configurations(M, empty.posteriors_M_K, x.shape[2], "M")
         return empty.add_variables(x.log(), M, generator=generator)
 
     def add_variables(self, log_probs_N_K_C, M2: int, *, generator: torch.Generator | None = None) -> "SampledJointEntropy":
         "Extend every configuration by `M2` draws of the new labels given what it already implies; the number of configurations grows M2-fold."
-        M2, log_probs_N_K_C = check_count(M2, "M2"), as_float_tensor(log_probs_N_K_C)
-        C = _shape(log_probs_N_K_C, "log_probs_N_K_C")[2]
+        M2, C = check_count(M2, "M2"), Predictions(log_probs_N_K_C).shape[2]
         _check_configurations(len(self.weights_M) * M2, self.posteriors_M_K, C, "M2")
         generator, device = check_generator(generator), self.posteriors_M_K.device
         probs = list(self._probs(log_probs_N_K_C))  # a list: all is checked before anything is drawn
@@ -350,10 +351,10 @@ def _repeat_information(
     generator: torch.Generator | None = None,
 ) -> Tensor:  # information_R_B, nats: after each point, in each of R independent runs
     "Estimate the information of a batch `_repeats` times over."
-    x, generator = as_float_tensor(log_probs_B_K_C), check_generator(generator)
-    (B, K, _), device = _shape(x, "log_probs_B_K_C"), choose_device(device, x)
+    generator, predictions = check_generator(generator), Predictions(log_probs_B_K_C, dtype, device)
+    (B, K, _), dtype, device = predictions.shape, predictions.dtype, predictions.device
     enumerated = WeightedJointEntropy(num_samples, K, dtype=dtype, device=device, generator=generator)
-    probs_B_K_C = torch.cat(list(enumerated._probs(x)))
+    probs_B_K_C = predictions.read()
     information_R_B = torch.zeros(_repeats, B, dtype=torch.double, device="cpu")
     for b in range(B):
         before = enumerated.weights_M, enumerated.posteriors_M_K, enumerated.information

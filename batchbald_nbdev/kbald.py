@@ -21,7 +21,7 @@ from batchbald_nbdev.checks import (
     as_float_tensor, check_count, check_generator, check_number, check_positions, choose_device, choose_dtype,
     full_precision, silencing, warn,
 )
-from .information import _iter_probs, _plogp, _probs, _shape, check_log_probs
+from .information import Predictions, _plogp, check_log_probs
 from .joint_entropy import WeightedJointEntropy, _repeat_information
 from .plain_batchbald import CeilingWarning, _over_runs, _ties, _warn_near_ceiling
 
@@ -38,25 +38,27 @@ def _check_picks(log_probs_B_K_C, K: int, C: int) -> Tensor:
 def compute_pair_information(
     log_probs_N_K_C,  # log p(y_n = c | w_k), candidates
     log_probs_B_K_C,  # the same for picks, under the same parameter samples
-    dtype: torch.dtype | None = None,  # arithmetic: torch.float32, torch.double; None is torch.double for float64 input, else torch.float32
+    dtype: torch.dtype | None = None,  # arithmetic; None is torch.double for float64 input, else torch.float32
     device=None,  # where to compute; None means where the input lies
 ) -> Tensor:  # information_N_B, nats, float64, at least 0
-    "Mutual information $I(y_n; y_b)$ of the label of every candidate and of every pick (eq. 6, second term). Raises `ValueError` on bad input."
-    x = as_float_tensor(log_probs_N_K_C)
-    N, K, C = _shape(x, "log_probs_N_K_C")
+    "Mutual information $I(y_n; y_b)$ of the label of every candidate and of every pick (eq. 6, second term)."
+    candidates = Predictions(log_probs_N_K_C, dtype, device)
+    N, K, C = candidates.shape
     picks = _check_picks(log_probs_B_K_C, K, C)
-    dtype, device, B = choose_dtype(x, dtype), choose_device(device, x), len(picks)
+    B, dtype, device = len(picks), candidates.dtype, candidates.device
     information_N_B = torch.empty(N, B, dtype=torch.double, device=device)
     if not B:
-        check_log_probs(x)
+        check_log_probs(log_probs_N_K_C)
         return information_N_B
-    probs_K_BC = torch.cat([p for _, p in _iter_probs(picks, dtype, device, "log_probs_B_K_C")]).transpose(0, 1).reshape(K, B * C)
+    probs_B_K_C = Predictions(picks, dtype, device, name="log_probs_B_K_C").read()
+    probs_K_BC = probs_B_K_C.transpose(0, 1).reshape(K, B * C)
     entropies_B = -_plogp(probs_K_BC.mean(0, dtype=torch.double)).view(B, C).sum(1)
     step = max(1, 2**20 // (C * B * C))  # candidates at a time: 4 MB of tables in float32
-    for block, probs_n_K_C in _iter_probs(x, dtype, device):
+    for block, probs_n_K_C in candidates:
         entropies_n = -_plogp(probs_n_K_C.mean(1, dtype=torch.double)).sum(1)
-        joints = [-_plogp(p.transpose(1, 2) @ probs_K_BC / K).view(len(p), C, B, C).sum((1, 3), dtype=torch.double) for p in probs_n_K_C.split(step)]
-        information_N_B[block] = (entropies_n[:, None] + entropies_B - torch.cat(joints)).clamp_min(0)
+        tables = (-_plogp(p.transpose(1, 2) @ probs_K_BC / K).view(len(p), C, B, C) for p in probs_n_K_C.split(step))
+        joint_n_B = torch.cat([table.sum((1, 3), dtype=torch.double) for table in tables])
+        information_N_B[block] = (entropies_n[:, None] + entropies_B - joint_n_B).clamp_min(0)
     return information_N_B
 
 # %% ../nbs/05_kbald.ipynb #02161a52
@@ -160,14 +162,14 @@ def compute_kbald_gains(
     max_bytes: int = 2**28,  # for candidates kept, and for intermediate results
 ) -> Tensor:  # gains_N, nats, float64, of either sign
     "What k-BALD says each candidate adds to the picks: the terms of eq. 6 (Kirsch 2023) that contain it. Raises `ValueError` on bad input."
-    x = as_float_tensor(log_probs_N_K_C)
-    N, K, C = _shape(x, "log_probs_N_K_C")
-    picks, dtype = _check_picks(log_probs_B_K_C, K, C), choose_dtype(x, dtype)
+    candidates = Predictions(log_probs_N_K_C, dtype, device)
+    x, (N, K, C) = candidates.log_probs_N_K_C, candidates.shape
+    picks, dtype = _check_picks(log_probs_B_K_C, K, C), candidates.dtype
     k, max_bytes = check_count(k, "k"), check_count(max_bytes, "max_bytes")
     _check_work(N, K, C, k, len(picks), "a smaller `k` or fewer picks")
     search = _Expansion(x, k, len(picks), dtype, device, max_bytes)
     if len(picks):
-        search.picks = [probs_K_C for _, p in _iter_probs(picks, dtype, search.device, "log_probs_B_K_C") for probs_K_C in p]
+        search.picks = list(Predictions(picks, dtype, search.device, name="log_probs_B_K_C").read())
     return search.update(torch.arange(N, device=search.device))
 
 
@@ -178,8 +180,7 @@ def compute_kbald(
     device=None,  # where to compute; None means where the input lies
 ) -> float:  # nats, of either sign
     "k-BALD score of a batch (eq. 6 cut off after terms of k labels, Kirsch 2023). Raises `ValueError` on bad input."
-    x = as_float_tensor(log_probs_B_K_C, "log_probs_B_K_C")
-    _shape(x, "log_probs_B_K_C", "B points")
+    x = Predictions(log_probs_B_K_C, name="log_probs_B_K_C", points="B points").log_probs_N_K_C
     check_log_probs(x, name="log_probs_B_K_C")
     return sum(compute_kbald_gains(x[i : i + 1], x[:i], k, dtype, device).item() for i in range(len(x)))
 
@@ -205,14 +206,14 @@ def _best_gain(search: _Expansion, lazy: bool = True) -> int:
 
 def _take(search: _Expansion, pick: int):
     "Make a candidate a pick."
-    search.picks.append(_probs(search.x[pick : pick + 1].to(search.device), search.dtype)[0])
+    search.picks.append(search.rows.predictions[pick : pick + 1][0])
     search.gains_N[pick] = -math.inf
 
 
 def _expand(log_probs_N_K_C, batch_size, name, k, dtype, device, given, max_bytes, pair_weight=1.0, remedy=_remedy) -> tuple[_Expansion, int, list[int]]:
     "Checked arguments: a search that knows what is given, and how many points to pick."
-    x = as_float_tensor(log_probs_N_K_C)
-    N, K, C = _shape(x, "log_probs_N_K_C")
+    predictions = Predictions(log_probs_N_K_C, dtype, device)
+    x, (N, K, C) = predictions.log_probs_N_K_C, predictions.shape
     k, max_bytes, given = check_count(k, "k"), check_count(max_bytes, "max_bytes"), check_positions(given, N, "given")
     batch_size = min(check_count(batch_size, name, 0), N - len(given))
     most = max(0, len(given) + batch_size - 1)
@@ -309,11 +310,12 @@ def get_dynamic_batchbald_batch(
     gain_share = check_number(gain_share, "gain_share", most=1)
     ceiling_share = check_number(ceiling_share, "ceiling_share", most=1)
     max_batch_size, generator = check_count(max_batch_size, "max_batch_size", 0), check_generator(generator)
-    x, start, size, used = as_float_tensor(log_probs_N_K_C), generator.get_state(), 4, 0.0
-    N, K, _ = _shape(x, "log_probs_N_K_C")
+    predictions = Predictions(log_probs_N_K_C, device=device)
+    x, (N, K, _) = predictions.log_probs_N_K_C, predictions.shape
+    start, size, used = generator.get_state(), 4, 0.0
     given = check_positions(given, N, "given")
     if given:
-        state = WeightedJointEntropy(num_samples, K, dtype=dtype, device=choose_device(device, x))
+        state = WeightedJointEntropy(num_samples, K, dtype=dtype, device=predictions.device)
         used = state.add_variables(x[given]).information
     most = ceiling_share * math.log(K) if ceiling_share < 1 else math.inf
     while True:
@@ -329,8 +331,8 @@ def get_dynamic_batchbald_batch(
 # %% ../nbs/05_kbald.ipynb #5afb66d4
 def _ranked(log_probs_N_K_C, max_batch_size, dtype, device, given):
     "Checked arguments, BALD scores, and the positions that can be picked, best first."
-    x = as_float_tensor(log_probs_N_K_C)
-    N, _, _ = _shape(x, "log_probs_N_K_C")
+    x = Predictions(log_probs_N_K_C, dtype, device).log_probs_N_K_C
+    N = len(x)
     given, max_batch_size = check_positions(given, N, "given"), check_count(max_batch_size, "max_batch_size", 0)
     bald_N = compute_bald(x, dtype, device)
     order_n = bald_N.argsort(descending=True, stable=True)

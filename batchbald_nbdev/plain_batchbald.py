@@ -13,10 +13,8 @@ import torch
 from torch import Tensor
 
 from .bald import CandidateBatch, _first_best
-from batchbald_nbdev.checks import (
-    as_float_tensor, check_batch_size, check_generator, check_positions, choose_device, choose_dtype, warn,
-)
-from .information import _shape, check_log_probs
+from .checks import check_batch_size, check_generator, check_positions, choose_device, choose_dtype, warn
+from .information import Predictions, check_log_probs
 from .joint_entropy import WeightedJointEntropy, _repeat_information
 
 # %% ../nbs/03_batchbald.ipynb #7267ae53
@@ -102,8 +100,8 @@ def _greedy(choose, state, log_probs_g_K_C, batch_size, generator, progress) -> 
 
 def _greedy_batch(make_chooser, log_probs_N_K_C, batch_size, num_samples, dtype, device, given, generator, progress) -> CandidateBatch:
     "What the plain and the fast search share. `make_chooser(x, state, given)` gives what `_greedy` asks."
-    x, generator = as_float_tensor(log_probs_N_K_C), check_generator(generator)
-    N, K, _ = _shape(x, "log_probs_N_K_C")
+    generator, predictions = check_generator(generator), Predictions(log_probs_N_K_C)
+    x, (N, K, _) = predictions.log_probs_N_K_C, predictions.shape
     given = check_positions(given, N, "given")
     batch_size = check_batch_size(batch_size, N - len(given))
     dtype, device = choose_dtype(None, dtype), choose_device(device, x)
