@@ -304,7 +304,7 @@ def _random(round: Round) -> CandidateBatch:
 
 
 def _selected(select: Callable, *args, round: Round, **options) -> CandidateBatch:
-    return select(round.log_probs_N_K_C, round.batch_size, *args, given=round.given, **options)
+    return select(round.log_probs_N_K_C, round.batch_size, *args, pending=round.given, **options)
 
 
 def _sampled(select: Callable, configs: int, round: Round) -> CandidateBatch:
@@ -317,7 +317,7 @@ def _exact(select: Callable, *args) -> Callable:
 
 def _batchepig(configs: int, round: Round) -> CandidateBatch:
     num_samples = max(1, configs // 4)  # each costs as much as an evaluation input, for every candidate
-    return get_batchepig_batch(round.log_probs_N_K_C, _evaluation(round), round.batch_size, num_samples, given=round.given, generator=round.generator)
+    return get_batchepig_batch(round.log_probs_N_K_C, _evaluation(round), round.batch_size, num_samples, pending=round.given, generator=round.generator)
 
 
 def _epigbald(configs: int, round: Round) -> CandidateBatch:
@@ -327,7 +327,7 @@ def _epigbald(configs: int, round: Round) -> CandidateBatch:
 
 
 def _batchepigbald(configs: int, round: Round) -> CandidateBatch:
-    return get_batchepigbald_batch(round.log_probs_N_K_C, _evaluation(round), round.batch_size, configs, given=round.given, generator=round.generator)
+    return get_batchepigbald_batch(round.log_probs_N_K_C, _evaluation(round), round.batch_size, configs, pending=round.given, generator=round.generator)
 
 
 def _softmaxepig(round: Round) -> CandidateBatch:

@@ -6,18 +6,20 @@
 __all__ = ['compute_bald', 'compute_variation_ratios', 'compute_mean_std', 'CandidateBatch', 'get_top_k_batch', 'get_bald_batch']
 
 # %% ../nbs/01_bald.ipynb #8474fab1
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from .checks import check_batch_size, check_scores
+from .checks import check_batch_size, check_number, check_positions, check_scores
 from .information import Predictions, compute_both_entropies
 
 # %% ../nbs/01_bald.ipynb #54d9567a
 def compute_bald(
     log_probs_N_K_C,  # log p(y_n = c | w_k)
-    dtype: torch.dtype | None = None,  # arithmetic: torch.float32, torch.double; None follows the input
+    dtype: torch.dtype | None = None,  # of the products; None is torch.double for float64 input, else torch.float32
     device=None,  # where to compute; None means where the input lies
 ) -> Tensor:  # scores_N, nats, float64, in [0, log min(K, C)]
     "Mutual information $I(y_n; w)$ of every label and the parameters (eq. 2, Kirsch et al. 2019). Raises `ValueError` on bad input."
@@ -52,26 +54,52 @@ class CandidateBatch:
     ceiling: float | None = None  # what no score can exceed, nats
 
 # %% ../nbs/01_bald.ipynb #b421a7a8
-def _first_best(scores_N: Tensor, slack: float) -> int:
-    "Lowest position whose score is within `slack` of the best."
-    return int((scores_N >= scores_N.max() - slack).nonzero()[0])
+def first_best(scores_N: Tensor, tolerance: float) -> int:
+    "Lowest position whose score is within `tolerance` of the best."
+    return int((scores_N >= scores_N.max() - tolerance).nonzero()[0])
+
+# %% ../nbs/01_bald.ipynb #7aa5b350
+def rank(scores_N: Tensor, batch_size: int, tolerance: float = 0.0) -> list[int]:
+    "Positions of the best, best first: each the lowest within `tolerance` of the best that is left."
+    if tolerance == 0:
+        return scores_N.argsort(descending=True, stable=True)[:batch_size].tolist()
+    left_n, indices = torch.arange(len(scores_N), device=scores_N.device), []
+    for _ in range(min(batch_size, len(scores_N))):
+        place = first_best(scores_N[left_n], tolerance)
+        indices.append(int(left_n[place]))
+        left_n = torch.cat([left_n[:place], left_n[place + 1 :]])
+    return indices
+
+# %% ../nbs/01_bald.ipynb #186e6ffc
+def find_left(N: int, pending) -> list[int]:
+    "Positions of the points that are not out for labelling."
+    barred = set(check_positions(pending, N, "pending"))
+    return [i for i in range(N) if i not in barred]
 
 # %% ../nbs/01_bald.ipynb #e470d371
 def get_top_k_batch(
     scores_N,  # one score for each pool point, any unit
     batch_size: int,  # points to pick, B
+    *,
+    pending: Iterable[int] = (),  # positions already out for labelling; never returned
+    tolerance: float = 0.0,  # scores that differ by no more than this tie
 ) -> CandidateBatch:  # scores: the given ones
-    "The `batch_size` best scores (all, if there are fewer), best first; ties go to the lowest position. Raises `ValueError` on NaN or a negative size."
+    "The `batch_size` best scores (all, if there are fewer), best first; ties go to the lowest position."
     scores_N = check_scores(scores_N)
-    order_N = scores_N.argsort(descending=True, stable=True)[: check_batch_size(batch_size, len(scores_N))]
-    return CandidateBatch(scores_N[order_N].tolist(), order_N.tolist())
+    tolerance = check_number(tolerance, "tolerance", below=math.inf, want="a number of 0 or more")
+    left = find_left(len(scores_N), pending)
+    batch_size = check_batch_size(batch_size, len(left))
+    indices = [left[i] for i in rank(scores_N[left], batch_size, tolerance)]
+    return CandidateBatch(scores_N[indices].tolist(), indices)
 
-
+# %% ../nbs/01_bald.ipynb #4805d15f
 def get_bald_batch(
     log_probs_N_K_C,  # log p(y_n = c | w_k)
     batch_size: int,  # points to pick, B
-    dtype: torch.dtype | None = None,  # arithmetic: torch.float32, torch.double; None follows the input
+    dtype: torch.dtype | None = None,  # of the products; None is torch.double for float64 input, else torch.float32
     device=None,  # where to compute; None means where the input lies
+    *,
+    pending: Iterable[int] = (),  # positions already out for labelling; never returned
 ) -> CandidateBatch:  # scores: each point's BALD score, nats
-    "Top-k BALD (eq. 3, Kirsch et al. 2019): the points with the largest own scores, whatever they have in common. Raises `ValueError` on bad input."
-    return get_top_k_batch(compute_bald(log_probs_N_K_C, dtype, device), batch_size)
+    "Top-k BALD (eq. 3, Kirsch et al. 2019): the points with the largest own scores, whatever they have in common."
+    return get_top_k_batch(compute_bald(log_probs_N_K_C, dtype, device), batch_size, pending=pending)

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils.data import BatchSampler, Dataset, IterableDataset, SequentialSampler
 
-from .batchbald import _halving, _is_out_of_memory
+from .batchbald import halving, is_out_of_memory
 from batchbald_nbdev.checks import (
     SLACK, check_count, check_generator, check_number, check_room, choose_device, full_precision,
 )
@@ -166,7 +166,7 @@ def _blaming_inputs(x: Tensor):
     try:
         yield
     except (RuntimeError, IndexError, TypeError) as error:
-        if _is_out_of_memory(error):
+        if is_out_of_memory(error):
             raise
         reason = str(error).splitlines()[0]
         remedy = "it draws random numbers itself; let dropout layers be all that is random" if "random operation" in reason else "want the shape that it was made for, and its dtype: `x.float()`?"
@@ -415,7 +415,7 @@ def collect_log_probs(
                 check_room(num_samples * (12 * numbers + sizes[1]), "num_samples", what, device)
                 masks = {f"{name}.mask": layers[name].draw_masks(num_samples, shape, generator).to(device) for name, shape in features.items()}
             start = min(max_bytes, len(x) * max(sizes[0], num_samples * sizes[1]))
-            block, worked = _halving(lambda most: run(x, masks, *sizes, most), start)
+            block, worked = halving(lambda most: run(x, masks, *sizes, most), start)
             max_bytes = worked if worked < start else max_bytes
             yield block
 

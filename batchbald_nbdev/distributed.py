@@ -18,13 +18,13 @@ import torch
 from torch import Tensor
 
 from .bald import CandidateBatch, compute_bald
-from .batchbald import _best_candidate, _check_race_error, _first, _Rows
+from .batchbald import best_candidate, check_race_error, FIRST, Rows
 from batchbald_nbdev.checks import (
     SLACK, as_float_tensor, check_batch_size, check_count, check_generator, check_positions,
 )
 from .information import check_axes
 from .joint_entropy import WeightedJointEntropy
-from .plain_batchbald import _greedy, _ties
+from .plain_batchbald import _greedy, TIES
 
 # %% ../nbs/04a_many_machines.ipynb #c0adfaeb
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def _look(part: _Part, log_probs_n_K_C, state, taken: list[int], floor: float, r
         at_r, x = torch.arange(len(bounds_n), device="cpu"), as_float_tensor(log_probs_n_K_C)
         if x.shape != part.answer.shape or (x[part.kept_r].exp() - part.log_probs_r_K_C.exp()).abs().max() > SLACK[x.dtype]:
             raise ValueError("a chunk of `log_probs_N_K_C` came out different when it was computed again; seed what is random in it, dropout masks for example")
-    read, bounds_r = _Rows(x, state.posteriors_M_K.dtype, x.device, 0), bounds_n[at_r]
+    read, bounds_r = Rows(x, state.posteriors_M_K.dtype, x.device, 0), bounds_n[at_r]
     seen_n = torch.zeros(len(bounds_n), dtype=torch.bool, device="cpu")
 
     def rows(block_r):
@@ -113,7 +113,7 @@ def _look(part: _Part, log_probs_n_K_C, state, taken: list[int], floor: float, r
 
     if (bounds_r > -math.inf).any():
         generator = torch.Generator().manual_seed(0)
-        _, rise = _best_candidate(state, rows, bounds_r, race_error=race_error, elements=elements, generator=generator, floor=floor, rise=rise)
+        _, rise = best_candidate(state, rows, bounds_r, race_error=race_error, elements=elements, generator=generator, floor=floor, rise=rise)
         bounds_n[at_r] = bounds_r
     return _make_part(bounds_n, seen_n, at_r, x, rise, room, slack)
 
@@ -130,7 +130,7 @@ class _Leader:
 
         self.blocks = x.to_delayed().ravel().tolist()
         room = max(1, max_bytes // len(self.blocks) // (math.prod(x.shape[1:]) * x.dtype.itemsize))
-        self.options = {"room": room, "slack": _ties[dtype]}
+        self.options = {"room": room, "slack": TIES[dtype]}
         self.racing = {"race_error": race_error, "elements": min(2**18, max_bytes // 32)}
         self.parts, self.answers = {}, {}
         self.ask({p: delayed(_start)(block, dtype, **self.options) for p, block in enumerate(self.blocks)})
@@ -169,7 +169,7 @@ class _Leader:
         from dask import delayed
 
         named = [best[-1] for best in map(self.named, self.parts) if best and best[-1][1] not in taken]
-        named = sorted(named, key=lambda o: -o[0])[:_first]
+        named = sorted(named, key=lambda o: -o[0])[:FIRST]
         gains = state.compute_gains(torch.cat([row for _, _, row in named])).tolist() if named else []
         found = [(gain, i, row) for gain, (_, i, row) in zip(gains, named)]
         best, rise = max(gains, default=-math.inf), max([0.0, *(gain - bound for gain, (bound, _, _) in zip(gains, named))])
@@ -218,34 +218,36 @@ def _whole_rows(log_probs_N_K_C):
     return log_probs_N_K_C.rechunk({1: -1, 2: -1})
 
 
-def _distributed_batch(log_probs_N_K_C, batch_size, num_samples, dtype, given, generator, progress, race_error, max_bytes) -> CandidateBatch:
+def _distributed_batch(log_probs_N_K_C, batch_size, num_samples, dtype, pending, generator, progress, race_error, max_bytes) -> CandidateBatch:
     x, generator = _whole_rows(log_probs_N_K_C), check_generator(generator)
     N, K, _ = x.shape  # N is nan where Dask does not know it
-    given, batch_size = check_positions(given, math.inf if math.isnan(N) else N, "given"), check_count(batch_size, "batch_size", 0)
-    race_error, max_bytes = _check_race_error(race_error), check_count(max_bytes, "max_bytes")
+    pending, batch_size = check_positions(pending, math.inf if math.isnan(N) else N, "pending"), check_count(batch_size, "batch_size", 0)
+    race_error, max_bytes = check_race_error(race_error), check_count(max_bytes, "max_bytes")
+    if dtype is None and x.dtype == "float64":
+        dtype = torch.float64
     state = WeightedJointEntropy(num_samples, K, dtype=dtype, generator=generator)
     leader = _Leader(x, state.posteriors_M_K.dtype, race_error / max(1, batch_size), max_bytes)
     N = leader.starts[-1]
     if not N:
         raise ValueError("`log_probs_N_K_C` has no points: all of its chunks are empty")
-    given = check_positions(given, N, "given")
-    batch_size = check_batch_size(batch_size, N - len(given))
-    return _greedy(lambda indices: leader.choose(state, given + indices), state, leader.rows(given), batch_size, generator, progress)
+    pending = check_positions(pending, N, "pending")
+    batch_size = check_batch_size(batch_size, N - len(pending))
+    return _greedy(lambda indices: leader.choose(state, pending + indices), state, leader.rows(pending), batch_size, generator, progress)
 
 # %% ../nbs/04a_many_machines.ipynb #8affd108
 def get_distributed_batchbald_batch(
     log_probs_N_K_C,  # log p(y_n = c | w_k), a dask.array; one chunk at a time has to fit in the memory of a worker
     batch_size: int,  # points to pick, B
     num_samples: int = 4_000,  # label configurations to carry, M; exact while they suffice
-    dtype: torch.dtype | None = None,  # of the products: torch.float32 (None) or torch.double; sums are float64
+    dtype: torch.dtype | None = None,  # of the products; None is torch.double for float64 input, else torch.float32
     *,
-    given: Iterable[int] = (),  # positions already out for labelling
+    pending: Iterable[int] = (),  # positions already out for labelling
     generator: torch.Generator | None = None,  # for resampling; a fresh one seeded with 0 if None
     progress: bool = False,  # show a progress bar
     race_error: float = 1e-4,  # chance of dropping the best candidate of a step in the races; 0 turns racing off
     max_bytes: int = 2**28,  # for candidates kept between steps, all parts together
-) -> CandidateBatch:  # scores: joint information of picks 0..i beyond `given`, nats, never falling
+) -> CandidateBatch:  # scores: joint information of picks 0..i beyond `pending`, nats, never falling
     """The batch of `get_batchbald_batch` for a pool in chunks, picked where they are: by threads, or by the workers of a `dask.distributed` client.
 
     Raises `ValueError` on bad input, `ImportError` without Dask. Warns (`CeilingWarning`) where the batch has used up what K parameter samples can tell, log K."""
-    return _distributed_batch(log_probs_N_K_C, batch_size, num_samples, dtype, given, generator, progress, race_error, max_bytes)
+    return _distributed_batch(log_probs_N_K_C, batch_size, num_samples, dtype, pending, generator, progress, race_error, max_bytes)

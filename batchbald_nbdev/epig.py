@@ -14,16 +14,16 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from .bald import CandidateBatch, _first_best, compute_bald
-from .batchbald import _halving, _plogp_
+from .bald import CandidateBatch, compute_bald, find_left, first_best, get_top_k_batch
+from .batchbald import halving, plogp_
 from batchbald_nbdev.checks import (
     as_float_tensor, check_batch_size, check_count, check_generator, check_positions, choose_device, choose_dtype,
     full_precision, warn,
 )
-from .information import Predictions, _plogp, check_log_probs
-from .joint_entropy import WeightedJointEntropy, _repeat_information, _repeats, _uniform
-from .plain_batchbald import CeilingWarning, _over_runs, _ties, _warn_near_ceiling, _warn_share
-from .stochastic import _check_temperature, get_softmax_batch
+from .information import Predictions, plogp, check_log_probs
+from .joint_entropy import WeightedJointEntropy, _repeat_information, REPEATS, uniform
+from .plain_batchbald import CeilingWarning, _over_runs, TIES, warn_near_ceiling, WARN_SHARE
+from .stochastic import check_temperature, get_softmax_batch
 
 # %% ../nbs/07_epig.ipynb #a07d75c2
 @full_precision()
@@ -48,7 +48,7 @@ def _evaluation_gains(
     for part_p in torch.arange(len(weights_P), device=device).split(max(1, max_bytes // 8 // (K * D * posteriors_M_K.element_size()))):
         probs_p_K_D = evaluation[point_P[part_p]]
         joint_p_K_D = probs_p_K_D.mul_(posteriors_M_K[configuration_P[part_p], :, None])  # p(y_e, w_k | configuration)
-        gains_N -= weights_P[part_p] @ _plogp(joint_p_K_D.sum(1, dtype=torch.double)).sum(1)
+        gains_N -= weights_P[part_p] @ plogp(joint_p_K_D.sum(1, dtype=torch.double)).sum(1)
         columns_K_c = torch.cat([*columns, joint_p_K_D.transpose(0, 1).reshape(K, -1)], 1)
         weights_c = torch.cat([*weights, weights_P[part_p].repeat_interleave(D)])
         columns, weights, side = [], [], max(1, math.isqrt(elements))
@@ -57,33 +57,33 @@ def _evaluation_gains(
             sums_nC = torch.zeros(len(rows_nC_K), dtype=torch.double, device=device)
             for rows_r_K, sums_r in zip(rows_nC_K.split(side), sums_nC.split(side)):
                 for columns_K_w, weights_w in zip(columns_K_c.split(side, 1), weights_c.split(side)):
-                    sums_r += _plogp_(rows_r_K @ columns_K_w).double() @ weights_w
+                    sums_r += plogp_(rows_r_K @ columns_K_w).double() @ weights_w
             gains_N[block] += sums_nC.view(-1, C).sum(1)
     return gains_N.clamp_min(0)
 
 # %% ../nbs/07_epig.ipynb #5a6f06db
-def _check_evaluation(log_probs_N_K_C, log_probs_E_K_C, given=(), batch_size: int = 0) -> tuple[Tensor, Tensor, list[int], int]:
-    "Pool and evaluation set as tensors whose axes fit, positions that are given, and how many points to pick."
+def _check_evaluation(log_probs_N_K_C, log_probs_E_K_C, pending=(), batch_size: int = 0) -> tuple[Tensor, Tensor, list[int], int]:
+    "Pool and evaluation set as tensors whose axes fit, positions that are pending, and how many points to pick."
     pool = Predictions(log_probs_N_K_C)
     evaluation = Predictions(log_probs_E_K_C, name="log_probs_E_K_C", points="E evaluation points")
     x, y, (N, K, _), K_of_E = pool.log_probs_N_K_C, evaluation.log_probs_N_K_C, pool.shape, evaluation.shape[1]
     if K != K_of_E:
         raise ValueError(f"`log_probs_E_K_C` has {K_of_E} parameter samples and `log_probs_N_K_C` has {K}; want predictions under the same samples, in the same order")
-    given = check_positions(given, N, "given")
-    return x, y, given, check_batch_size(batch_size, N - len(given))
+    pending = check_positions(pending, N, "pending")
+    return x, y, pending, check_batch_size(batch_size, N - len(pending))
 
 
 def _gains_of(x, y, posteriors_M_K, pairs, max_bytes: int) -> Tensor:
     "`_evaluation_gains` with blocks that suit the device, smaller ones where memory runs out."
     max_bytes = check_count(max_bytes, "max_bytes")
     elements = max(2**12, min(2**18 if posteriors_M_K.device.type == "cpu" else 2**24, max_bytes // 32))
-    return _halving(lambda elements: _evaluation_gains(x, y, posteriors_M_K, pairs, max_bytes, elements), elements)[0]
+    return halving(lambda elements: _evaluation_gains(x, y, posteriors_M_K, pairs, max_bytes, elements), elements)[0]
 
 # %% ../nbs/07_epig.ipynb #62f65d22
 def compute_epig(
     log_probs_N_K_C,  # log p(y_n = c | w_k) of the pool
     log_probs_E_K_C,  # log p(y_e = c | w_k) of the evaluation inputs, under the same samples; may have other classes
-    dtype: torch.dtype | None = None,  # arithmetic: torch.float32, torch.double; None follows the pool
+    dtype: torch.dtype | None = None,  # of the products; None is torch.double for float64 input, else torch.float32
     device=None,  # where to compute; None means where the pool lies
     *,
     max_bytes: int = 2**28,  # for intermediate results
@@ -103,26 +103,23 @@ def get_epig_batch(
     log_probs_N_K_C,  # log p(y_n = c | w_k) of the pool
     log_probs_E_K_C,  # log p(y_e = c | w_k) of the evaluation inputs, under the same samples; may have other classes
     batch_size: int,  # points to pick, B
-    dtype: torch.dtype | None = None,  # arithmetic: torch.float32, torch.double; None follows the pool
+    dtype: torch.dtype | None = None,  # of the products; None is torch.double for float64 input, else torch.float32
     device=None,  # where to compute; None means where the pool lies
     *,
+    pending: Iterable[int] = (),  # positions already out for labelling
     max_bytes: int = 2**28,  # for intermediate results
 ) -> CandidateBatch:  # scores: each point's EPIG, nats
     "Top-k EPIG: the points with the largest own scores, whatever they have in common; ties go to the lowest position. Raises `ValueError` on bad input."
-    x, y, _, batch_size = _check_evaluation(log_probs_N_K_C, log_probs_E_K_C, batch_size=batch_size)
+    x, y, pending, batch_size = _check_evaluation(log_probs_N_K_C, log_probs_E_K_C, pending, batch_size)
     scores_N = compute_epig(x, y, dtype, device, max_bytes=max_bytes)
-    left_N, indices = scores_N.clone(), []
-    for _ in range(batch_size):
-        indices.append(_first_best(left_N, _ties[choose_dtype(x, dtype)]))
-        left_N[indices[-1]] = -math.inf
-    return CandidateBatch(scores_N[indices].tolist(), indices)
+    return get_top_k_batch(scores_N, batch_size, pending=pending, tolerance=TIES[choose_dtype(x, dtype)])
 
 # %% ../nbs/07_epig.ipynb #9a940e65
 def _warn_if_bald(known: float, E: int, K: int, stacklevel: int):
     "Where the evaluation labels alone use up what K parameter samples can tell, so that EPIG-BALD is BALD."
-    if known > _warn_share * math.log(K) > 0:
+    if known > WARN_SHARE * math.log(K) > 0:
         warn(
-            f"the labels of the {E} evaluation points use more than {_warn_share:.0%} of log K = {math.log(K):.3f} nats, all that K = {K} parameter samples can tell, "
+            f"the labels of the {E} evaluation points use more than {WARN_SHARE:.0%} of log K = {math.log(K):.3f} nats, all that K = {K} parameter samples can tell, "
             "so that EPIG-BALD is BALD here. Use fewer evaluation points, more parameter samples, a second model, or EPIG.",
             CeilingWarning,
             stacklevel=stacklevel + 1,
@@ -151,7 +148,7 @@ def compute_epig_bald(
     log_probs_N_K_C,  # log p(y_n = c | w_k) of the pool
     log_probs_E_K_C=None,  # of the evaluation inputs, under the same samples; may have other classes
     num_samples: int = 1_000,  # configurations of evaluation labels to carry; exact while they suffice
-    dtype: torch.dtype | None = None,  # arithmetic: torch.float32, torch.double; None follows the pool
+    dtype: torch.dtype | None = None,  # of the products; None is torch.double for float64 input, else torch.float32
     device=None,  # where to compute; None means where the pool lies
     *,
     log_probs_after_N_K_C=None,  # in place of the evaluation inputs: the pool under a second model that was also trained on predictions for them
@@ -176,7 +173,7 @@ def _pairs(weights_M: Tensor, E: int, num_pairs: int, generator: torch.Generator
     if M * E <= num_pairs:
         return points_E.repeat_interleave(M), torch.arange(M, device=device).repeat(E), weights_M.repeat(E) / E
     R = max(1, num_pairs // E)
-    shift_E = (_uniform((E,), generator, device).argsort() + _uniform((), generator, device)) / E
+    shift_E = (uniform((E,), generator, device).argsort() + uniform((), generator, device)) / E
     teeth_E_R = (torch.arange(R, device=device) + shift_E[:, None]) / R
     line_M = weights_M.cumsum(0)
     configuration_E_R = torch.searchsorted(line_M / line_M[-1], teeth_E_R, right=True).clamp_max(M - 1)
@@ -184,9 +181,9 @@ def _pairs(weights_M: Tensor, E: int, num_pairs: int, generator: torch.Generator
 
 # %% ../nbs/07_epig.ipynb #9f06007d
 def _reached(log_probs_B_K_C: Tensor, y: Tensor, num_samples: int, options: dict) -> Tensor:
-    "F after each point, reached_R_B in `_repeats` independent runs; they are equal while all configurations are carried."
+    "F after each point, reached_R_B in `REPEATS` independent runs; they are equal while all configurations are carried."
     state = WeightedJointEntropy(num_samples, log_probs_B_K_C.shape[1], **options)
-    unknown, reached_R_B = state.compute_gains(y).mean(), torch.zeros(_repeats, len(log_probs_B_K_C), dtype=torch.double, device="cpu")
+    unknown, reached_R_B = state.compute_gains(y).mean(), torch.zeros(REPEATS, len(log_probs_B_K_C), dtype=torch.double, device="cpu")
     for b, row_K_C in enumerate(log_probs_B_K_C):
         before = copy.copy(state)
         state.add_variables(row_K_C[None])
@@ -207,33 +204,33 @@ def get_batchepig_batch(
     log_probs_E_K_C,  # log p(y_e = c | w_k) of the evaluation inputs, under the same samples; may have other classes
     batch_size: int,  # points to pick, B
     num_samples: int = 1_000,  # most label configurations to carry, and most pairs of one and an evaluation point in a step (at least one of each point)
-    dtype: torch.dtype | None = None,  # arithmetic: torch.float32, torch.double; None follows the pool
+    dtype: torch.dtype | None = None,  # of the products; None is torch.double for float64 input, else torch.float32
     device=None,  # where to compute; None means where the pool lies
     *,
-    given: Iterable[int] = (),  # positions already out for labelling
+    pending: Iterable[int] = (),  # positions already out for labelling
     generator: torch.Generator | None = None,  # for resampling and pairs; a fresh one seeded with 0 if None
     max_bytes: int = 2**28,  # for intermediate results
-) -> CandidateBatch:  # scores: mean over evaluation inputs of I(y_1..y_i; y_e) beyond `given`, nats, never falling
+) -> CandidateBatch:  # scores: mean over evaluation inputs of I(y_1..y_i; y_e) beyond `pending`, nats, never falling
     """Greedy BatchEPIG: each pick adds most to the mean of $I(y_1, ..., y_B; y_e)$ over evaluation inputs. A step costs what EPIG costs with `num_samples` evaluation inputs.
 
     Raises `ValueError` on bad input. Warns (`CeilingWarning`) where the batch has used up what K parameter samples can tell, log K."""
-    x, y, given, batch_size = _check_evaluation(log_probs_N_K_C, log_probs_E_K_C, given, batch_size)
+    x, y, pending, batch_size = _check_evaluation(log_probs_N_K_C, log_probs_E_K_C, pending, batch_size)
     num_samples, max_bytes = check_count(num_samples, "num_samples"), check_count(max_bytes, "max_bytes")
     K = check_log_probs(x)[1]
     check_log_probs(y, name="log_probs_E_K_C")
     options = dict(dtype=choose_dtype(x, dtype), device=choose_device(device, x), generator=check_generator(generator))
     state = WeightedJointEntropy(num_samples, K, **options)
     ceiling = compute_bald(y, options["dtype"], options["device"]).mean().item()
-    if given:
-        state.add_variables(x[given])
+    if pending:
+        state.add_variables(x[pending])
     indices, information = [], []
     for _ in range(batch_size):
         gains_N = _gains_of(x, y, state.posteriors_M_K, _pairs(state.weights_M, len(y), num_samples, options["generator"]), max_bytes)
-        gains_N[given + indices] = -math.inf
-        indices.append(_first_best(gains_N, _ties[options["dtype"]]))
+        gains_N[pending + indices] = -math.inf
+        indices.append(first_best(gains_N, TIES[options["dtype"]]))
         information.append(state.add_variables(x[indices[-1:]]).information)
-    _warn_near_ceiling(information, K, bool(given), stacklevel=2)
-    return _over_runs(indices, _reached(x[given + indices], y, num_samples, options), ceiling)
+    warn_near_ceiling(information, K, bool(pending), stacklevel=2)
+    return _over_runs(indices, _reached(x[pending + indices], y, num_samples, options), ceiling)
 
 
 def get_batchepigbald_batch(
@@ -241,21 +238,21 @@ def get_batchepigbald_batch(
     log_probs_E_K_C,  # of the evaluation inputs, under the same samples; may have other classes; None with a second model
     batch_size: int,  # points to pick, B
     num_samples: int = 1_000,  # label configurations to carry; exact while they suffice
-    dtype: torch.dtype | None = None,  # arithmetic: torch.float32, torch.double; None follows the pool
+    dtype: torch.dtype | None = None,  # of the products; None is torch.double for float64 input, else torch.float32
     device=None,  # where to compute; None means where the pool lies
     *,
     log_probs_after_N_K_C=None,  # in place of the evaluation inputs: the pool under a second model that was also trained on predictions for them
-    given: Iterable[int] = (),  # positions already out for labelling
+    pending: Iterable[int] = (),  # positions already out for labelling
     generator: torch.Generator | None = None,  # for resampling; a fresh one seeded with 0 if None
-) -> CandidateBatch:  # scores: difference of two BatchBALD scores of picks 0..i beyond `given`, nats; with a second model it may fall and go negative
+) -> CandidateBatch:  # scores: difference of two BatchBALD scores of picks 0..i beyond `pending`, nats; with a second model it may fall and go negative
     """Greedy BatchEPIG-BALD, $I(y_1, ..., y_B; w) - I(y_1, ..., y_B; w | y_E)$: information about all evaluation labels jointly (section 6, Kirsch et al. 2021a).
 
     Raises `ValueError` on bad input, and unless exactly one of `log_probs_E_K_C` and `log_probs_after_N_K_C` is given. Warns as `get_batchepig_batch` and `compute_epig_bald` do.
     The `ceiling` is $I(y_E; w)$, what the evaluation labels tell about the parameters, and log K with a second model."""
     generator, x = check_generator(generator), as_float_tensor(log_probs_N_K_C)
     N, K, _ = check_log_probs(x)
-    given = check_positions(given, N, "given")
-    batch_size = check_batch_size(batch_size, N - len(given))  # all is checked before anything is drawn
+    pending = check_positions(pending, N, "pending")
+    batch_size = check_batch_size(batch_size, N - len(pending))  # all is checked before anything is drawn
     options = num_samples, dtype, device, generator
     x, before, z, after = _before_and_after(x, log_probs_E_K_C, log_probs_after_N_K_C, *options)
     known_E_K_C = z[:0] if log_probs_E_K_C is None else as_float_tensor(log_probs_E_K_C)
@@ -263,21 +260,21 @@ def get_batchepigbald_batch(
     if bounded:
         ceiling = min(after.information, ceiling)
         _warn_if_bald(ceiling, E, K, stacklevel=2)
-    if given:
-        before.add_variables(x[given])
-        after.add_variables(z[given])
+    if pending:
+        before.add_variables(x[pending])
+        after.add_variables(z[pending])
     indices, information = [], []
     for _ in range(batch_size):
         gains_N = before.compute_gains(x) - after.compute_gains(z)
-        gains_N[given + indices] = -math.inf
-        indices.append(_first_best(gains_N, _ties[before.posteriors_M_K.dtype]))
+        gains_N[pending + indices] = -math.inf
+        indices.append(first_best(gains_N, TIES[before.posteriors_M_K.dtype]))
         information.append(before.add_variables(x[indices[-1:]]).information)
         after.add_variables(z[indices[-1:]])
-    _warn_near_ceiling(information, K, bool(given), stacklevel=2)
+    warn_near_ceiling(information, K, bool(pending), stacklevel=2)
 
     if not indices:
         return CandidateBatch([], [], [], [], ceiling)
-    picks = given + indices
+    picks = pending + indices
 
     def repeat(*parts_K_C):
         parts = [part.to(before.weights_M.device).double().log_softmax(-1) for part in parts_K_C if len(part)]
@@ -297,13 +294,18 @@ def get_softmaxepig_batch(
     log_probs_E_K_C,  # log p(y_e = c | w_k) of the evaluation inputs, under the same samples; may have other classes
     batch_size: int,  # points to draw, B
     *,
-    temperature: float = 1 / 8,  # T, in units of the largest EPIG of the pool; 0 is top-k, infinity random
+    temperature: float = 1 / 8,  # T, in units of the largest EPIG of the points that are left; 0 is top-k, infinity random
+    pending: Iterable[int] = (),  # positions already out for labelling; never drawn
     generator: torch.Generator | None = None,  # a fresh one seeded with 0 if None
     max_bytes: int = 2**28,  # for intermediate results
 ) -> CandidateBatch:  # scores: each point's EPIG, nats, in the order drawn
-    "`get_softmax_batch` of EPIG scores, $p_i \\propto \\exp(s_i / (T \\max_n s_n))$; reported are the scores, not the noised ones. Raises `ValueError` on bad input."
-    temperature, batch_size = _check_temperature(temperature), check_count(batch_size, "batch_size", 0)
-    scores_N = compute_epig(log_probs_N_K_C, log_probs_E_K_C, max_bytes=max_bytes)
-    largest = scores_N.max().item()
-    unit = largest if largest > _ties[choose_dtype(as_float_tensor(log_probs_N_K_C))] else 1.0  # less than that is rounding: no point tells anything
-    return get_softmax_batch(scores_N, batch_size, temperature=temperature * unit, generator=generator)
+    "`get_softmax_batch` of EPIG scores, $p_i \\propto \\exp(s_i / (T \\max_n s_n))$; the scores are not the noised ones."
+    temperature = check_temperature(temperature)
+    x, y, pending, batch_size = _check_evaluation(log_probs_N_K_C, log_probs_E_K_C, pending, batch_size)
+    if temperature == 0:
+        return get_epig_batch(x, y, batch_size, pending=pending, max_bytes=max_bytes)
+    scores_N = compute_epig(x, y, max_bytes=max_bytes)
+    left = find_left(len(x), pending)
+    largest = scores_N[left].max().item() if left else 0.0
+    unit = largest if largest > TIES[choose_dtype(x)] else 1.0  # less than that is rounding: no point tells anything
+    return get_softmax_batch(scores_N, batch_size, temperature=temperature * unit, pending=pending, generator=generator)

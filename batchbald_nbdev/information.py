@@ -155,7 +155,7 @@ def as_log_probs(
     return x
 
 # %% ../nbs/00_information.ipynb #3075c110
-def _plogp(probs: Tensor) -> Tensor:
+def plogp(probs: Tensor) -> Tensor:
     "p log p with 0 log 0 = 0. (`torch.special.entr` says the same and is several times slower on a CPU.)"
     return probs * probs.clamp_min(torch.finfo(probs.dtype).tiny).log()
 
@@ -180,12 +180,12 @@ def compute_both_entropies(log_probs_N_K_C, dtype: torch.dtype | None = None, de
     N, K, _ = predictions.shape
     marginal_N, conditional_N = torch.empty(2, N, dtype=torch.double, device=predictions.device)
     for block, probs_n_K_C in predictions:
-        marginal_N[block] = 0 - _plogp(probs_n_K_C.mean(1, dtype=torch.double)).sum(-1)
-        conditional_N[block] = 0 - _plogp(probs_n_K_C).sum((1, 2), dtype=torch.double) / K
+        marginal_N[block] = 0 - plogp(probs_n_K_C.mean(1, dtype=torch.double)).sum(-1)
+        conditional_N[block] = 0 - plogp(probs_n_K_C).sum((1, 2), dtype=torch.double) / K
     return marginal_N, conditional_N
 
 # %% ../nbs/00_information.ipynb #2baf765b
-_most_entries = 2**24  # of a joint distribution; 128 MB
+MOST_ENTRIES = 2**24  # of a joint distribution; 128 MB
 
 
 def _label_products(probs_B_K_C: Tensor) -> Tensor:
@@ -205,7 +205,7 @@ def compute_joint_probs(
     predictions = Predictions(log_probs_B_K_C, torch.float64, name="log_probs_B_K_C")
     B, K, C = predictions.shape
     log2_entries = B * math.log2(C) + (math.log2(K) if with_parameters else 0)
-    if log2_entries > math.log2(_most_entries) or B > 60:
+    if log2_entries > math.log2(MOST_ENTRIES) or B > 60:
         size = f"{C}^{B}" + (f" * {K}" if with_parameters else "")
         raise ValueError(f"`log_probs_B_K_C` asks for {size} entries (2^{log2_entries:.1f}); at most 2^24 entries and 60 labels are enumerated")
     probs_B_K_C = predictions.read()
@@ -242,7 +242,7 @@ def _as_axes(axes: int | Iterable[int], ndim: int, name: str) -> frozenset[int]:
 def _axes_entropy(joint_probs: Tensor, axes: Iterable[int]) -> float:
     "Entropy of the variables on these axes."
     gone = [v for v in range(joint_probs.ndim) if v not in axes]
-    return 0 - _plogp(joint_probs.sum(gone) if gone else joint_probs).sum().item()
+    return 0 - plogp(joint_probs.sum(gone) if gone else joint_probs).sum().item()
 
 # %% ../nbs/00_information.ipynb #d30f1812
 def compute_axes_entropy(

@@ -12,7 +12,7 @@ from torch import Tensor
 from batchbald_nbdev.checks import (
     as_float_tensor, check_count, check_generator, check_room, choose_device, choose_dtype, full_precision,
 )
-from .information import Predictions, _plogp
+from .information import Predictions, plogp
 
 # %% ../nbs/02_joint_entropy.ipynb #01a9bbe3
 _product_elements = 2**18  # size of one block of products: 1 MB in float32
@@ -27,7 +27,7 @@ def _mean_entropies(weights_M: Tensor, posteriors_M_K: Tensor, probs_n_K_C: Tens
     step = max(1, _product_elements // (n * C))
     for start in range(0, len(weights_M), step):
         products_m_nC = posteriors_M_K[start : start + step] @ probs_K_nC
-        sums_nC -= weights_M[start : start + step] @ _plogp(products_m_nC).double()
+        sums_nC -= weights_M[start : start + step] @ plogp(products_m_nC).double()
     return sums_nC.view(n, C).sum(1)
 
 # %% ../nbs/02_joint_entropy.ipynb #9aecf1b7
@@ -144,10 +144,10 @@ class ExactJointEntropy(JointEntropy):
         return self
 
     def compute(self) -> Tensor:
-        return -_plogp(self.weights_M).sum()
+        return -plogp(self.weights_M).sum()
 
 # %% ../nbs/02_joint_entropy.ipynb #e2decf8f
-def _uniform(shape: tuple[int, ...], generator: torch.Generator, device) -> Tensor:
+def uniform(shape: tuple[int, ...], generator: torch.Generator, device) -> Tensor:
     "Random numbers in [0, 1), float64, the same on every device for the same CPU generator."
     return torch.rand(shape, generator=generator, dtype=torch.double, device=generator.device).to(device)
 
@@ -189,7 +189,7 @@ class SampledJointEntropy(JointEntropy):
         generator, device = check_generator(generator), self.posteriors_M_K.device
         probs = list(self._probs(log_probs_N_K_C))  # a list: all is checked before anything is drawn
         # one systematic draw of parameter samples for each configuration: proportional, and no K is left out by chance
-        points_M_M2 = (torch.arange(M2, device=device) + _uniform((len(self.weights_M), 1), generator, device)) / M2
+        points_M_M2 = (torch.arange(M2, device=device) + uniform((len(self.weights_M), 1), generator, device)) / M2
         cumulative_M_K = self.posteriors_M_K.double().cumsum(1)
         sample_M = torch.searchsorted(cumulative_M_K / cumulative_M_K[:, -1:], points_M_M2, right=True).flatten()
         posteriors_M_K = self.posteriors_M_K.repeat_interleave(M2, 0)
@@ -197,7 +197,7 @@ class SampledJointEntropy(JointEntropy):
         for probs_n_K_C in probs:
             for probs_K_C in probs_n_K_C:
                 cumulative_M_C = probs_K_C.double().cumsum(1)[sample_M]
-                u_M_1 = _uniform((len(sample_M), 1), generator, device) * cumulative_M_C[:, -1:]
+                u_M_1 = uniform((len(sample_M), 1), generator, device) * cumulative_M_C[:, -1:]
                 labels_M = torch.searchsorted(cumulative_M_C, u_M_1, right=True)[:, 0]
                 joint_M_K = posteriors_M_K * probs_K_C.T[labels_M]
                 evidence_M_1 = joint_M_K.sum(1, keepdim=True)
@@ -254,7 +254,7 @@ class DynamicJointEntropy(JointEntropy):
         return self.inner.compute()
 
 # %% ../nbs/02_joint_entropy.ipynb #4c3b9618
-def _resample(weights_M: Tensor, num_samples: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def resample(weights_M: Tensor, num_samples: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     "Positions and new weights of at most `num_samples` survivors, in order (Fearnhead & Clifford 2003). Same sum of weights, same expectation."
     if int((weights_M > 0).sum()) <= num_samples:
         alive_M = (weights_M > 0).nonzero()[:, 0]
@@ -265,7 +265,7 @@ def _resample(weights_M: Tensor, num_samples: int, generator: torch.Generator) -
         threshold = weights_M.masked_fill(heavy_M, 0).sum() / (num_samples - heavy_M.sum())
     line_M = torch.where(heavy_M, 0, weights_M).cumsum(0)
     places = num_samples - heavy_M.sum()
-    teeth_M = (line_M / line_M[-1] * places + _uniform((), generator, weights_M.device)).floor()
+    teeth_M = (line_M / line_M[-1] * places + uniform((), generator, weights_M.device)).floor()
     survivors_M = heavy_M | (teeth_M.diff(prepend=teeth_M.new_zeros(1)) > 0)
     survivors_M = survivors_M.nonzero()[:, 0]
     return survivors_M, torch.where(heavy_M, weights_M, threshold)[survivors_M]
@@ -293,7 +293,7 @@ class WeightedJointEntropy(JointEntropy):
         self.exact = True  # whether every configuration is still there
 
     def _gains(self, probs_n_K_C: Tensor) -> Tensor:
-        entropies_n_K = -_plogp(probs_n_K_C).sum(-1).double()
+        entropies_n_K = -plogp(probs_n_K_C).sum(-1).double()
         known_n = entropies_n_K @ (self.weights_M @ self.posteriors_M_K.double())
         return (_mean_entropies(self.weights_M, self.posteriors_M_K, probs_n_K_C) - known_n).clamp_min(0)
 
@@ -318,13 +318,13 @@ class WeightedJointEntropy(JointEntropy):
         "Add one checked variable."
         M, C = len(self.weights_M), probs_K_C.shape[1]
         check_room(M * C * 49, "num_samples", f"{M * C:,} configurations to choose from", self.weights_M.device)
-        entropies_K, known_K = -_plogp(probs_K_C).sum(-1).double(), self.weights_M @ self.posteriors_M_K.double()
+        entropies_K, known_K = -plogp(probs_K_C).sum(-1).double(), self.weights_M @ self.posteriors_M_K.double()
         probs_C_M = _label_probs(self.posteriors_M_K, probs_K_C)
-        gain = -_plogp(probs_C_M).sum(0, dtype=torch.double) @ self.weights_M - entropies_K @ known_K  # as in `_gains`
+        gain = -plogp(probs_C_M).sum(0, dtype=torch.double) @ self.weights_M - entropies_K @ known_K  # as in `_gains`
         self.information += max(gain.item(), 0.0)
         self.noise += entropies_K.mean().item()
         weights_MC = _child_weights(self.weights_M, probs_C_M)
-        children_M, weights_M = _resample(weights_MC, self.num_samples, self.generator)
+        children_M, weights_M = resample(weights_MC, self.num_samples, self.generator)
         _check_configurations(len(children_M), self.posteriors_M_K, 1, "num_samples")
         self.exact = self.exact and len(children_M) == int((weights_MC > 0).sum())
         self.posteriors_M_K = _child_posteriors(self.posteriors_M_K, probs_K_C, children_M)
@@ -334,12 +334,12 @@ class WeightedJointEntropy(JointEntropy):
         return torch.tensor(self.information + self.noise, dtype=torch.double, device="cpu")
 
     def compute_batch(self, log_probs_B_K_C, output_entropies_B: Tensor | None = None) -> Tensor:
-        noise_B = torch.cat([-_plogp(p).sum((1, 2), dtype=torch.double) / p.shape[1] for p in self._probs(log_probs_B_K_C)])
+        noise_B = torch.cat([-plogp(p).sum((1, 2), dtype=torch.double) / p.shape[1] for p in self._probs(log_probs_B_K_C)])
         entropies_B = self.compute().to(noise_B) + self.compute_gains(log_probs_B_K_C) + noise_B
         return self._output(entropies_B, output_entropies_B)
 
 # %% ../nbs/02_joint_entropy.ipynb #fdd0fd65
-_repeats = 16
+REPEATS = 16
 
 
 def _repeat_information(
@@ -350,12 +350,12 @@ def _repeat_information(
     device=None,
     generator: torch.Generator | None = None,
 ) -> Tensor:  # information_R_B, nats: after each point, in each of R independent runs
-    "Estimate the information of a batch `_repeats` times over."
+    "Estimate the information of a batch `REPEATS` times over."
     generator, predictions = check_generator(generator), Predictions(log_probs_B_K_C, dtype, device)
     (B, K, _), dtype, device = predictions.shape, predictions.dtype, predictions.device
     enumerated = WeightedJointEntropy(num_samples, K, dtype=dtype, device=device, generator=generator)
     probs_B_K_C = predictions.read()
-    information_R_B = torch.zeros(_repeats, B, dtype=torch.double, device="cpu")
+    information_R_B = torch.zeros(REPEATS, B, dtype=torch.double, device="cpu")
     for b in range(B):
         before = enumerated.weights_M, enumerated.posteriors_M_K, enumerated.information
         enumerated._add(probs_B_K_C[b])

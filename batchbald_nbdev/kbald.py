@@ -15,15 +15,15 @@ from itertools import combinations, islice
 import torch
 from torch import Tensor
 
-from .bald import CandidateBatch, _first_best, compute_bald
-from .batchbald import _halving, _mean_gains, _Rows, get_batchbald_batch
+from .bald import CandidateBatch, compute_bald, find_left, first_best, rank
+from .batchbald import halving, mean_gains, Rows, get_batchbald_batch
 from batchbald_nbdev.checks import (
     as_float_tensor, check_count, check_generator, check_number, check_positions, choose_device, choose_dtype,
     full_precision, silencing, warn,
 )
-from .information import Predictions, _plogp, check_log_probs
+from .information import Predictions, plogp, check_log_probs
 from .joint_entropy import WeightedJointEntropy, _repeat_information
-from .plain_batchbald import CeilingWarning, _over_runs, _ties, _warn_near_ceiling
+from .plain_batchbald import CeilingWarning, _over_runs, TIES, warn_near_ceiling
 
 # %% ../nbs/05_kbald.ipynb #ac4f9c4d
 def _check_picks(log_probs_B_K_C, K: int, C: int) -> Tensor:
@@ -38,7 +38,7 @@ def _check_picks(log_probs_B_K_C, K: int, C: int) -> Tensor:
 def compute_pair_information(
     log_probs_N_K_C,  # log p(y_n = c | w_k), candidates
     log_probs_B_K_C,  # the same for picks, under the same parameter samples
-    dtype: torch.dtype | None = None,  # arithmetic; None is torch.double for float64 input, else torch.float32
+    dtype: torch.dtype | None = None,  # of the products; None is torch.double for float64 input, else torch.float32
     device=None,  # where to compute; None means where the input lies
 ) -> Tensor:  # information_N_B, nats, float64, at least 0
     "Mutual information $I(y_n; y_b)$ of the label of every candidate and of every pick (eq. 6, second term)."
@@ -52,11 +52,11 @@ def compute_pair_information(
         return information_N_B
     probs_B_K_C = Predictions(picks, dtype, device, name="log_probs_B_K_C").read()
     probs_K_BC = probs_B_K_C.transpose(0, 1).reshape(K, B * C)
-    entropies_B = -_plogp(probs_K_BC.mean(0, dtype=torch.double)).view(B, C).sum(1)
+    entropies_B = -plogp(probs_K_BC.mean(0, dtype=torch.double)).view(B, C).sum(1)
     step = max(1, 2**20 // (C * B * C))  # candidates at a time: 4 MB of tables in float32
     for block, probs_n_K_C in candidates:
-        entropies_n = -_plogp(probs_n_K_C.mean(1, dtype=torch.double)).sum(1)
-        tables = (-_plogp(p.transpose(1, 2) @ probs_K_BC / K).view(len(p), C, B, C) for p in probs_n_K_C.split(step))
+        entropies_n = -plogp(probs_n_K_C.mean(1, dtype=torch.double)).sum(1)
+        tables = (-plogp(p.transpose(1, 2) @ probs_K_BC / K).view(len(p), C, B, C) for p in probs_n_K_C.split(step))
         joint_n_B = torch.cat([table.sum((1, 3), dtype=torch.double) for table in tables])
         information_N_B[block] = (entropies_n[:, None] + entropies_B - joint_n_B).clamp_min(0)
     return information_N_B
@@ -69,7 +69,7 @@ def _weights(m: int, k: int) -> list[float]:
     return [(-1.0) ** (k - 1 - r) * math.comb(m - r - 1, k - 1 - r) for r in range(1, k)]
 
 # %% ../nbs/05_kbald.ipynb #022dd3eb
-_most_products, _most_entries, _chunk_entries = 2**40, 2**24, 2**22  # of a whole search; of the posteriors of one set of picks; of those stacked
+_most_products, MOST_ENTRIES, _chunk_entries = 2**40, 2**24, 2**22  # of a whole search; of the posteriors of one set of picks; of those stacked
 
 
 _remedy = "a smaller `k` or `batch_size`, or `get_batchbald_batch`, which needs neither"
@@ -82,7 +82,7 @@ def _check_work(N: int, K: int, C: int, k: int, most: int, remedy: str = _remedy
     else:
         configurations = sum(math.comb(most, r) * C**r for r in range(1, k)) if k * math.log2(C * most) < 200 else math.inf
     size = min(k - 1, most) * math.log2(C) + math.log2(K)
-    if N * C * configurations > _most_products or size > math.log2(_most_entries):
+    if N * C * configurations > _most_products or size > math.log2(MOST_ENTRIES):
         raise ValueError(
             f"{k}-BALD: beside {most} earlier picks its terms take {N * C * configurations:.2g} products of {K} numbers (at most {_most_products:.2g} are computed), "
             f"and a term's table 2^{size:.0f} entries (at most 2^24); choose {remedy}"
@@ -104,7 +104,7 @@ class _Expansion:
         self.done_N = torch.zeros(N, dtype=torch.long, device=self.device)
         self.sums_r_N = self.bald_N.new_zeros(self.k - 1, N)  # J_1, ..., J_(k-1)
         self.picks = []  # probs_K_C of each
-        self.rows = _Rows(log_probs_N_K_C, dtype, self.device, max_bytes // 4 * 3)
+        self.rows = Rows(log_probs_N_K_C, dtype, self.device, max_bytes // 4 * 3)
         self.elements = min(2**18 if self.device.type == "cpu" else 2**24, max(1, max_bytes // 32))
 
     def _sets(self, done: int, r: int) -> Iterator[tuple[int, ...]]:
@@ -134,7 +134,7 @@ class _Expansion:
             for weights_M, posteriors_K_M, count in self._states(done, r):
                 known_K = weights_M.new_full((len(posteriors_K_M),), count / len(posteriors_K_M))
                 for place_b in torch.arange(len(candidates_n), device=self.device).split(_block):
-                    gains_b = _mean_gains(weights_M, posteriors_K_M, known_K, *self.rows(candidates_n[place_b]), elements)
+                    gains_b = mean_gains(weights_M, posteriors_K_M, known_K, *self.rows(candidates_n[place_b]), elements)
                     sums_r_n[r - 1, place_b] += (count * self.bald_N[candidates_n[place_b]] - gains_b).clamp_min(0)
         return sums_r_n
 
@@ -144,7 +144,7 @@ class _Expansion:
         for done in self.done_N[candidates_n].unique().tolist():
             if done < m and self.k > 1:
                 group_n = candidates_n[self.done_N[candidates_n] == done]
-                sums_r_n, self.elements = _halving(lambda elements: self._new_sums(group_n, done, elements), self.elements)
+                sums_r_n, self.elements = halving(lambda elements: self._new_sums(group_n, done, elements), self.elements)
                 self.sums_r_N[:, group_n] += sums_r_n
                 self.done_N[group_n] = m
         weights_r = self.pair_weight * self.bald_N.new_tensor(_weights(m, self.k))
@@ -156,7 +156,7 @@ def compute_kbald_gains(
     log_probs_N_K_C,  # log p(y_n = c | w_k), candidates
     log_probs_B_K_C,  # the same for picks, under the same parameter samples
     k: int = 2,  # most labels in a term; from B + 1 on nothing is cut off
-    dtype: torch.dtype | None = None,  # arithmetic: torch.float32, torch.double; None is torch.double for float64 input, else torch.float32
+    dtype: torch.dtype | None = None,  # of the products; None is torch.double for float64 input, else torch.float32
     device=None,  # where to compute; None means where the input lies
     *,
     max_bytes: int = 2**28,  # for candidates kept, and for intermediate results
@@ -176,7 +176,7 @@ def compute_kbald_gains(
 def compute_kbald(
     log_probs_B_K_C,  # log p(y_i = c | w_k) of a batch
     k: int = 2,  # most labels in a term; from B on it is the joint information
-    dtype: torch.dtype | None = None,  # arithmetic: torch.float32, torch.double; None is torch.double for float64 input, else torch.float32
+    dtype: torch.dtype | None = None,  # of the products; None is torch.double for float64 input, else torch.float32
     device=None,  # where to compute; None means where the input lies
 ) -> float:  # nats, of either sign
     "k-BALD score of a batch (eq. 6 cut off after terms of k labels, Kirsch 2023). Raises `ValueError` on bad input."
@@ -187,7 +187,7 @@ def compute_kbald(
 # %% ../nbs/05_kbald.ipynb #5f5898e4
 def _best_gain(search: _Expansion, lazy: bool = True) -> int:
     "Position of the largest gain; every candidate that might have it is brought up to date."
-    slack, m = _ties[search.dtype], len(search.picks)
+    slack, m = TIES[search.dtype], len(search.picks)
     open_n = (search.gains_N > -math.inf).nonzero()[:, 0]
     if search.k > 1 and lazy and (search.k == 2 or search.exact):
         current_n = search.done_N[open_n] == m
@@ -201,7 +201,7 @@ def _best_gain(search: _Expansion, lazy: bool = True) -> int:
             best = max(best, search.update(block_n).max().item())
     elif search.k > 1:
         search.update(open_n)
-    return _first_best(search.gains_N, slack)
+    return first_best(search.gains_N, slack)
 
 
 def _take(search: _Expansion, pick: int):
@@ -210,18 +210,18 @@ def _take(search: _Expansion, pick: int):
     search.gains_N[pick] = -math.inf
 
 
-def _expand(log_probs_N_K_C, batch_size, name, k, dtype, device, given, max_bytes, pair_weight=1.0, remedy=_remedy) -> tuple[_Expansion, int, list[int]]:
+def _expand(log_probs_N_K_C, batch_size, name, k, dtype, device, pending, max_bytes, pair_weight=1.0, remedy=_remedy) -> tuple[_Expansion, int, list[int]]:
     "Checked arguments: a search that knows what is given, and how many points to pick."
     predictions = Predictions(log_probs_N_K_C, dtype, device)
     x, (N, K, C) = predictions.log_probs_N_K_C, predictions.shape
-    k, max_bytes, given = check_count(k, "k"), check_count(max_bytes, "max_bytes"), check_positions(given, N, "given")
-    batch_size = min(check_count(batch_size, name, 0), N - len(given))
-    most = max(0, len(given) + batch_size - 1)
+    k, max_bytes, pending = check_count(k, "k"), check_count(max_bytes, "max_bytes"), check_positions(pending, N, "pending")
+    batch_size = min(check_count(batch_size, name, 0), N - len(pending))
+    most = max(0, len(pending) + batch_size - 1)
     _check_work(N, K, C, k, most, remedy)
     search = _Expansion(x, k, most, choose_dtype(x, dtype), device, max_bytes, pair_weight)
-    for pick in given:
+    for pick in pending:
         _take(search, pick)
-    return search, batch_size, given
+    return search, batch_size, pending
 
 
 def _greedy(search: _Expansion, batch_size: int, lazy: bool = True) -> CandidateBatch:
@@ -236,11 +236,11 @@ def _greedy(search: _Expansion, batch_size: int, lazy: bool = True) -> Candidate
 def get_kbald_batch(
     log_probs_N_K_C,  # log p(y_n = c | w_k)
     batch_size: int,  # points to pick, B
-    k: int = 2,  # most labels in a term: 1 is top-k BALD; from `batch_size` (and `given`) on it is BatchBALD
-    dtype: torch.dtype | None = None,  # arithmetic: torch.float32, torch.double; None is torch.double for float64 input, else torch.float32
+    k: int = 2,  # most labels in a term: 1 is top-k BALD; from `batch_size` (and `pending`) on it is BatchBALD
+    dtype: torch.dtype | None = None,  # of the products; None is torch.double for float64 input, else torch.float32
     device=None,  # where to compute; None means where the input lies
     *,
-    given: Iterable[int] = (),  # positions already out for labelling
+    pending: Iterable[int] = (),  # positions already out for labelling
     lazy: bool = True,  # pass over candidates whose earlier gain shows that they cannot win, where gains can only fall
     max_bytes: int = 2**28,  # for candidates kept between steps, and for intermediate results
 ) -> CandidateBatch:  # scores: k-BALD score of picks 0..i, nats; may fall and go negative
@@ -248,9 +248,9 @@ def get_kbald_batch(
 
     Raises `ValueError` on bad input, and where terms of k labels would take more than 2^40 products or tables of more than 2^24 entries.
     Warns (`CeilingWarning`) where a score is above log K and so no information any more."""
-    search, batch_size, _ = _expand(log_probs_N_K_C, batch_size, "batch_size", k, dtype, device, given, max_bytes)
+    search, batch_size, _ = _expand(log_probs_N_K_C, batch_size, "batch_size", k, dtype, device, pending, max_bytes)
     batch, K = _greedy(search, batch_size, lazy), search.x.shape[1]
-    above = [n for n, score in enumerate(batch.scores, 1) if score > math.log(K) + 100 * _ties[search.dtype]]
+    above = [n for n, score in enumerate(batch.scores, 1) if score > math.log(K) + 100 * TIES[search.dtype]]
     if above:
         warn(
             f"the first {above[0]} of {batch_size} picks have a {k}-BALD score above log K = {math.log(K):.3f} nats, more than K = {K} parameter samples can tell: "
@@ -264,11 +264,11 @@ def get_kbald_batch(
 def get_dynamic_kbald_batch(
     log_probs_N_K_C,  # log p(y_n = c | w_k)
     max_batch_size: int,  # most points to pick
-    dtype: torch.dtype | None = None,  # arithmetic: torch.float32, torch.double; None is torch.double for float64 input, else torch.float32
+    dtype: torch.dtype | None = None,  # of the products; None is torch.double for float64 input, else torch.float32
     device=None,  # where to compute; None means where the input lies
     *,
     tolerance: float = 0.1,  # most that 2- and 3-BALD of the batch may differ, as a share of 2-BALD; infinity never stops
-    given: Iterable[int] = (),  # positions already out for labelling
+    pending: Iterable[int] = (),  # positions already out for labelling
     max_bytes: int = 2**28,  # for candidates kept between steps, and for intermediate results
 ) -> CandidateBatch:  # scores: 2-BALD score of picks 0..i, nats
     """Greedy 2-BALD until 2- and 3-BALD diverge (section 2, Kirsch 2023); at least one pick.
@@ -276,16 +276,16 @@ def get_dynamic_kbald_batch(
     Raises `ValueError` on bad input, and before the search where terms of three labels would be too large."""
     tolerance = check_number(tolerance, "tolerance")
     remedy = "a smaller `max_batch_size`, or `get_dynamic_batchbald_batch`, which has no such limit"
-    search, max_batch_size, given = _expand(log_probs_N_K_C, max_batch_size, "max_batch_size", 2, dtype, device, given, max_bytes, remedy=remedy)
+    search, max_batch_size, pending = _expand(log_probs_N_K_C, max_batch_size, "max_batch_size", 2, dtype, device, pending, max_bytes, remedy=remedy)
     if tolerance < math.inf:  # every pick is looked at by 3-BALD: better refused now than half-way
-        _check_work(1, *search.x.shape[1:], 3, max(0, len(given) + max_batch_size - 1), remedy + ", or infinite `tolerance`")
+        _check_work(1, *search.x.shape[1:], 3, max(0, len(pending) + max_batch_size - 1), remedy + ", or infinite `tolerance`")
     indices, gains, difference = [], [], 0.0
     for _ in range(max_batch_size):
         pick = _best_gain(search)
-        gain, known = search.gains_N[pick].item(), given + indices
+        gain, known = search.gains_N[pick].item(), pending + indices
         if tolerance < math.inf:
             difference += compute_kbald_gains(search.x[pick : pick + 1], search.x[known], 3, search.dtype, search.device, max_bytes=max_bytes).item() - gain
-        if indices and abs(difference) > tolerance * abs(sum(gains) + gain) + 100 * _ties[search.dtype]:
+        if indices and abs(difference) > tolerance * abs(sum(gains) + gain) + 100 * TIES[search.dtype]:
             break
         indices.append(pick)
         gains.append(gain)
@@ -297,66 +297,67 @@ def get_dynamic_batchbald_batch(
     log_probs_N_K_C,  # log p(y_n = c | w_k)
     max_batch_size: int,  # most points to pick
     num_samples: int = 4_000,  # label configurations to carry, M; exact while they suffice
-    dtype: torch.dtype | None = None,  # of the products: torch.float32 (None, whatever the input is) or torch.double; sums are float64
+    dtype: torch.dtype | None = None,  # of the products; None is torch.double for float64 input, else torch.float32
     device=None,  # where to compute; None means where the input lies
     *,
     gain_share: float = 0.2,  # least that a pick may add, as a share of what the first one adds; 0 never stops
-    ceiling_share: float = 0.9,  # most of log K that picks, and what is given, may use; 1 never stops
-    given: Iterable[int] = (),  # positions already out for labelling
+    ceiling_share: float = 0.9,  # most of log K that picks, and what is pending, may use; 1 never stops
+    pending: Iterable[int] = (),  # positions already out for labelling
     generator: torch.Generator | None = None,  # for resampling; a fresh one seeded with 0 if None
     max_bytes: int = 2**28,  # for candidates kept between steps, and for intermediate results
-) -> CandidateBatch:  # scores: joint information of picks 0..i beyond `given`, nats, never falling
+) -> CandidateBatch:  # scores: joint information of picks 0..i beyond `pending`, nats, never falling
     "Greedy BatchBALD until a pick adds little or log K is used up; at least one pick, and no `CeilingWarning`. Raises `ValueError` on bad input."
     gain_share = check_number(gain_share, "gain_share", most=1)
     ceiling_share = check_number(ceiling_share, "ceiling_share", most=1)
     max_batch_size, generator = check_count(max_batch_size, "max_batch_size", 0), check_generator(generator)
-    predictions = Predictions(log_probs_N_K_C, device=device)
+    predictions = Predictions(log_probs_N_K_C, dtype, device)
     x, (N, K, _) = predictions.log_probs_N_K_C, predictions.shape
     start, size, used = generator.get_state(), 4, 0.0
-    given = check_positions(given, N, "given")
-    if given:
-        state = WeightedJointEntropy(num_samples, K, dtype=dtype, device=predictions.device)
-        used = state.add_variables(x[given]).information
+    pending = check_positions(pending, N, "pending")
+    if pending:
+        state = WeightedJointEntropy(num_samples, K, dtype=predictions.dtype, device=predictions.device)
+        used = state.add_variables(x[pending]).information
     most = ceiling_share * math.log(K) if ceiling_share < 1 else math.inf
     while True:
         size = min(2 * size, max_batch_size)
         generator.set_state(start)
         with silencing(CeilingWarning):
-            batch = get_batchbald_batch(x, size, num_samples, dtype, device, given=given, generator=generator, max_bytes=max_bytes)
+            batch = get_batchbald_batch(x, size, num_samples, dtype, device, pending=pending, generator=generator, max_bytes=max_bytes)
         fits = [n == 0 or (gain >= gain_share * batch.gains[0] and used + score <= most) for n, (gain, score) in enumerate(zip(batch.gains, batch.scores))]
         if not all(fits) or size == max_batch_size or len(fits) < size:
             end = fits.index(False) if not all(fits) else len(fits)
             return CandidateBatch(batch.scores[:end], batch.indices[:end], batch.gains[:end], batch.standard_errors[:end], batch.ceiling)
 
 # %% ../nbs/05_kbald.ipynb #5afb66d4
-def _ranked(log_probs_N_K_C, max_batch_size, dtype, device, given):
+def _ranked(log_probs_N_K_C, max_batch_size, dtype, device, pending):
     "Checked arguments, BALD scores, and the positions that can be picked, best first."
     x = Predictions(log_probs_N_K_C, dtype, device).log_probs_N_K_C
     N = len(x)
-    given, max_batch_size = check_positions(given, N, "given"), check_count(max_batch_size, "max_batch_size", 0)
+    pending, max_batch_size = check_positions(pending, N, "pending"), check_count(max_batch_size, "max_batch_size", 0)
     bald_N = compute_bald(x, dtype, device)
-    order_n = bald_N.argsort(descending=True, stable=True)
-    return x, given, max_batch_size, bald_N, order_n[~torch.isin(order_n, order_n.new_tensor(given))]
+    left_n = torch.tensor(find_left(N, pending), dtype=torch.long, device=bald_N.device)
+    order_n = left_n[torch.tensor(rank(bald_N[left_n], N), dtype=torch.long, device=bald_N.device)]
+    return x, pending, max_batch_size, bald_N, order_n
 
 # %% ../nbs/05_kbald.ipynb #0f754698
 def get_conservativebald_batch(
     log_probs_N_K_C,  # log p(y_n = c | w_k)
     max_batch_size: int,  # most points to pick
-    dtype: torch.dtype | None = None,  # arithmetic: torch.float32, torch.double; None is torch.double for float64 input, else torch.float32
+    dtype: torch.dtype | None = None,  # of the products; None is torch.double for float64 input, else torch.float32
     device=None,  # where to compute; None means where the input lies
     *,
     threshold: float = 0.1,  # most that any two points of the batch may share, nats; infinity is top-k BALD
-    given: Iterable[int] = (),  # positions already out for labelling
+    pending: Iterable[int] = (),  # positions already out for labelling
 ) -> CandidateBatch:  # scores: each point's BALD score, nats
     "Highest BALD scores first, without points that share more than `threshold` with an earlier pick (section 4, Kirsch 2023). Raises `ValueError` on bad input."
     threshold = check_number(threshold, "threshold")
-    x, given, max_batch_size, bald_N, order_n = _ranked(log_probs_N_K_C, max_batch_size, dtype, device, given)
-    threshold += _ties[choose_dtype(x, dtype)]
+    x, pending, max_batch_size, bald_N, order_n = _ranked(log_probs_N_K_C, max_batch_size, dtype, device, pending)
+    threshold += TIES[choose_dtype(x, dtype)]
     picks, places_n = [], order_n.to(x.device)
     for block_n in places_n.split(_block):
         if len(picks) >= max_batch_size:
             break
-        for earlier in torch.tensor(given + picks, dtype=torch.long, device=x.device).split(_block):
+        for earlier in torch.tensor(pending + picks, dtype=torch.long, device=x.device).split(_block):
             if len(earlier) and len(block_n):
                 block_n = block_n[(compute_pair_information(x[block_n], x[earlier], dtype, device).amax(1) <= threshold).to(x.device)]
         if not len(block_n):
@@ -374,27 +375,27 @@ def get_budgetbald_batch(
     log_probs_N_K_C,  # log p(y_n = c | w_k)
     max_batch_size: int,  # most points to pick
     num_samples: int = 4_000,  # label configurations to carry, M; exact while they suffice
-    dtype: torch.dtype | None = None,  # of the products: torch.float32 (None, whatever the input is) or torch.double; sums are float64
+    dtype: torch.dtype | None = None,  # of the products; None is torch.double for float64 input, else torch.float32
     device=None,  # where to compute; None means where the input lies
     *,
-    budget: float = 0.5,  # most that the picks may add to the total correlation of the batch (and of `given`), nats; infinity is top-k BALD
-    given: Iterable[int] = (),  # positions already out for labelling
+    budget: float = 0.5,  # most that the picks may add to the total correlation of the batch (and of `pending`), nats; infinity is top-k BALD
+    pending: Iterable[int] = (),  # positions already out for labelling
     generator: torch.Generator | None = None,  # for resampling; a fresh one seeded with 0 if None
-) -> CandidateBatch:  # scores: joint information of picks 0..i beyond `given`, nats, never falling
+) -> CandidateBatch:  # scores: joint information of picks 0..i beyond `pending`, nats, never falling
     """Highest BALD scores first, as long as the total correlation of the batch stays within `budget` (section 4, Kirsch 2023).
 
     Raises `ValueError` on bad input. Warns (`CeilingWarning`) where the batch has used up what K parameter samples can tell, log K."""
-    budget, dtype = check_number(budget, "budget"), choose_dtype(None, dtype)
-    x, given, max_batch_size, bald_N, order_n = _ranked(log_probs_N_K_C, max_batch_size, dtype, device, given)
-    K, generator = x.shape[1], check_generator(generator)
+    budget = check_number(budget, "budget")
+    x, pending, max_batch_size, bald_N, order_n = _ranked(log_probs_N_K_C, max_batch_size, dtype, device, pending)
+    K, dtype, generator = x.shape[1], choose_dtype(x, dtype), check_generator(generator)
     state = WeightedJointEntropy(num_samples, K, dtype=dtype, device=bald_N.device, generator=generator)
-    if given:
-        state.add_variables(x[given])
+    if pending:
+        state.add_variables(x[pending])
     spent, picks = 0.0, []
     for block_n in order_n.split(_block // 4):
         while len(block_n) and len(picks) < max_batch_size:
             cost_n = (bald_N[block_n] - state.compute_gains(x[block_n.to(x.device)])).clamp_min(0)
-            fits_n = cost_n <= budget - spent + _ties[dtype]
+            fits_n = cost_n <= budget - spent + TIES[dtype]
             block_n, cost_n = block_n[fits_n], cost_n[fits_n]
             if len(block_n):
                 picks.append(int(block_n[0]))
@@ -405,20 +406,20 @@ def get_budgetbald_batch(
             break
     if not picks:
         return CandidateBatch([], [], [], [], math.log(K))
-    information_R_B = _repeat_information(x[given + picks], num_samples, dtype=dtype, device=bald_N.device, generator=generator)
-    _warn_near_ceiling(information_R_B.mean(0)[len(given) :].tolist(), K, bool(given), stacklevel=2)
+    information_R_B = _repeat_information(x[pending + picks], num_samples, dtype=dtype, device=bald_N.device, generator=generator)
+    warn_near_ceiling(information_R_B.mean(0)[len(pending) :].tolist(), K, bool(pending), stacklevel=2)
     return _over_runs(picks, information_R_B, math.log(K))
 
 # %% ../nbs/05_kbald.ipynb #0c044c6c
 def get_largebatchbald_batch(
     log_probs_N_K_C,  # log p(y_n = c | w_k)
     batch_size: int,  # points to pick, B
-    dtype: torch.dtype | None = None,  # arithmetic: torch.float32, torch.double; None is torch.double for float64 input, else torch.float32
+    dtype: torch.dtype | None = None,  # of the products; None is torch.double for float64 input, else torch.float32
     device=None,  # where to compute; None means where the input lies
     *,
-    given: Iterable[int] = (),  # positions already out for labelling
+    pending: Iterable[int] = (),  # positions already out for labelling
     max_bytes: int = 2**28,  # for candidates kept between steps, and for intermediate results
 ) -> CandidateBatch:  # scores: Large BatchBALD score of picks 0..i, nats; may fall and go negative
     "Greedy Large BatchBALD (Rubashevskii et al. 2023): BALD scores less every pair twice. Raises `ValueError` on bad input."
-    search, batch_size, _ = _expand(log_probs_N_K_C, batch_size, "batch_size", 2, dtype, device, given, max_bytes, 2.0, "a smaller `batch_size`, or `get_batchbald_batch`")
+    search, batch_size, _ = _expand(log_probs_N_K_C, batch_size, "batch_size", 2, dtype, device, pending, max_bytes, 2.0, "a smaller `batch_size`, or `get_batchbald_batch`")
     return _greedy(search, batch_size)

@@ -12,8 +12,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from .bald import CandidateBatch, _first_best
-from .checks import check_batch_size, check_generator, check_positions, choose_device, choose_dtype, warn
+from .bald import CandidateBatch, first_best
+from .checks import check_batch_size, check_generator, check_positions, warn
 from .information import Predictions, check_log_probs
 from .joint_entropy import WeightedJointEntropy, _repeat_information
 
@@ -30,17 +30,17 @@ class CeilingWarning(UserWarning):
     "The batch uses nearly all that K parameter samples can tell. To silence it: `warnings.simplefilter('ignore', CeilingWarning)`."
 
 # %% ../nbs/03_batchbald.ipynb #b18f255e
-_warn_share = 0.95
-_ties = {torch.float32: 1e-6, torch.float64: 1e-12}  # gains closer than this are equal but for rounding
+WARN_SHARE = 0.95
+TIES = {torch.float32: 1e-6, torch.float64: 1e-12}  # gains closer than this are equal but for rounding
 
 
-def _warn_near_ceiling(information_B: list[float], K: int, given: bool, stacklevel: int):
-    "Where the labels of a batch (and of what is given) have used up what K parameter samples can tell."
+def warn_near_ceiling(information_B: list[float], K: int, pending: bool, stacklevel: int):
+    "Where the labels of a batch (and of what is pending) have used up what K parameter samples can tell."
     ceiling = math.log(K)
-    near = [information > _warn_share * ceiling for information in information_B]
+    near = [information > WARN_SHARE * ceiling for information in information_B]
     if ceiling > 0 and any(near):
         warn(
-            f"the first {near.index(True) + 1} of {len(near)} picks{' and what is given' if given else ''} use more than {_warn_share:.0%} of log K = {ceiling:.3f} nats, "
+            f"the first {near.index(True) + 1} of {len(near)} picks{' and what is pending' if pending else ''} use more than {WARN_SHARE:.0%} of log K = {ceiling:.3f} nats, "
             f"all that K = {K} parameter samples can tell; picks after them say little. Use more parameter samples or a smaller batch.",
             CeilingWarning,
             stacklevel=stacklevel + 1,
@@ -48,7 +48,7 @@ def _warn_near_ceiling(information_B: list[float], K: int, given: bool, stacklev
 
 
 def _over_runs(indices: list[int], values_R_B: Tensor, ceiling: float, bounded: bool = True) -> CandidateBatch:
-    "Means and standard errors over runs, beyond the given points that come first; as information they do not fall and stay within the ceiling."
+    "Means and standard errors over runs, beyond the pending points that come first; as information they do not fall and stay within the ceiling."
     first = values_R_B.shape[1] - len(indices)
     if not indices:
         return CandidateBatch([], [], [], [], ceiling)
@@ -62,22 +62,22 @@ def _over_runs(indices: list[int], values_R_B: Tensor, ceiling: float, bounded: 
     return CandidateBatch(scores_B.tolist(), indices, gains_B.tolist(), errors_B.tolist(), ceiling)
 
 
-def _report(log_probs_B_K_C, given, indices, gains, exact, state, generator) -> CandidateBatch:
-    "Scores, gains, standard errors and the ceiling for a finished batch; the first `given` points were given."
+def _report(log_probs_B_K_C, pending, indices, gains, exact, state, generator) -> CandidateBatch:
+    "Scores, gains, standard errors and the ceiling for a finished batch; the first `pending` points were out for labelling already."
     K, used = log_probs_B_K_C.shape[1], 0.0
     ceiling = math.log(K)
     scores_B = torch.tensor(gains, dtype=torch.double, device="cpu").cumsum(0)
     errors_B = torch.zeros_like(scores_B)
-    if indices and (given or not all(exact)):
+    if indices and (pending or not all(exact)):
         information_R_B = _repeat_information(log_probs_B_K_C, state.num_samples, dtype=state.posteriors_M_K.dtype, device=state.weights_M.device, generator=generator)
-        if given:
-            used = information_R_B[:, given - 1].mean().item()
-            information_R_B = information_R_B[:, given:] - information_R_B[:, given - 1 : given]
+        if pending:
+            used = information_R_B[:, pending - 1].mean().item()
+            information_R_B = information_R_B[:, pending:] - information_R_B[:, pending - 1 : pending]
         sampled_B = ~torch.tensor(exact, device="cpu")
         scores_B[sampled_B] = information_R_B.mean(0)[sampled_B]
         errors_B[sampled_B] = information_R_B.std(0)[sampled_B] / math.sqrt(len(information_R_B))
         scores_B = scores_B.cummax(0).values  # sums of gains grow in every run; this is for the rounding where exact scores end
-    _warn_near_ceiling((used + scores_B).tolist(), K, bool(given), stacklevel=5)
+    warn_near_ceiling((used + scores_B).tolist(), K, bool(pending), stacklevel=5)
     scores_B = scores_B.clamp_max(max(ceiling - used, 0.0))
     gains_B = scores_B.diff(prepend=scores_B.new_zeros(1))
     return CandidateBatch(scores_B.tolist(), indices, gains_B.tolist(), errors_B.tolist(), ceiling)
@@ -98,41 +98,41 @@ def _greedy(choose, state, log_probs_g_K_C, batch_size, generator, progress) -> 
     return _report(torch.cat(log_probs), len(log_probs_g_K_C), indices, gains, exact, state, generator)
 
 
-def _greedy_batch(make_chooser, log_probs_N_K_C, batch_size, num_samples, dtype, device, given, generator, progress) -> CandidateBatch:
-    "What the plain and the fast search share. `make_chooser(x, state, given)` gives what `_greedy` asks."
-    generator, predictions = check_generator(generator), Predictions(log_probs_N_K_C)
+def _greedy_batch(make_chooser, log_probs_N_K_C, batch_size, num_samples, dtype, device, pending, generator, progress) -> CandidateBatch:
+    "What the plain and the fast search share. `make_chooser(x, state, pending)` gives what `_greedy` asks."
+    generator, predictions = check_generator(generator), Predictions(log_probs_N_K_C, dtype, device)
     x, (N, K, _) = predictions.log_probs_N_K_C, predictions.shape
-    given = check_positions(given, N, "given")
-    batch_size = check_batch_size(batch_size, N - len(given))
-    dtype, device = choose_dtype(None, dtype), choose_device(device, x)
-    state = WeightedJointEntropy(num_samples, K, dtype=dtype, device=device, generator=generator)
-    return _greedy(make_chooser(x, state, given), state, x[given], batch_size, generator, progress)
+    pending = check_positions(pending, N, "pending")
+    batch_size = check_batch_size(batch_size, N - len(pending))
+    options = dict(dtype=predictions.dtype, device=predictions.device, generator=generator)
+    state = WeightedJointEntropy(num_samples, K, **options)
+    return _greedy(make_chooser(x, state, pending), state, x[pending], batch_size, generator, progress)
 
 # %% ../nbs/03_batchbald.ipynb #0e9fe01d
 def get_plain_batchbald_batch(
     log_probs_N_K_C,  # log p(y_n = c | w_k)
     batch_size: int,  # points to pick, B
     num_samples: int = 4_000,  # label configurations to carry, M; exact while they suffice
-    dtype: torch.dtype | None = None,  # of the products: torch.float32 (None) or torch.double; sums are float64
+    dtype: torch.dtype | None = None,  # of the products; None is torch.double for float64 input, else torch.float32
     device=None,  # where to compute; None means where the input lies
     *,
-    given: Iterable[int] = (),  # positions already out for labelling
+    pending: Iterable[int] = (),  # positions already out for labelling
     generator: torch.Generator | None = None,  # for resampling; a fresh one seeded with 0 if None
     progress: bool = False,  # show a progress bar
-) -> CandidateBatch:  # scores: joint information of picks 0..i beyond `given`, nats, never falling
+) -> CandidateBatch:  # scores: joint information of picks 0..i beyond `pending`, nats, never falling
     """Greedy BatchBALD (algorithm 1, Kirsch et al. 2019), every candidate evaluated at every step: the referee of `get_batchbald_batch`, which gives the same sooner.
 
     Raises `ValueError` on bad input. Warns (`CeilingWarning`) where the batch has used up what K parameter samples can tell, log K."""
 
-    def make_chooser(x, state, given):
+    def make_chooser(x, state, pending):
         check_log_probs(x)
 
         def choose(indices):
             gains_N = state.compute_gains(x)
-            gains_N[given + indices] = -math.inf
-            best = _first_best(gains_N, _ties[state.posteriors_M_K.dtype])
+            gains_N[pending + indices] = -math.inf
+            best = first_best(gains_N, TIES[state.posteriors_M_K.dtype])
             return best, gains_N[best].item(), x[best : best + 1]
 
         return choose
 
-    return _greedy_batch(make_chooser, log_probs_N_K_C, batch_size, num_samples, dtype, device, given, generator, progress)
+    return _greedy_batch(make_chooser, log_probs_N_K_C, batch_size, num_samples, dtype, device, pending, generator, progress)

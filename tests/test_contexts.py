@@ -318,27 +318,27 @@ COMPUTED = {  # name -> what it computes from inputs, in a folder of its own; `o
     ],
     "get_plain_batchbald_batch": lambda i, f, **o: [
         get_plain_batchbald_batch(i.x, 6, 500, **o),
-        get_plain_batchbald_batch(i.x, 6, 500, given=[2, 5], **o),
+        get_plain_batchbald_batch(i.x, 6, 500, pending=[2, 5], **o),
     ],
     "get_batchbald_batch": lambda i, f, **o: [
         get_batchbald_batch(i.x, 7, 1600, **o),
-        get_batchbald_batch(i.x, 5, 1600, given=[2, 5], generator=i.generator, race_error=0, **o),
+        get_batchbald_batch(i.x, 5, 1600, pending=[2, 5], generator=i.generator, race_error=0, **o),
     ],
-    "get_distributed_batchbald_batch": lambda i, f, **o: [distributed(i), distributed(i, given=[2, 90])],
+    "get_distributed_batchbald_batch": lambda i, f, **o: [distributed(i), distributed(i, pending=[2, 90])],
     "compute_pair_information": lambda i, f, **o: compute_pair_information(i.x, i.few, **o),
     "compute_kbald_gains": lambda i, f, **o: [compute_kbald_gains(i.x, i.few, k, **o) for k in (1, 2, 3, 5)],
     "compute_kbald": lambda i, f, **o: compute_kbald(i.few, 3, **o),
     "get_kbald_batch": lambda i, f, **o: [
-        get_kbald_batch(i.x, 6, k, given=given, **o) for k in (2, 3) for given in ((), (2, 5))
+        get_kbald_batch(i.x, 6, k, pending=given, **o) for k in (2, 3) for given in ((), (2, 5))
     ],
     "get_dynamic_kbald_batch": lambda i, f, **o: get_dynamic_kbald_batch(i.x, 6, tolerance=0.3, **o),
     "get_dynamic_batchbald_batch": lambda i, f, **o: [
-        get_dynamic_batchbald_batch(i.x, 12, 500, gain_share=0.01, given=given, **o) for given in ((), (2, 5))
+        get_dynamic_batchbald_batch(i.x, 12, 500, gain_share=0.01, pending=given, **o) for given in ((), (2, 5))
     ],
-    "get_conservativebald_batch": lambda i, f, **o: get_conservativebald_batch(i.x, 6, given=[2], **o),
+    "get_conservativebald_batch": lambda i, f, **o: get_conservativebald_batch(i.x, 6, pending=[2], **o),
     "get_budgetbald_batch": lambda i, f, **o: [
         get_budgetbald_batch(i.x, 6, 500, budget=1.0, **o),
-        get_budgetbald_batch(i.x, 6, 500, given=[2], **o),
+        get_budgetbald_batch(i.x, 6, 500, pending=[2], **o),
     ],
     "get_largebatchbald_batch": lambda i, f, **o: get_largebatchbald_batch(i.x, 6, **o),
     "get_softmax_batch": lambda i, f, **o: [
@@ -357,9 +357,9 @@ COMPUTED = {  # name -> what it computes from inputs, in a folder of its own; `o
         compute_epig_bald(i.x, i.y, 300, **o),
         compute_epig_bald(i.x, log_probs_after_N_K_C=i.z, **o),
     ],
-    "get_batchepig_batch": lambda i, f, **o: [get_batchepig_batch(i.x, i.y, 5, M, given=[3], **o) for M in (20, 300)],
+    "get_batchepig_batch": lambda i, f, **o: [get_batchepig_batch(i.x, i.y, 5, M, pending=[3], **o) for M in (20, 300)],
     "get_batchepigbald_batch": lambda i, f, **o: [
-        get_batchepigbald_batch(i.x, i.y, 5, 300, given=[3], **o),
+        get_batchepigbald_batch(i.x, i.y, 5, 300, pending=[3], **o),
         get_batchepigbald_batch(i.x, None, 4, 300, log_probs_after_N_K_C=i.z, **o),
     ],
     "get_softmaxepig_batch": lambda i, f, **o: get_softmaxepig_batch(i.x, i.y, 9),
