@@ -24,7 +24,7 @@ from batchbald_nbdev.checks import (
 )
 from .information import check_axes
 from .joint_entropy import WeightedJointEntropy
-from .plain_batchbald import _greedy, TIES
+from .plain_batchbald import TIES, pick_batch
 
 # %% ../nbs/04a_many_machines.ipynb #c0adfaeb
 @dataclass(frozen=True)
@@ -193,6 +193,30 @@ class _Leader:
         gain, i, row_1_K_C = min((o for o in found if o[0] >= best - self.options["slack"]), key=lambda o: o[1])
         return i, gain, row_1_K_C
 
+# %% ../nbs/04a_many_machines.ipynb #f4ddefd8
+class _Spread:
+    "The objective of BatchBALD, for a pool that a leader searches."
+
+    def __init__(self, leader: _Leader, state: WeightedJointEntropy, pending: list[int]):
+        self.leader, self.state, self.taken, self.exact = leader, state, list(pending), []
+        self.rows = [leader.rows(pending)]
+        if pending:
+            state.add_variables(self.rows[0])
+
+    def best(self) -> tuple[int, float]:
+        pick, gain, self.row_1_K_C = self.leader.choose(self.state, self.taken)
+        return pick, gain
+
+    def take(self, pick: int) -> None:
+        self.taken.append(pick)
+        self.exact.append(self.state.exact)
+        self.rows.append(self.row_1_K_C)
+        self.state.add_variables(self.row_1_K_C)
+
+    def get_batch(self) -> Tensor:
+        "log_probs_B_K_C of what is pending and of the picks."
+        return torch.cat(self.rows)
+
 # %% ../nbs/04a_many_machines.ipynb #a1efb32f
 def _import_dask():
     try:
@@ -232,7 +256,7 @@ def _distributed_batch(log_probs_N_K_C, batch_size, num_samples, dtype, pending,
         raise ValueError("`log_probs_N_K_C` has no points: all of its chunks are empty")
     pending = check_positions(pending, N, "pending")
     batch_size = check_batch_size(batch_size, N - len(pending))
-    return _greedy(lambda indices: leader.choose(state, pending + indices), state, leader.rows(pending), batch_size, generator, progress)
+    return pick_batch(_Spread(leader, state, pending), batch_size, pending, generator, progress, stacklevel=5)
 
 # %% ../nbs/04a_many_machines.ipynb #8affd108
 def get_distributed_batchbald_batch(

@@ -14,15 +14,17 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from .bald import CandidateBatch, compute_bald, find_left, first_best, get_top_k_batch
+from .bald import CandidateBatch, compute_bald, find_left, get_top_k_batch
 from .batchbald import halving, plogp_
 from batchbald_nbdev.checks import (
     as_float_tensor, check_batch_size, check_count, check_generator, check_positions, choose_device, choose_dtype,
     full_precision, warn,
 )
 from .information import Predictions, plogp, check_log_probs
-from .joint_entropy import WeightedJointEntropy, _repeat_information, REPEATS, uniform
-from .plain_batchbald import CeilingWarning, _over_runs, TIES, warn_near_ceiling, WARN_SHARE
+from .joint_entropy import WeightedJointEntropy, estimate_information, REPEATS, uniform
+from batchbald_nbdev.plain_batchbald import (
+    TIES, WARN_SHARE, CeilingWarning, Objective, report_runs, search_greedily, warn_near_ceiling,
+)
 from .stochastic import check_temperature, get_softmax_batch
 
 # %% ../nbs/07_epig.ipynb #a07d75c2
@@ -199,6 +201,26 @@ def _reached(log_probs_B_K_C: Tensor, y: Tensor, num_samples: int, options: dict
     return reached_R_B
 
 # %% ../nbs/07_epig.ipynb #4a6c3976
+class _BatchEPIG(Objective):
+    "Mean information about single evaluation labels. It may rise, so every candidate is looked at."
+
+    def __init__(self, x, y, pending, num_samples, max_bytes, options):
+        gains_N = torch.zeros(len(x), dtype=torch.double, device=options["device"])
+        super().__init__(gains_N, pending, TIES[options["dtype"]])
+        self.x, self.y, self.num_samples = x, y, num_samples
+        self.max_bytes, self.generator = max_bytes, options["generator"]
+        self.state, self.information = WeightedJointEntropy(num_samples, x.shape[1], **options), []
+        if pending:
+            self.state.add_variables(x[pending])
+
+    def gains(self, candidates_n):
+        pairs = _pairs(self.state.weights_M, len(self.y), self.num_samples, self.generator)
+        return _gains_of(self.x, self.y, self.state.posteriors_M_K, pairs, self.max_bytes)[candidates_n]
+
+    def add(self, pick):
+        self.information.append(self.state.add_variables(self.x[pick : pick + 1]).information)
+
+# %% ../nbs/07_epig.ipynb #5bc7b303
 def get_batchepig_batch(
     log_probs_N_K_C,  # log p(y_n = c | w_k) of the pool
     log_probs_E_K_C,  # log p(y_e = c | w_k) of the evaluation inputs, under the same samples; may have other classes
@@ -219,20 +241,32 @@ def get_batchepig_batch(
     K = check_log_probs(x)[1]
     check_log_probs(y, name="log_probs_E_K_C")
     options = dict(dtype=choose_dtype(x, dtype), device=choose_device(device, x), generator=check_generator(generator))
-    state = WeightedJointEntropy(num_samples, K, **options)
     ceiling = compute_bald(y, options["dtype"], options["device"]).mean().item()
-    if pending:
-        state.add_variables(x[pending])
-    indices, information = [], []
-    for _ in range(batch_size):
-        gains_N = _gains_of(x, y, state.posteriors_M_K, _pairs(state.weights_M, len(y), num_samples, options["generator"]), max_bytes)
-        gains_N[pending + indices] = -math.inf
-        indices.append(first_best(gains_N, TIES[options["dtype"]]))
-        information.append(state.add_variables(x[indices[-1:]]).information)
-    warn_near_ceiling(information, K, bool(pending), stacklevel=2)
-    return _over_runs(indices, _reached(x[pending + indices], y, num_samples, options), ceiling)
+    objective = _BatchEPIG(x, y, pending, num_samples, max_bytes, options)
+    indices, _ = search_greedily(objective, batch_size)
+    warn_near_ceiling(objective.information, K, bool(pending), stacklevel=2)
+    return report_runs(indices, _reached(x[pending + indices], y, num_samples, options), ceiling)
 
+# %% ../nbs/07_epig.ipynb #21abc117
+class _BatchEPIGBALD(Objective):
+    "Information about all evaluation labels jointly: a BatchBALD score before they are known, less one after."
 
+    def __init__(self, x, before, z, after, pending):
+        gains_N = torch.zeros(len(x), dtype=torch.double, device=before.weights_M.device)
+        super().__init__(gains_N, pending, TIES[before.posteriors_M_K.dtype])
+        self.x, self.before, self.z, self.after, self.information = x, before, z, after, []
+        if pending:
+            before.add_variables(x[pending])
+            after.add_variables(z[pending])
+
+    def gains(self, candidates_n):
+        return (self.before.compute_gains(self.x) - self.after.compute_gains(self.z))[candidates_n]
+
+    def add(self, pick):
+        self.information.append(self.before.add_variables(self.x[pick : pick + 1]).information)
+        self.after.add_variables(self.z[pick : pick + 1])
+
+# %% ../nbs/07_epig.ipynb #374ffbe4
 def get_batchepigbald_batch(
     log_probs_N_K_C,  # log p(y_n = c | w_k) of the pool
     log_probs_E_K_C,  # of the evaluation inputs, under the same samples; may have other classes; None with a second model
@@ -260,18 +294,9 @@ def get_batchepigbald_batch(
     if bounded:
         ceiling = min(after.information, ceiling)
         _warn_if_bald(ceiling, E, K, stacklevel=2)
-    if pending:
-        before.add_variables(x[pending])
-        after.add_variables(z[pending])
-    indices, information = [], []
-    for _ in range(batch_size):
-        gains_N = before.compute_gains(x) - after.compute_gains(z)
-        gains_N[pending + indices] = -math.inf
-        indices.append(first_best(gains_N, TIES[before.posteriors_M_K.dtype]))
-        information.append(before.add_variables(x[indices[-1:]]).information)
-        after.add_variables(z[indices[-1:]])
-    warn_near_ceiling(information, K, bool(pending), stacklevel=2)
-
+    objective = _BatchEPIGBALD(x, before, z, after, pending)
+    indices, _ = search_greedily(objective, batch_size)
+    warn_near_ceiling(objective.information, K, bool(pending), stacklevel=2)
     if not indices:
         return CandidateBatch([], [], [], [], ceiling)
     picks = pending + indices
@@ -280,13 +305,13 @@ def get_batchepigbald_batch(
         parts = [part.to(before.weights_M.device).double().log_softmax(-1) for part in parts_K_C if len(part)]
         C = max(part.shape[2] for part in parts)
         rows_B_K_C = torch.cat([torch.nn.functional.pad(part, (0, C - part.shape[2]), value=-math.inf) for part in parts])  # classes that never occur
-        return _repeat_information(rows_B_K_C, num_samples, dtype=before.posteriors_M_K.dtype, generator=generator)
+        return estimate_information(rows_B_K_C, num_samples, dtype=before.posteriors_M_K.dtype, generator=generator)
 
     after_R_B = repeat(known_E_K_C, z[picks])
     if bounded:
         ceiling = min(after_R_B[:, E - 1].mean().item(), math.log(K))  # sixteen runs know it better than the one before the search
         after_R_B = after_R_B[:, E:] - after_R_B[:, E - 1 : E]
-    return _over_runs(indices, repeat(x[picks]) - after_R_B, ceiling, bounded)
+    return report_runs(indices, repeat(x[picks]) - after_R_B, ceiling, bounded)
 
 # %% ../nbs/07_epig.ipynb #8c08ba12
 def get_softmaxepig_batch(

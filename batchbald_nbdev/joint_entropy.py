@@ -342,7 +342,7 @@ class WeightedJointEntropy(JointEntropy):
 REPEATS = 16
 
 
-def _repeat_information(
+def estimate_information(
     log_probs_B_K_C,  # points in the order in which they were picked
     num_samples: int,  # configurations while all are enumerated; each run has a quarter of them afterwards
     *,

@@ -9,21 +9,23 @@ __all__ = ['compute_pair_information', 'compute_kbald_gains', 'compute_kbald', '
 
 # %% ../nbs/05_kbald.ipynb #b22ed5b0
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import combinations, islice
 
 import torch
 from torch import Tensor
 
-from .bald import CandidateBatch, compute_bald, find_left, first_best, rank
+from .bald import CandidateBatch, compute_bald, find_left, rank
 from .batchbald import halving, mean_gains, Rows, get_batchbald_batch
 from batchbald_nbdev.checks import (
     as_float_tensor, check_count, check_generator, check_number, check_positions, choose_device, choose_dtype,
     full_precision, silencing, warn,
 )
 from .information import Predictions, plogp, check_log_probs
-from .joint_entropy import WeightedJointEntropy, _repeat_information
-from .plain_batchbald import CeilingWarning, _over_runs, TIES, warn_near_ceiling
+from .joint_entropy import WeightedJointEntropy, estimate_information
+from batchbald_nbdev.plain_batchbald import (
+    TIES, CeilingWarning, Objective, report_runs, search_greedily, warn_near_ceiling,
+)
 
 # %% ../nbs/05_kbald.ipynb #ac4f9c4d
 def _check_picks(log_probs_B_K_C, K: int, C: int) -> Tensor:
@@ -92,7 +94,7 @@ def _check_work(N: int, K: int, C: int, k: int, most: int, remedy: str = _remedy
 _block = 256  # candidates brought up to date at a time
 
 
-class _Expansion:
+class _Expansion(Objective):
     "k-BALD gains of candidates beside a growing batch. A candidate is brought up to date when asked for."
 
     def __init__(self, log_probs_N_K_C: Tensor, k: int, most: int, dtype: torch.dtype, device, max_bytes: int, pair_weight: float = 1.0):
@@ -100,7 +102,9 @@ class _Expansion:
         self.x, self.dtype, self.device, self.pair_weight = log_probs_N_K_C, dtype, choose_device(device, log_probs_N_K_C), pair_weight
         self.k, self.exact = min(k, most + 1), k > most  # exact: nothing is ever cut off
         self.bald_N = compute_bald(log_probs_N_K_C, dtype, self.device)
-        self.gains_N = self.bald_N.clone()  # beside the picks that `done_N` counts; -inf for points that cannot be picked
+        super().__init__(self.bald_N.clone(), [], TIES[dtype])  # gains beside the picks that `done_N` counts
+        self.current_N[:] = True
+        self.lazy = self.k <= 2 or self.exact  # then gains can only fall
         self.done_N = torch.zeros(N, dtype=torch.long, device=self.device)
         self.sums_r_N = self.bald_N.new_zeros(self.k - 1, N)  # J_1, ..., J_(k-1)
         self.picks = []  # probs_K_C of each
@@ -138,7 +142,10 @@ class _Expansion:
                     sums_r_n[r - 1, place_b] += (count * self.bald_N[candidates_n[place_b]] - gains_b).clamp_min(0)
         return sums_r_n
 
-    def update(self, candidates_n: Tensor) -> Tensor:
+    def add(self, pick: int) -> None:
+        self.picks.append(self.rows.predictions[pick : pick + 1][0])
+
+    def gains(self, candidates_n: Tensor) -> Tensor:
         "Bring candidates up to date; their gains."
         m = len(self.picks)
         for done in self.done_N[candidates_n].unique().tolist():
@@ -148,8 +155,7 @@ class _Expansion:
                 self.sums_r_N[:, group_n] += sums_r_n
                 self.done_N[group_n] = m
         weights_r = self.pair_weight * self.bald_N.new_tensor(_weights(m, self.k))
-        self.gains_N[candidates_n] = self.bald_N[candidates_n] - weights_r @ self.sums_r_N[:, candidates_n]
-        return self.gains_N[candidates_n]
+        return self.bald_N[candidates_n] - weights_r @ self.sums_r_N[:, candidates_n]
 
 # %% ../nbs/05_kbald.ipynb #d37de443
 def compute_kbald_gains(
@@ -170,7 +176,7 @@ def compute_kbald_gains(
     search = _Expansion(x, k, len(picks), dtype, device, max_bytes)
     if len(picks):
         search.picks = list(Predictions(picks, dtype, search.device, name="log_probs_B_K_C").read())
-    return search.update(torch.arange(N, device=search.device))
+    return search.gains(torch.arange(N, device=search.device))
 
 
 def compute_kbald(
@@ -185,52 +191,27 @@ def compute_kbald(
     return sum(compute_kbald_gains(x[i : i + 1], x[:i], k, dtype, device).item() for i in range(len(x)))
 
 # %% ../nbs/05_kbald.ipynb #5f5898e4
-def _best_gain(search: _Expansion, lazy: bool = True) -> int:
-    "Position of the largest gain; every candidate that might have it is brought up to date."
-    slack, m = TIES[search.dtype], len(search.picks)
-    open_n = (search.gains_N > -math.inf).nonzero()[:, 0]
-    if search.k > 1 and lazy and (search.k == 2 or search.exact):
-        current_n = search.done_N[open_n] == m
-        best = search.gains_N[open_n[current_n]].max().item() if current_n.any() else -math.inf
-        open_n = open_n[~current_n]
-        open_n = open_n[search.gains_N[open_n].argsort(descending=True, stable=True)]
-        for block_n in open_n.split(_block):
-            block_n = block_n[search.gains_N[block_n] >= best - slack]
-            if not len(block_n):
-                break
-            best = max(best, search.update(block_n).max().item())
-    elif search.k > 1:
-        search.update(open_n)
-    return first_best(search.gains_N, slack)
-
-
-def _take(search: _Expansion, pick: int):
-    "Make a candidate a pick."
-    search.picks.append(search.rows.predictions[pick : pick + 1][0])
-    search.gains_N[pick] = -math.inf
-
-
-def _expand(log_probs_N_K_C, batch_size, name, k, dtype, device, pending, max_bytes, pair_weight=1.0, remedy=_remedy) -> tuple[_Expansion, int, list[int]]:
+def _expand(
+    log_probs_N_K_C, batch_size, name, k, dtype, device, pending, max_bytes, pair_weight=1.0, remedy=_remedy
+) -> tuple[_Expansion, int, list[int]]:
     "Checked arguments: a search that knows what is given, and how many points to pick."
     predictions = Predictions(log_probs_N_K_C, dtype, device)
     x, (N, K, C) = predictions.log_probs_N_K_C, predictions.shape
-    k, max_bytes, pending = check_count(k, "k"), check_count(max_bytes, "max_bytes"), check_positions(pending, N, "pending")
+    k, max_bytes = check_count(k, "k"), check_count(max_bytes, "max_bytes")
+    pending = check_positions(pending, N, "pending")
     batch_size = min(check_count(batch_size, name, 0), N - len(pending))
     most = max(0, len(pending) + batch_size - 1)
     _check_work(N, K, C, k, most, remedy)
     search = _Expansion(x, k, most, choose_dtype(x, dtype), device, max_bytes, pair_weight)
     for pick in pending:
-        _take(search, pick)
+        search.take(pick)
     return search, batch_size, pending
 
-
-def _greedy(search: _Expansion, batch_size: int, lazy: bool = True) -> CandidateBatch:
-    indices, gains = [], []
-    for _ in range(batch_size):
-        indices.append(_best_gain(search, lazy))
-        gains.append(search.gains_N[indices[-1]].item())
-        _take(search, indices[-1])
-    return CandidateBatch(torch.tensor(gains, dtype=torch.double, device="cpu").cumsum(0).tolist(), indices, gains)
+# %% ../nbs/05_kbald.ipynb #b3a5eff3
+def _search(search: _Expansion, batch_size: int, stop: Callable | None = None) -> CandidateBatch:
+    indices, gains = search_greedily(search, batch_size, stop=stop)
+    scores_B = torch.tensor(gains, dtype=torch.double, device="cpu").cumsum(0)
+    return CandidateBatch(scores_B.tolist(), indices, gains)
 
 # %% ../nbs/05_kbald.ipynb #1ae6c5e0
 def get_kbald_batch(
@@ -249,7 +230,8 @@ def get_kbald_batch(
     Raises `ValueError` on bad input, and where terms of k labels would take more than 2^40 products or tables of more than 2^24 entries.
     Warns (`CeilingWarning`) where a score is above log K and so no information any more."""
     search, batch_size, _ = _expand(log_probs_N_K_C, batch_size, "batch_size", k, dtype, device, pending, max_bytes)
-    batch, K = _greedy(search, batch_size, lazy), search.x.shape[1]
+    search.lazy = search.lazy and lazy
+    batch, K = _search(search, batch_size), search.x.shape[1]
     above = [n for n, score in enumerate(batch.scores, 1) if score > math.log(K) + 100 * TIES[search.dtype]]
     if above:
         warn(
@@ -279,18 +261,18 @@ def get_dynamic_kbald_batch(
     search, max_batch_size, pending = _expand(log_probs_N_K_C, max_batch_size, "max_batch_size", 2, dtype, device, pending, max_bytes, remedy=remedy)
     if tolerance < math.inf:  # every pick is looked at by 3-BALD: better refused now than half-way
         _check_work(1, *search.x.shape[1:], 3, max(0, len(pending) + max_batch_size - 1), remedy + ", or infinite `tolerance`")
-    indices, gains, difference = [], [], 0.0
-    for _ in range(max_batch_size):
-        pick = _best_gain(search)
-        gain, known = search.gains_N[pick].item(), pending + indices
+    difference = 0.0
+
+    def stop(indices, gains, pick, gain):
+        nonlocal difference
         if tolerance < math.inf:
-            difference += compute_kbald_gains(search.x[pick : pick + 1], search.x[known], 3, search.dtype, search.device, max_bytes=max_bytes).item() - gain
-        if indices and abs(difference) > tolerance * abs(sum(gains) + gain) + 100 * TIES[search.dtype]:
-            break
-        indices.append(pick)
-        gains.append(gain)
-        _take(search, pick)
-    return CandidateBatch(torch.tensor(gains, dtype=torch.double, device="cpu").cumsum(0).tolist(), indices, gains)
+            by_three = compute_kbald_gains(
+                search.x[pick : pick + 1], search.x[pending + indices], 3, search.dtype, search.device, max_bytes=max_bytes
+            )
+            difference += by_three.item() - gain
+        return indices and abs(difference) > tolerance * abs(sum(gains) + gain) + 100 * TIES[search.dtype]
+
+    return _search(search, max_batch_size, stop)
 
 # %% ../nbs/05_kbald.ipynb #a72c84ff
 def get_dynamic_batchbald_batch(
@@ -406,9 +388,9 @@ def get_budgetbald_batch(
             break
     if not picks:
         return CandidateBatch([], [], [], [], math.log(K))
-    information_R_B = _repeat_information(x[pending + picks], num_samples, dtype=dtype, device=bald_N.device, generator=generator)
+    information_R_B = estimate_information(x[pending + picks], num_samples, dtype=dtype, device=bald_N.device, generator=generator)
     warn_near_ceiling(information_R_B.mean(0)[len(pending) :].tolist(), K, bool(pending), stacklevel=2)
-    return _over_runs(picks, information_R_B, math.log(K))
+    return report_runs(picks, information_R_B, math.log(K))
 
 # %% ../nbs/05_kbald.ipynb #0c044c6c
 def get_largebatchbald_batch(
@@ -422,4 +404,4 @@ def get_largebatchbald_batch(
 ) -> CandidateBatch:  # scores: Large BatchBALD score of picks 0..i, nats; may fall and go negative
     "Greedy Large BatchBALD (Rubashevskii et al. 2023): BALD scores less every pair twice. Raises `ValueError` on bad input."
     search, batch_size, _ = _expand(log_probs_N_K_C, batch_size, "batch_size", 2, dtype, device, pending, max_bytes, 2.0, "a smaller `batch_size`, or `get_batchbald_batch`")
-    return _greedy(search, batch_size)
+    return _search(search, batch_size)

@@ -29,7 +29,7 @@ from .bald import compute_bald
 from .bayesian_models import collect_log_probs
 from .checks import as_tensor, brief, check_count, check_room, choose_device, silencing
 from .experiments import _append, _lock, _parse_lines
-from .joint_entropy import _repeat_information
+from .joint_entropy import estimate_information
 from .kbald import compute_pair_information
 from .plain_batchbald import CeilingWarning
 from .plots import _figure, _styles, labels_of_methods
@@ -124,7 +124,7 @@ def _as_names(classes) -> list[str]:
 def _explain(log_probs_B_K_C: Tensor, generator: torch.Generator) -> dict:
     "Why a batch: own scores, joint information of the first 1, 2, ... points, pairwise information (nats), and the class that the model would have said."
     K = log_probs_B_K_C.shape[1]
-    joint_B = _repeat_information(log_probs_B_K_C, 1_000, generator=generator).mean(0).cummax(0).values.clamp_max(math.log(K))
+    joint_B = estimate_information(log_probs_B_K_C, 1_000, generator=generator).mean(0).cummax(0).values.clamp_max(math.log(K))
     pairs_B_B = compute_pair_information(log_probs_B_K_C, log_probs_B_K_C)
     rounded = {"scores": compute_bald(log_probs_B_K_C), "joint": joint_B, "pairs": pairs_B_B}
     explained = {key: (values * 1e6).round().div(1e6).tolist() for key, values in rounded.items()}

@@ -249,12 +249,12 @@ def test_the_ceiling_of_batchepigbald_is_what_the_evaluation_labels_tell(E):
 def test_what_is_reported_beyond_given_points():
     values = torch.tensor([[0.2, 0.5, 0.7, 0.65, 1.2]]).double().repeat(16, 1)
     values[8:, 2:] += 0.1  # half of the runs see more in the picks
-    batch = plain_batchbald._over_runs([4, 2, 9], values, 1.1)
+    batch = plain_batchbald.report_runs([4, 2, 9], values, 1.1)
     assert batch.indices == [4, 2, 9] and batch.ceiling == 1.1
     assert np.allclose(batch.scores, [0.25, 0.25, 0.6]) and np.allclose(batch.gains, [0.25, 0.0, 0.35])  # do not fall, and 1.1 less 0.5 is all there is
     assert np.allclose(batch.standard_errors, [0.05 * math.sqrt(16 / 15) / 4] * 3)
-    assert np.allclose(plain_batchbald._over_runs([4, 2, 9], values, 1.1, bounded=False).scores, [0.25, 0.2, 0.75])
-    assert np.allclose(plain_batchbald._over_runs([1] * 5, -values, 1.1).scores, 0.0)
+    assert np.allclose(plain_batchbald.report_runs([4, 2, 9], values, 1.1, bounded=False).scores, [0.25, 0.2, 0.75])
+    assert np.allclose(plain_batchbald.report_runs([1] * 5, -values, 1.1).scores, 0.0)
 
 
 def test_epig_and_bald_of_a_pool_that_is_its_own_evaluation_set():

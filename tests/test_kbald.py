@@ -175,13 +175,13 @@ def test_where_gains_rise_nobody_is_passed_over(monkeypatch):
 
 
 def test_the_lazy_search_leaves_most_candidates_alone(monkeypatch):
-    looked, original = [], kbald._Expansion.update
+    looked, original = [], kbald._Expansion.gains
 
-    def update(self, candidates_n):
+    def gains(self, candidates_n):
         looked.append(len(candidates_n))
         return original(self, candidates_n)
 
-    monkeypatch.setattr(kbald._Expansion, "update", update)
+    monkeypatch.setattr(kbald._Expansion, "gains", gains)
     x = spread_pool(4_000)
     lazy = get_kbald_batch(x, 8)
     some = sum(looked)
