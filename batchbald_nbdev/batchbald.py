@@ -64,7 +64,7 @@ def plogp_(probs: Tensor) -> Tensor:
     return probs.clamp_min(torch.finfo(probs.dtype).tiny).log_().mul_(probs)
 
 
-@full_precision()
+@full_precision
 def _gains_by_configuration(posteriors_K_m: Tensor, probs_n_C_K: Tensor, entropies_n_K: Tensor) -> Tensor:
     "Information of each candidate under each configuration, gains_n_m."
     n, C, K = probs_n_C_K.shape
@@ -72,7 +72,7 @@ def _gains_by_configuration(posteriors_K_m: Tensor, probs_n_C_K: Tensor, entropi
     return entropies_n_m - entropies_n_K @ posteriors_K_m
 
 
-@full_precision()
+@full_precision
 def mean_gains(weights_M: Tensor, posteriors_K_M: Tensor, known_K: Tensor, probs_n_C_K: Tensor, entropies_n_K: Tensor, elements: int) -> Tensor:
     "Their mean over all configurations, gains_n in float64; `known_K` is the mean posterior. At most `elements` products at a time."
     n, C, K = probs_n_C_K.shape
@@ -108,7 +108,7 @@ class _Level:
         error_m = light_m * self.estimate_m / root_m * math.sqrt(int(light_m.sum()) / self.freedom)
         self.root_m, self.basis_m_p, self.error_m = (x.to(posteriors_K_M.dtype) for x in (root_m, U_m_p[:, :p], error_m))
 
-    @full_precision()
+    @full_precision
     def __call__(self, probs_n_C_K: Tensor, entropies_n_K: Tensor) -> tuple[Tensor, Tensor]:
         gains_n_m = _gains_by_configuration(self.posteriors_K_m, probs_n_C_K, entropies_n_K)
         rooted_n_m = gains_n_m * self.root_m

@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
+from functools import wraps
 
 import numpy as np
 import torch
@@ -178,11 +179,11 @@ def choose_device(device, log_probs_N_K_C: Tensor | None = None) -> torch.device
         return torch.device("cpu") if log_probs_N_K_C is None else log_probs_N_K_C.device
     try:
         found = torch.device(device)
-        if found.type == "meta":
-            raise ValueError("tensors there have no numbers")
-        torch.empty(0, dtype=torch.float32, device=found)
-    except (RuntimeError, AssertionError, TypeError, ValueError) as e:  # all of these are what PyTorch raises, as the case may be
-        why = str(e).splitlines()[0]
+        probe = torch.empty(0, dtype=torch.float32, device=found)
+        if found.type not in ("cpu", "cuda"):
+            probe.sum().item()  # there are devices whose tensors have no numbers, such as meta
+    except (RuntimeError, AssertionError, TypeError, ValueError, ImportError) as e:  # what PyTorch raises, as the case may be
+        why = str(e).splitlines()[0].partition(". ")[0]
         raise ValueError(
             f"`device` is {device!r}, which PyTorch cannot use here ({why}); want cpu, cuda where there is a GPU, or None"
         ) from None
@@ -240,21 +241,32 @@ def check_labels(name: str, labels, n: int, classes: int) -> Tensor:
     broken = labels_n.is_floating_point() or labels_n.is_complex() or labels_n.is_meta
     whole = not broken and labels_n.dtype != torch.bool
     if labels_n.shape != (n,) or n and not (whole and 0 <= labels_n.min() and labels_n.max() < classes):
-        found = reprlib.repr(labels)
-        if hasattr(labels, "shape"):
-            found = f"of shape {tuple(labels_n.shape)}, {labels_n.dtype}" + (f", {labels_n.min()} to {labels_n.max()}," if labels_n.numel() else "")
-        raise ValueError(f"{name} {found} for {n} points; want for each its class, a whole number from 0 to {classes - 1}")
+        wish = f"want for each its class, a whole number from 0 to {classes - 1}"
+        raise ValueError(f"{name} {_describe_labels(labels, labels_n)} for {n} points; {wish}")
     return labels_n.long()
 
+
+def _describe_labels(labels, labels_n: Tensor) -> str:
+    if not hasattr(labels, "shape"):
+        return reprlib.repr(labels)
+    values = f", {labels_n.min()} to {labels_n.max()}," if labels_n.numel() else ""
+    return f"of shape {tuple(labels_n.shape)}, {labels_n.dtype}{values}"
+
 # %% ../nbs/92_checks.ipynb #969f3112
-@contextmanager
-def full_precision() -> Iterator[None]:
-    "Without `torch.autocast`, if it is on in this thread."
-    with ExitStack() as stack:
-        for kind in ("cpu", "cuda", "mps", "xpu"):
-            if torch.is_autocast_enabled(kind):
+def full_precision(function: Callable) -> Callable:
+    "`function`, without `torch.autocast` where it is on in the thread that calls."
+
+    @wraps(function)
+    def call(*args, **options):
+        on = [kind for kind in ("cpu", "cuda", "mps", "xpu") if torch.is_autocast_enabled(kind)]
+        if not on:
+            return function(*args, **options)
+        with ExitStack() as stack:
+            for kind in on:
                 stack.enter_context(torch.autocast(kind, enabled=False))
-        yield
+            return function(*args, **options)
+
+    return call
 
 # %% ../nbs/92_checks.ipynb #f1febaef
 _listener: ContextVar[Callable | None] = ContextVar("_listener", default=None)

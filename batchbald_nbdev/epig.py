@@ -28,7 +28,7 @@ from batchbald_nbdev.plain_batchbald import (
 from .stochastic import check_temperature, get_softmax_batch
 
 # %% ../nbs/07_epig.ipynb #a07d75c2
-@full_precision()
+@full_precision
 def _evaluation_gains(
     x: Tensor,  # log_probs_N_K_C
     y: Tensor,  # log_probs_E_K_C

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .bayesian_models import make_cifar10_resnet, make_cinic10_vgg, make_emnist_cnn, make_mnist_cnn
 from .checks import as_tensor, check_count
 from .datasets import get_repeated_digits, mnist_initial_indices
+from .networks import make_cifar10_resnet, make_cinic10_vgg, make_emnist_cnn, make_mlp, make_mnist_cnn
 
 # %% ../nbs/09a_image_sets.ipynb #2f7d60b4
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class ImageSet:
     title: str = ""  # in figures; `name` if empty
     network: Callable | None = None  # makes a new network; if None, what `run_trials` makes
     pretrained: bool = False  # is `network` called with `pretrained=True, download=...`, so that it fetches weights?
-    training: Mapping = field(default_factory=dict)  # options of `run_trials`: batch_size, early_stopping, ...
+    training: Mapping = field(default_factory=dict)  # options of `run_trials`: minibatch_size, early_stopping, ...
     initial: tuple[int, ...] = ()  # positions in the training set where `initial="paper"` starts
     validation_last: bool = False  # is the validation set the last training images? They are drawn otherwise
 
@@ -104,7 +104,7 @@ def load_images(
     return train, test
 
 # %% ../nbs/09a_image_sets.ipynb #7a4f8e2b
-register_image_set(ImageSet("digits", (64,), 10, draw=get_repeated_digits, title="Digits"))
+register_image_set(ImageSet("digits", (64,), 10, draw=get_repeated_digits, title="Digits", network=make_mlp))
 
 # %% ../nbs/09a_image_sets.ipynb #05cfd603
 def _torchvision_datasets():
@@ -173,7 +173,7 @@ register_image_set(ImageSet(
     "mnist", (1, 28, 28), 10, title="MNIST",
     load=partial(_load_torchvision, "MNIST", lambda x: x[:, None]), sizes=(60_000, 10_000),
     network=make_mnist_cnn, initial=mnist_initial_indices,
-    training={"together": 100, "batch_size": 64, "learning_rate": 1e-3, "epoch_steps": 79, **_STOPPING},
+    training={"together": 100, "minibatch_size": 64, "learning_rate": 1e-3, "epoch_steps": 79, **_STOPPING},
 ))  # fmt: skip
 
 # %% ../nbs/09a_image_sets.ipynb #5e8d1a90
@@ -187,7 +187,7 @@ register_image_set(ImageSet(  # section 4.3, Kirsch et al. 2019
     "emnist", (1, 28, 28), 47, title="EMNIST",
     load=partial(_load_torchvision, "EMNIST", lambda x: x[:, None].mT, split="balanced"), sizes=(112_800, 18_800),
     network=make_emnist_cnn, validation_last=True,
-    training={"together": 100, "batch_size": 64, "learning_rate": 1e-3, "epoch_steps": 316, **_STOPPING},
+    training={"together": 100, "minibatch_size": 64, "learning_rate": 1e-3, "epoch_steps": 316, **_STOPPING},
 ))  # fmt: skip
 
 # %% ../nbs/09a_image_sets.ipynb #7c31e5d8
@@ -195,7 +195,7 @@ register_image_set(ImageSet(  # section 6, Kirsch et al. 2021
     "cifar10", (3, 32, 32), 10, title="CIFAR-10",
     load=partial(_load_torchvision, "CIFAR10", lambda x: x.permute(0, 3, 1, 2)), sizes=(50_000, 10_000),
     network=make_cifar10_resnet,
-    training={"together": 4, "batch_size": 128, "learning_rate": 1e-3, "epoch_steps": 40, **_STOPPING},
+    training={"together": 4, "minibatch_size": 128, "learning_rate": 1e-3, "epoch_steps": 40, **_STOPPING},
 ))  # fmt: skip
 
 # %% ../nbs/09a_image_sets.ipynb #c8f2713e
@@ -271,5 +271,5 @@ def _load_cinic10(folder: Path, *, download: bool, progress: bool):
 register_image_set(ImageSet(
     "cinic10", (3, 32, 32), 10, title="CINIC-10", load=_load_cinic10, sizes=(180_000, 90_000),
     network=make_cinic10_vgg, pretrained=True,
-    training={"together": 4, "batch_size": 128, "learning_rate": 1e-4, "epoch_steps": 120, **_STOPPING},
+    training={"together": 4, "minibatch_size": 128, "learning_rate": 1e-4, "epoch_steps": 120, **_STOPPING},
 ))  # fmt: skip

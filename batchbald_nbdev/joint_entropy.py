@@ -18,7 +18,7 @@ from .information import Predictions, plogp
 _product_elements = 2**18  # size of one block of products: 1 MB in float32
 
 
-@full_precision()
+@full_precision
 def _mean_entropies(weights_M: Tensor, posteriors_M_K: Tensor, probs_n_K_C: Tensor) -> Tensor:
     "$\\sum_m \\pi_m H(W_m P_n)$ for each of n candidates: products as wide as `posteriors_M_K`, sums in float64."
     n, K, C = probs_n_K_C.shape
@@ -31,7 +31,7 @@ def _mean_entropies(weights_M: Tensor, posteriors_M_K: Tensor, probs_n_K_C: Tens
     return sums_nC.view(n, C).sum(1)
 
 # %% ../nbs/02_joint_entropy.ipynb #9aecf1b7
-@full_precision()
+@full_precision
 def _label_probs(posteriors_M_K: Tensor, probs_K_C: Tensor) -> Tensor:
     "Probability of each label under each configuration, probs_C_M; this way round the product is several times as fast."
     return probs_K_C.T.contiguous() @ posteriors_M_K.T

@@ -36,7 +36,7 @@ def _check_picks(log_probs_B_K_C, K: int, C: int) -> Tensor:
     return x
 
 # %% ../nbs/05_kbald.ipynb #ecd801d2
-@full_precision()
+@full_precision
 def compute_pair_information(
     log_probs_N_K_C,  # log p(y_n = c | w_k), candidates
     log_probs_B_K_C,  # the same for picks, under the same parameter samples

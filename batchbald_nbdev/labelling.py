@@ -11,10 +11,8 @@ import hashlib
 import html
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from functools import partial
 from io import BytesIO
@@ -24,15 +22,17 @@ import torch
 from fastcore.basics import patch
 from torch import Tensor, nn
 
-from .active_learning import Round, _check_how, _check_seed, derive_generator, evaluate, get_methods, make_mlp, make_seeded, train_models
+from .active_learning import acquire, derive_generator, evaluate, make_mlp, make_seeded, train_models
 from .bald import compute_bald
-from .bayesian_models import collect_log_probs
 from .checks import as_tensor, brief, check_count, check_room, choose_device, silencing
-from .experiments import _append, _lock, _parse_lines
+from .collect import collect_log_probs
 from .joint_entropy import estimate_information
 from .kbald import compute_pair_information
 from .plain_batchbald import CeilingWarning
-from .plots import _figure, _styles, labels_of_methods
+from .loop_checks import check_seed, check_training_options
+from .methods import get_method, label_of_method
+from .plots import _figure, _styles_of
+from .records import RecordFile, is_count, is_list, is_number, parse_lines
 from .stochastic import get_random_batch
 
 # %% ../nbs/13_label_by_hand.ipynb #77e276c9
@@ -75,22 +75,13 @@ def _read_records(data: bytes, path) -> tuple[list[dict], int]:
     if data and not (data[: len(_opening)] == _opening[: len(data)]):
         raise ValueError(f"`path`: {path} is not a file of labels; it has been left alone, so choose another name")
     records, size = [], 0
-    for number, record, end in _parse_lines(data):
+    for number, record, end in parse_lines(data):
         if record is not None:
             records.append(record)
             size = end
         elif end < len(data):
             raise ValueError(f"`path`: line {number} of {path} is not a record; mend it from a backup, or choose another file")
     return records, size
-
-
-@contextmanager
-def _locked(path: Path):
-    "The file, open for reading and appending, while nobody else has it: whoever comes waits for a moment."
-    with open(path, "a+b", buffering=0) as f:
-        with suppress(ImportError, OSError):  # some network drives have no locks: then all that is left is the comparison of sizes
-            _lock(f, wait=True)
-        yield f
 
 # %% ../nbs/13_label_by_hand.ipynb #be523ca2
 def _as_labels(labels, n: int, classes: int, name: str) -> Tensor:
@@ -108,6 +99,19 @@ def _as_labels(labels, n: int, classes: int, name: str) -> Tensor:
 
 
 _most_classes = 1_000  # nobody can choose from more
+
+
+def _as_methods(methods) -> list[str]:
+    "Names of methods, each of which there is."
+    names = [] if isinstance(methods, str) else list(methods)
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"`methods` is {methods!r}; want one or more different names")
+    try:
+        for name in names:
+            get_method(name)
+    except ValueError as error:
+        raise ValueError(str(error).replace("`name` is", "`methods` has", 1)) from None
+    return names
 
 
 def _as_names(classes) -> list[str]:
@@ -150,7 +154,7 @@ class Labelling:
         pool_labels: Tensor | None = None,  # known labels of the pool (N,): they answer for all learners but the first
         test_inputs: Tensor | None = None,  # held-out inputs, to measure accuracy
         test_labels: Tensor | None = None,  # and their labels
-        methods: Sequence[str] = ("batchbald", "bald"),  # one learner for each, by its name in `get_methods`
+        methods: Sequence[str] = ("batchbald", "bald"),  # one learner for each, by its name as in `get_method`
         batch_size: int = 10,  # images that a learner asks for at a time
         make_model: Callable[[], nn.Module] | None = None,  # a network with dropout on inputs of the pool's shape; None means `make_mlp`
         steps: int = 500,  # optimiser steps after each batch
@@ -161,14 +165,12 @@ class Labelling:
         inputs = as_tensor(inputs).detach().cpu()
         self.images, self.class_names = _as_images(inputs, image_shape), _as_names(classes)
         N, C = len(inputs), len(self.class_names)
-        self.methods, unknown = list(methods), set(methods) - set(get_methods())
-        if isinstance(methods, str) or not self.methods or len(set(self.methods)) < len(self.methods) or unknown:
-            raise ValueError(f"`methods` is {methods!r}; want one or more different names of {sorted(get_methods())}")
+        self.methods = _as_methods(methods)
         self.batch_size, self.steps, self.samples = check_count(batch_size, "batch_size"), check_count(steps, "steps"), check_count(samples, "samples")
-        _check_how({"steps": steps})
+        check_training_options({"steps": steps})
         what = f"predictions for {N:,} images, {self.samples:,} parameter samples and {C} classes"
         check_room(4 * N * self.samples * C, "samples", what)
-        self.seed, self.device = _check_seed(seed), choose_device(device)
+        self.seed, self.device = check_seed(seed), choose_device(device)
         if not isinstance(start or {}, Mapping):
             raise ValueError(f"`start` is a {type(start).__name__}; want labels by position, such as {{3: 0, 17: 2}}")
         self.start = {check_count(i, "start", 0): check_count(c, "start", 0) for i, c in (start or {}).items()}
@@ -232,18 +234,20 @@ def _apply(self: Labelling, record: dict) -> None:
     "Change the state as a record says. Raises `ValueError` where it does not fit."
     kind, round = record["kind"], record["round"]
     if kind == "round":
-        fits = round == len(self.rounds) and list(record["learners"]) == self.methods and (not self.rounds or self.is_due)
-        fits = fits and all(0 <= i < len(self.inputs) for batch in record["learners"].values() for i in batch["indices"])
+        fits = self._is_round(record) and round == len(self.rounds) and (not self.rounds or self.is_due)
         change = partial(self.rounds.append, record)
-    elif kind == "label" and record["label"] is None:
-        fits = bool(self.clicks) and self.clicks[-1][:2] == (round, record["position"])
-        change = partial(self._take_back, round)
     else:
-        label = None if kind == "skip" else record["label"]
-        fits = kind in ("label", "skip") and round == self.round and record["position"] in self.todo and (label is None or 0 <= label < len(self.class_names))
-        change = partial(self.clicks.append, (round, record["position"], label))
+        position, label = record["position"], None if kind == "skip" else record["label"]
+        is_click = kind in ("label", "skip") and is_count(round) and is_count(position) and isinstance(record["time"], str)
+        fits = is_click and (label is None or is_count(label, len(self.class_names)))
+        if kind == "label" and label is None:
+            fits = fits and bool(self.clicks) and self.clicks[-1][:2] == (round, position)
+            change = partial(self._take_back, round)
+        else:
+            fits = fits and round == self.round and position in self.todo
+            change = partial(self.clicks.append, (round, position, label))
     if not fits:
-        raise ValueError(f"this record does not fit: {record}")
+        raise ValueError("this record does not fit what stands before it")
     change()
 
 
@@ -251,6 +255,37 @@ def _apply(self: Labelling, record: dict) -> None:
 def _take_back(self: Labelling, round: int) -> None:
     self.clicks.pop()
     del self.rounds[round + 1 :]
+
+
+@patch
+def _is_round(self: Labelling, record: dict) -> bool:
+    "Can this be a round of these learners with these images?"
+    N, C, learners = len(self.images), len(self.class_names), record["learners"]
+    return (
+        is_count(record["round"])
+        and isinstance(learners, dict)
+        and list(learners) == self.methods
+        and all(_is_batch(batch, N, C) for batch in learners.values())
+        and is_list(record["known"], lambda pair: is_list(pair, is_count, 2) and pair[0] < N and pair[1] < C)
+        and is_number(record["seconds"], 0)
+    )
+
+
+def _is_batch(batch: dict, N: int, C: int) -> bool:
+    "Can this be what a learner asks for, and why? Without a network there are no reasons."
+    indices, accuracy, reasons = batch["indices"], batch["accuracy"], len(batch["scores"])
+    return (
+        is_list(indices, partial(is_count, below=N))
+        and len(set(indices)) == len(indices)
+        and reasons in (0, len(indices))
+        and is_count(batch["labels"], N + 1)
+        and (accuracy is None or is_number(accuracy, 0, 1))
+        and is_list(batch["scores"], is_number, reasons)
+        and is_list(batch["joint"], is_number, reasons)
+        and is_list(batch["pairs"], lambda row: is_list(row, is_number, reasons), reasons)
+        and is_list(batch["guesses"], partial(is_count, below=C), reasons)
+        and (is_number(batch["ceiling"], 0) if reasons else batch["ceiling"] is None)
+    )
 
 # %% ../nbs/13_label_by_hand.ipynb #a373f4dc
 class LabelsChanged(RuntimeError):
@@ -264,18 +299,23 @@ def _load(self: Labelling) -> None:
     if self.path is None:
         return
     try:
-        with _locked(self.path) as f:
-            f.seek(0)
-            data = f.readall()
+        with RecordFile(self.path, wait=True) as f:
+            data = f.read()
             records, self._size = _read_records(data, self.path)
+            self._replay(records)  # what does not fit is refused before anything is touched
             if self._size < len(data):
-                f.truncate(self._size)
+                f.cut(self._size)
                 self.message = f"the last line of {self.path} was torn and has been cut off ({len(data) - self._size} bytes); the click before this may have to be made again"
             if not records:
-                self._size, records = _append(f, [self._opening]), [self._opening]
+                self._size = f.append([self._opening])
     except OSError as error:
         raise ValueError(f"`path`: {self.path} cannot be used as a file of labels ({error.strerror or error})") from error
-    wrong = [key for key, value in self._opening.items() if records[0].get(key) != value]
+
+
+@patch
+def _replay(self: Labelling, records: Sequence[dict]) -> None:
+    "Apply the records of a file to a state that has none."
+    wrong = [key for key, value in self._opening.items() if records and records[0].get(key) != value]
     if wrong:
         raise ValueError(f"`path`: {self.path} was made with other {', '.join(wrong)}; open it with the same, or choose another file")
     for n, record in enumerate(records[1:], 2):
@@ -290,10 +330,10 @@ def _write(self: Labelling, record: dict) -> None:
     "Write a record, then apply it. Raises `LabelsChanged` where the file is not what was read, after reading it again."
     if self.path is not None:
         self.path.stat()  # a file that is gone is not begun anew
-        with _locked(self.path) as f:
-            grown = f.seek(0, os.SEEK_END) - self._size
+        with RecordFile(self.path, wait=True) as f:
+            grown = f.size() - self._size
             if not grown:
-                self._size = _append(f, [record])
+                self._size = f.append([record])
         if grown < 0:
             raise ValueError(f"`path`: {self.path} is shorter than it was; put it back, or make a new panel")
         if grown:
@@ -390,22 +430,22 @@ def _next_round(self: Labelling) -> dict:
 @patch
 def _ask(self: Labelling, name: str, model: nn.Module | None, mine: list[int], round: int) -> dict:
     "How good the model of one learner is, which images it asks for, and why."
-    free_N = torch.ones(len(self.inputs), dtype=torch.bool, device="cpu")
-    free_N[mine + list(self.skipped)] = False
-    positions, accuracy = free_N.nonzero()[:, 0], None
-
-    def predict(inputs: Tensor) -> Tensor:
-        return collect_log_probs(model, inputs, self.samples, generator=derive_generator(self.seed, round, "masks"))
-
+    taken, key, accuracy = {*mine, *self.skipped}, (self.seed, round), None
+    collect = partial(collect_log_probs, device=self.device)
     if model is not None and self.test is not None:
-        accuracy = evaluate(predict(self.test[0]), self.test[1])[0]
-    if model is None or not len(positions):
-        picks = get_random_batch(len(positions), self.batch_size, generator=derive_generator(self.seed, round, "first")).indices if len(positions) else []
-        return {"accuracy": accuracy, "indices": positions[picks].tolist(), **_unexplained}
-    state = Round(self.batch_size, len(positions), predict, self.inputs[positions], derive_generator(self.seed, round, "select"))
+        log_probs_N_K_C = collect(model, self.test[0], self.samples, generator=derive_generator(*key, "masks"))
+        accuracy = evaluate(log_probs_N_K_C, self.test[1])[0]
+    free = [i for i in range(len(self.inputs)) if i not in taken]
+    if model is None or not free:
+        first = derive_generator(*key, "first")
+        picks = get_random_batch(len(free), self.batch_size, generator=first).indices if free else []
+        return {"accuracy": accuracy, "indices": [free[i] for i in picks], **_unexplained}
     with silencing(CeilingWarning):  # the panel shows the ceiling
-        picks = get_methods()[name](state).indices
-    return {"accuracy": accuracy, "indices": positions[picks].tolist(), **_explain(state.log_probs_N_K_C[picks], derive_generator(self.seed, round, "explain"))}
+        options = {"key": key, "samples": self.samples, "configs": 1_000, "collect": collect}  # M as in `_explain`
+        batch, seen = acquire(get_method(name), model, self.inputs, sorted(taken), self.batch_size, **options)
+    picked_B_K_C = seen.log_probs_N_K_C[[free.index(i) for i in batch.indices]]
+    reasons = _explain(picked_B_K_C, derive_generator(*key, "explain"))
+    return {"accuracy": accuracy, "indices": batch.indices, **reasons}
 
 # %% ../nbs/13_label_by_hand.ipynb #587136af
 def _gains(batch: dict) -> list[float]:
@@ -452,7 +492,7 @@ def _learned(labelling: Labelling) -> str:
             facts.append(f"{batch['accuracy']:.1%} of {len(labelling.test[1])} test images right")
         if labelling.round and (share := _guessed(labelling, labelling.round - 1, name)) is not None:
             facts.append(f"{share:.0%} of its last batch right before it saw the labels")
-        parts.append(f"{labels_of_methods[name]}: {', '.join(facts)}")
+        parts.append(f"{label_of_method(name)}: {', '.join(facts)}")
     return "\n".join(parts)
 
 # %% ../nbs/13_label_by_hand.ipynb #f29ae926
@@ -464,9 +504,9 @@ def _draw_curve(labelling: Labelling, ax) -> None:
         else:
             points = [(record["learners"][name]["labels"], _guessed(labelling, r, name)) for r, record in enumerate(labelling.rounds[:-1])]
         points = [(n, 100 * value) for n, value in points if value is not None]
-        color, style = _styles[name]
+        color, style = _styles_of(labelling.methods)[name]
         width = 3.6 if name == labelling.methods[0] and len(labelling.methods) > 1 else 1.6  # so that both can be seen where they are equal
-        ax.plot([n for n, _ in points], [value for _, value in points], color=color, ls=style, lw=width, marker="o", ms=2.4 * width**0.7 + 1, label=labels_of_methods[name])
+        ax.plot([n for n, _ in points], [value for _, value in points], color=color, ls=style, lw=width, marker="o", ms=2.4 * width**0.7 + 1, label=label_of_method(name))
     ax.set(xlabel="labels of each learner", ylabel="test accuracy (%)" if labelling.test is not None else "batch right before its labels (%)")
     if labelling.test is None:
         ax.set_ylim(-5, 105)
@@ -484,7 +524,7 @@ def _draw_pairs(labelling: Labelling, axes) -> None:
     highest = max([p.nan_to_num(0).max().item() for p in pairs.values() if p.numel()] + [0.05])
     shown = None
     for ax, (name, pairs_B_B) in zip(axes, pairs.items()):
-        ax.set_title(labels_of_methods[name], fontsize=10)
+        ax.set_title(label_of_method(name), fontsize=10)
         B = len(pairs_B_B)
         if not B:
             ax.text(0.5, 0.5, "nothing to show", ha="center", va="center", transform=ax.transAxes)
@@ -517,7 +557,7 @@ def _draw_images(labelling: Labelling, axes_L_B) -> None:
             ax.set_title(told, fontsize=11, pad=3)
             if batch["scores"]:
                 ax.set_xlabel(f"{batch['scores'][b]:.2f}\n+{gains[b]:.2f}", fontsize=9)
-        axes_B[0].set_ylabel(labels_of_methods[name], fontsize=10)
+        axes_B[0].set_ylabel(label_of_method(name), fontsize=10)
 
 # %% ../nbs/13_label_by_hand.ipynb #b55dc103
 def plot_labelling(
@@ -562,7 +602,7 @@ def _batch_html(labelling: Labelling, name: str) -> str:
         picture = _image_html(labelling, position, 56, "#e69f00" if position == labelling.current else "transparent")
         parts.append(f'<div style="text-align:center;font-size:12px;line-height:18px">{picture}<br>{"<br>".join(lines)}</div>')
     return (
-        f'<div style="color:inherit;line-height:1.4"><b>{labels_of_methods[name]}</b>: {_reason(name, batch)}'
+        f'<div style="color:inherit;line-height:1.4"><b>{label_of_method(name)}</b>: {_reason(name, batch)}'
         f'<div style="display:flex;flex-wrap:wrap;gap:6px;margin-top:4px">{"".join(parts)}</div></div>'
     )
 

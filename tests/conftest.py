@@ -19,18 +19,15 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture
-def call(capsys):
+def call(capsys, monkeypatch):
     "A console script within this process, which saves importing PyTorch each time; what it printed."
-    from fastcore.script import anno_parser
-
-    from batchbald_nbdev import experiments
+    from batchbald_nbdev import command_line
 
     def inner(script, *args, status=0):
-        function = getattr(experiments, script)
-        options = vars(anno_parser(function.__wrapped__, script).parse_args([str(a) for a in args]))
-        options = {k: v for k, v in options.items() if k not in ("pdb", "xtra")}  # fastcore's own
         try:
-            function(**options)
+            with monkeypatch.context() as patched:
+                patched.setattr("sys.argv", [script, *map(str, args)])
+                getattr(command_line, script)()
             got = 0
         except SystemExit as e:
             got = e.code

@@ -12,10 +12,9 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import torch
-from fastcore.script import anno_parser
 from torch import nn
 
-from batchbald_nbdev import experiments
+from batchbald_nbdev import command_line, experiments
 from batchbald_nbdev.all import *
 
 GOOD = {  # of every option: what may be passed, as source
@@ -420,11 +419,12 @@ def command(script, *args, process=False):
         done = subprocess.run([Path(sys.executable).parent / script, *args], capture_output=True, text=True,
             timeout=120, stdin=subprocess.DEVNULL)
         return done.returncode, done.stdout, done.stderr
-    function, out, err, status = getattr(experiments, script), io.StringIO(), io.StringIO(), 0
+    out, err, status, before = io.StringIO(), io.StringIO(), 0, sys.argv
+    sys.argv = [script, *args]
     with redirect_stdout(out), redirect_stderr(err), warnings.catch_warnings():
-        try: function(**{k: v for k, v in vars(anno_parser(function.__wrapped__,
-            script).parse_args(args)).items() if k not in ("pdb", "xtra")})
+        try: getattr(command_line, script)()
         except SystemExit as e: status = e.code
+    sys.argv = before
     return status, out.getvalue(), err.getvalue()
 
 
@@ -478,8 +478,8 @@ def select(spec):
         want(status == 0 and out.count("\n") >= 2 and "Traceback" not in err, lambda: f"status {status}: {err[-300:]}")
         picks = json.loads((folder / "picks.json").read_text())["picks"]
         log_probs = as_log_probs(x, kind)
-        direct = get_method(spec["options"]["method"], 20)(Round(spec["B"], len(x), lambda i: log_probs,
-            generator=derive_generator(spec["seed"], "select"), given=spec["given"]))
+        direct = get_method(spec["options"]["method"])(Round(spec["B"], len(x), lambda i: log_probs,
+            generator=derive_generator(spec["seed"], "select"), pending=spec["given"], num_samples=20))
         want([(p["position"], p["score"]) for p in picks] == list(zip(direct.indices, direct.scores)),
             lambda: f"{picks}, not {direct}")
         want(not set(direct.indices) & set(spec["given"]), "a given point was picked")
@@ -586,7 +586,7 @@ def draw_files(rng, kind):
             "B": rng.choice([0, 1, 3, 9]), "seed": rng.randrange(1000), "make": rng.choice(MAKES), "given": []}
         spec["given"] = [rng.randrange(spec["N"]) for _ in range(rng.randrange(3))]
         spec["options"] = {"format": rng.choice(["npy", "npz", "pt"]), "kind": rng.choice(["log_probs", "probs",
-            "logits"]), "method": rng.choice([*get_methods(), "softmaxbald@0.3"]), "process": process}
+            "logits"]), "method": rng.choice([*methods, "softmaxbald@0.3"]), "process": process}
         if kind == "invalid": spec["bad"] = rng.choice([wrong for wrong in [*BAD_OPTIONS,
             *BAD_FILES] if wrong != "probs" or spec["options"]["kind"] != "logits"])
         return spec
@@ -656,6 +656,7 @@ def main():
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() if sys.platform == "linux" else 0
     if used: resource.setrlimit(resource.RLIMIT_AS, (used + 4 * 2**30,) * 2)  # what asks for much more than a case needs fails here
     try:
+        finished()  # now, so that no case has to wait for it
         if options.spec:
             print(message := attempt(options.spec))
             return int(message is not None)

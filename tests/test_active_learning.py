@@ -14,21 +14,22 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from batchbald_nbdev import active_learning, bayesian_models
-from batchbald_nbdev.active_learning import Round, derive_generator, evaluate, get_method, get_methods, make_mlp, make_seeded, run_trials, train_models
+from batchbald_nbdev import active_learning, collect
+from batchbald_nbdev.active_learning import acquire, derive_generator, evaluate, make_mlp, make_seeded, run_trials, train_models
 from batchbald_nbdev.bald import CandidateBatch, compute_bald
-from batchbald_nbdev.bayesian_models import collect_log_probs
+from batchbald_nbdev.collect import collect_log_probs
 from batchbald_nbdev.datasets import example_log_probs, get_balanced_indices, get_repeated_digits
 from batchbald_nbdev.experiments import compare_methods
+from batchbald_nbdev.methods import Round, get_method, methods
 from batchbald_nbdev.stochastic import get_power_batch, get_softmax_batch, get_softrank_batch
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 DATA = [get_repeated_digits(2, generator=derive_generator(0, trial, "data")) for trial in range(2)]
-METHODS = {name: get_methods(50)[name] for name in ("random", "batchbald")}
+METHODS = {name: methods[name] for name in ("random", "batchbald")}
 
 
 def run(methods=METHODS, data=DATA, **options):
-    return [row for rows in run_trials(data, methods, **{"budget": 50, "samples": 5, "test_samples": 5, "steps": 20} | options) for row in rows]
+    return [row for rows in run_trials(data, methods, **{"budget": 50, "samples": 5, "configs": 50, "test_samples": 5, "steps": 20} | options) for row in rows]
 
 
 def timeless(records):
@@ -124,7 +125,7 @@ def test_dropout_is_off_and_weights_are_those_given_when_validating():
 
 def test_the_loop_hands_on_how_to_train():
     plain = run(data=DATA[:1])
-    for options in ({"early_stopping": "accuracy", "epoch_steps": 1, "patience": 1}, {"batch_size": 8}, {"learning_rate": 0.01}):
+    for options in ({"early_stopping": "accuracy", "epoch_steps": 1, "patience": 1}, {"minibatch_size": 8}, {"learning_rate": 0.01}):
         assert timeless(run(data=DATA[:1], **options)) != timeless(plain)
     assert timeless(run(early_stopping="accuracy", patience=99, epoch_steps=20)) == timeless(run())  # one check, after the last step
     with pytest.raises(TypeError, match="magic"):
@@ -274,7 +275,7 @@ def test_named_initial_labels_take_the_place_of_drawn_ones(monkeypatch):
     seen = []
     monkeypatch.setattr(active_learning, "train_models", lambda models, inputs, labels, *args, **options: seen.append((inputs, labels)))
     initial = [[5, 900, 7], torch.tensor([3, 2, 1])]
-    rows = run(methods={"random": METHODS["random"], "bald": get_methods()["bald"]}, budget=13, initial=initial, per_class=9)
+    rows = run(methods={"random": methods["random"], "bald": methods["bald"]}, budget=13, initial=initial, per_class=9)
     assert [r["labels"] for r in rows[:4]] == [3] * 4 and [r["labels"] for r in rows[4:]] == [13] * 4
     for learner, (x, y) in enumerate(zip(*seen[0])):
         data, at = DATA[learner % 2], torch.as_tensor(initial[learner % 2])
@@ -290,7 +291,7 @@ def test_named_initial_labels_take_the_place_of_drawn_ones(monkeypatch):
 
 @pytest.mark.parametrize("options", [{}, {"warm_start": True}])
 def test_in_smaller_stacks_everything_is_the_same_but_rounding(monkeypatch, options):
-    options = {"methods": {"random": METHODS["random"], "bald": get_methods()["bald"]}, "budget": 40, "early_stopping": "loss", "epoch_steps": 10} | options
+    options = {"methods": {"random": methods["random"], "bald": methods["bald"]}, "budget": 40, "early_stopping": "loss", "epoch_steps": 10} | options
     whole, said, stacks = run(**options), [], []
     monkeypatch.setattr(active_learning, "train_models", lambda models, *args, **options: stacks.append(len(models)) or train_models(models, *args, **options))
     for n, expected in ((3, [3, 1]), (1, [1] * 4), (4, [4]), (99, [4])):
@@ -307,8 +308,8 @@ def test_in_smaller_stacks_everything_is_the_same_but_rounding(monkeypatch, opti
         with pytest.raises(ValueError, match="`together`"): run(together=wrong)
 
 
-def test_models_share_validation_points_and_leave_the_device(monkeypatch):
-    moves, left = [], []
+def test_models_share_validation_points():
+    moves = []
     class Spy(torch.Tensor):
         def to(self, *args, **options):
             moves.append(self.shape)
@@ -318,10 +319,6 @@ def test_models_share_validation_points_and_leave_the_device(monkeypatch):
     models = [make_seeded(make_mlp, derive_generator(t)) for t in range(3)]
     train_models(models, [DATA[0].pool_inputs[:9]] * 3, [DATA[0].pool_labels[:9]] * 3, [(t,) for t in range(3)], steps=1, early_stopping="loss", validation=[(x, y)] * 3)
     assert sorted(map(tuple, moves)) == [(100,), (100, 64)]
-    cpu = nn.Module.cpu
-    monkeypatch.setattr(nn.Module, "cpu", lambda self: left.append(self) or cpu(self))
-    run(data=DATA[:1], budget=20)
-    assert len({id(model) for model in left}) == 2
 
 
 def test_a_method_may_look_at_the_inputs_of_the_pool():
@@ -344,12 +341,13 @@ def test_a_round_needs_no_copy_of_the_pool():
     code = """
 import torch
 from functools import partial
-from batchbald_nbdev.active_learning import get_methods, make_mlp, run_trials
+from batchbald_nbdev.active_learning import make_mlp, run_trials
 from batchbald_nbdev.datasets import ActiveLearningData
+from batchbald_nbdev.methods import methods
 def kilobytes(key): return int(next(line for line in open('/proc/self/status') if line.startswith(key)).split()[1])
 def bald(n):
     data = ActiveLearningData('made up', 10, pool[:n], torch.arange(n) % 10, torch.arange(n), pool[:9], torch.arange(9), pool[:9], torch.arange(9))
-    return list(run_trials([data], {'bald': get_methods()['bald']}, partial(make_mlp, 2000, 8), samples=2, test_samples=2, steps=1, budget=30))
+    return list(run_trials([data], {'bald': methods['bald']}, partial(make_mlp, 2000, 8), samples=2, test_samples=2, steps=1, budget=30))
 pool = torch.randn(20_000, 2000)
 bald(500)
 before = kilobytes('VmRSS')
@@ -374,14 +372,14 @@ def test_training_and_every_prediction_are_on_the_device(monkeypatch):
     monkeypatch.setattr(active_learning, "train_models", train_there)
     monkeypatch.setattr(active_learning, "collect_log_probs", collect_there)
     monkeypatch.setattr(active_learning, "choose_device", lambda device: f"the {device}")
-    run({name: get_methods(50)[name] for name in ("bald", "epig")}, DATA[:1], budget=30, device="abacus")
+    run({name: methods[name] for name in ("bald", "epig")}, DATA[:1], budget=30, device="abacus")
     assert trained == ["the abacus"] * 2 and predicted == ["the abacus"] * (2 * 2 + 1 + 2)  # tests; a pool; a pool and the evaluation inputs
 
 
 def test_mixed_precision_keeps_weights_and_predictions_whole(monkeypatch):
     "On the CPU in the place of CUDA: the stack trains under autocast, with early stopping."
     (plain,), _ = train([0], steps=60)
-    monkeypatch.setattr(active_learning, "_autocast", lambda device, on: torch.autocast("cpu", torch.bfloat16, enabled=on))
+    monkeypatch.setattr(active_learning, "autocast", lambda device, on: torch.autocast("cpu", torch.bfloat16, enabled=on))
     (model,), kept = train([0], steps=60, mixed_precision=True, early_stopping="loss", epoch_steps=60)
     assert kept == [60] and all(x.dtype == torch.float32 for x in weights(model).values())
     assert not same_weights(plain, model)
@@ -399,12 +397,12 @@ def test_mixed_precision_is_for_training_and_every_prediction(monkeypatch):
             return function(*args, **options)
         return inner
 
-    for module in (active_learning, bayesian_models): monkeypatch.setattr(module, "_autocast", lambda device, on: torch.autocast("cpu", torch.bfloat16, enabled=on))
-    monkeypatch.setattr(bayesian_models, "_gather", look(bayesian_models._gather))
+    for module in (active_learning, collect): monkeypatch.setattr(module, "autocast", lambda device, on: torch.autocast("cpu", torch.bfloat16, enabled=on))
+    monkeypatch.setattr(collect, "_gather", look(collect._gather))
     monkeypatch.setattr(nn.functional, "cross_entropy", look(nn.functional.cross_entropy))
     for mixed in (True, False):
         on.clear()
-        run({"bald": get_methods()["bald"]}, DATA[:1], budget=30, steps=2, mixed_precision=mixed)
+        run({"bald": methods["bald"]}, DATA[:1], budget=30, steps=2, mixed_precision=mixed)
         assert on == [mixed] * (2 + 2 + 2 + 1)  # in each of two rounds two steps and a test, and once the pool
 
 
@@ -412,10 +410,13 @@ def test_mixed_precision_is_for_training_and_every_prediction(monkeypatch):
 def test_cuda_learns_what_the_cpu_learns():
     (cpu,), _ = train([0], steps=100)
     (gpu,), _ = train([0], steps=100, device="cuda")
-    assert gpu[1].weight.is_cuda
-    assert_close(weights(gpu.cpu()), weights(cpu), atol=0.01, rtol=0.01)
+    assert not gpu[1].weight.is_cuda  # it stays where it was
+    assert_close(weights(gpu), weights(cpu), atol=0.01, rtol=0.01)
+    there = make_seeded(make_mlp, derive_generator(0, "weights")).cuda()
+    train_models([there], *[[x[:40]] for x in (DATA[0].pool_inputs, DATA[0].pool_labels)], [(0,)], steps=100)
+    assert there[1].weight.is_cuda and same_weights(there.cpu(), gpu)  # `device=None`: where the model is
     (mixed,), _ = train([0], steps=100, device="cuda", mixed_precision=True)
-    assert not same_weights(mixed.cpu(), gpu) and mixed[1].weight.dtype == torch.float32
+    assert not same_weights(mixed, gpu) and mixed[1].weight.dtype == torch.float32
     rows = run(device="cuda", steps=200, early_stopping="accuracy", mixed_precision=True)
     assert rows[-1]["labels"] == 50 and rows[-1]["accuracy"] > 0.6
     assert timeless(run(device="cuda", steps=200, early_stopping="accuracy", mixed_precision=True)) == timeless(rows)
@@ -445,12 +446,11 @@ def compare(folder, **options):
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_cuda)])
 def test_the_global_random_state_is_neither_used_nor_changed(tmp_path, device):
     make = partial(make_mlp, hidden=16)
-    every = get_methods(20)
     results = []
     for seed in (1, 2):
         seed_everything(seed)
         before = states()
-        plain = run(every, DATA[:1], budget=30, make_model=make, device=device)
+        plain = run(methods, DATA[:1], budget=30, configs=20, make_model=make, device=device)
         stopped = run(budget=40, warm_start=True, early_stopping="loss", epoch_steps=5, device=device)
         compared = compare(tmp_path / str(seed), device=device)
         assert states() == before
@@ -477,7 +477,7 @@ def x_and_y(n=40):
     ({"labels": [0, slice(20)]}, r"`labels\[1\]` is .*\(20,\).* for 40 points"), ({"labels": [0, slice(0)]}, r"`labels\[1\]`"), ({"inputs": [1, slice(39)]}, r"`labels\[1\]` is .*\(40,\).* for 39"),
     ({"labels": "-100"}, r"`labels\[0\]`.* from 0 to 9"), ({"labels": "10"}, r"`labels\[0\]`.* from 0 to 9"), ({"labels": "float"}, r"`labels\[0\]`"),
     ({"inputs": "three"}, "`models`, `inputs`, `labels` and `keys` are 2, 3, 2 and 2"), ({"keys": "three"}, "`keys` are 2, 2, 2 and 3"), ({"models": "none"}, "`models`"),
-    ({"steps": -5}, "`steps`"), ({"steps": 2.5}, "`steps`"), ({"batch_size": 0}, "`batch_size`"), ({"learning_rate": float("inf")}, "`learning_rate`"), ({"learning_rate": float("nan")}, "`learning_rate`"),
+    ({"steps": -5}, "`steps`"), ({"steps": 2.5}, "`steps`"), ({"minibatch_size": 0}, "`minibatch_size`"), ({"learning_rate": float("inf")}, "`learning_rate`"), ({"learning_rate": float("nan")}, "`learning_rate`"),
     ({"learning_rate": -0.1}, "`learning_rate`"), ({"learning_rate": "fast"}, "`learning_rate`"), ({"patience": 1.5}, "`patience`"), ({"epoch_steps": True}, "`epoch_steps`"),
     ({"validation": (slice(40), slice(1))}, r"`validation\[0\]` is .*\(1,\).* for 40 points"), ({"validation": "50"}, r"`validation\[0\]`.* from 0 to 9"), ({"validation": "three"}, "`validation`"),
     ({"inputs": "nan"}, r"NaN.*`learning_rate`.*`inputs\[1\]`"), ({"learning_rate": 1e30}, "NaN.*`learning_rate`"),
@@ -534,8 +534,8 @@ def refuses(message, methods=METHODS, data=DATA, **options):
 
 @pytest.mark.parametrize("options, message", [
     *(({name: wrong}, f"`{name}`") for name, values in {
-        "samples": (0, -1, 2.5), "test_samples": (0, 1.5), "steps": (-3, 1.5), "seed": (None, "a", 0.5), "size": (0, 2.5), "budget": ("30", 30.5, -1), "per_class": (-1, 0.5), "together": (2.5, 0),
-        "warm_start": ("no", 1, None), "mixed_precision": ("no", True), "progress": (True, "loud"), "oracle": (3,), "make_model": (make_mlp(), 3), "batch_size": (0,), "patience": (0,), "epoch_steps": (0,),
+        "samples": (0, -1, 2.5), "configs": (0, 2.5), "test_samples": (0, 1.5), "steps": (-3, 1.5), "seed": (None, "a", 0.5), "size": (0, 2.5), "budget": ("30", 30.5, -1), "per_class": (-1, 0.5), "together": (2.5, 0),
+        "warm_start": ("no", 1, None), "mixed_precision": ("no", True), "progress": (True, "loud"), "oracle": (3,), "make_model": (make_mlp(), 3), "minibatch_size": (0,), "patience": (0,), "epoch_steps": (0,),
         "learning_rate": (float("inf"),), "early_stopping": ("f1",), "done": (None, [{}], [3], "no"),
     }.items() for wrong in values),
     ({"make_model": partial(make_mlp, classes=5)}, r"`make_model`.*\(1, 5\).* 10 classes"), ({"make_model": partial(make_mlp, 32)}, "`make_model`"), ({"make_model": lambda: None}, "`make_model`"),
@@ -620,11 +620,11 @@ def test_oracles_do_not_answer_yes():
 
 def test_a_round_that_does_not_fit_itself_is_refused():
     log_probs_N_K_C = example_log_probs(20)[:50]
-    for name, method in get_methods(50).items():
+    for name, method in methods.items():
         if name == "random": continue
         with pytest.raises(ValueError, match="`predict` .* 50 .* 20"): method(Round(3, 20, lambda x: log_probs_N_K_C, generator=derive_generator(0)))
-    for name, method in get_methods(50).items():
-        with pytest.raises(ValueError, match="`given`|`pending`"): method(Round(3, 50, lambda x: log_probs_N_K_C, generator=derive_generator(0), given=[99]))
+    for wrong in ([99], [-1], "3", [0.5], [True]):
+        with pytest.raises(ValueError, match="`pending`"): Round(3, 50, lambda x: log_probs_N_K_C, pending=wrong)
 
 
 def test_models_of_one_stack_have_the_same_dropout():

@@ -1,4 +1,4 @@
-"Collecting predictions: whatever the batches, the memory, the storage and the state that the model is in. And the papers' networks."
+"Collecting predictions: whatever the batches, the memory, the storage and the state that the model is in. And networks."
 import copy
 import io
 import pickle
@@ -17,7 +17,10 @@ from torch.testing import assert_close
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler, Sampler, SequentialSampler, Subset, SubsetRandomSampler, TensorDataset
 from torch.utils.data.distributed import DistributedSampler
 
+from batchbald_nbdev import active_learning, networks
 from batchbald_nbdev.all import *
+from batchbald_nbdev.collect import _Bytes, _split
+from batchbald_nbdev.image_sets import image_sets
 
 
 def seeded(seed=0):
@@ -127,6 +130,21 @@ def test_a_tensor_is_run_in_parts():
     model = make_spied()
     collect_log_probs(model, torch.zeros(200, 64), 100)
     assert model[1].seen[1:] == [81, 81, 38]  # 8,192 inputs times samples
+
+
+@pytest.mark.parametrize("K", [1, 2, 7, 1000])
+@pytest.mark.parametrize("before", [1, 10, 1000])
+@pytest.mark.parametrize("after", [1, 10, 1000])
+def test_pieces_keep_to_the_budget_and_are_as_large_as_it_allows(K, before, after):
+    needs = _Bytes(before, after)
+    for max_bytes in (1, 9, 10, 999, 1000, 1001, 7_000, 10**5, 10**7):
+        samples, rows = _split(K, needs, max_bytes)
+        one = max(before, samples * after)
+        assert 1 <= samples <= K and rows >= 1
+        assert rows == 1 or rows * one <= max_bytes
+        assert samples == 1 or samples * after <= max_bytes
+        assert samples == K or (samples + 1) * after > max_bytes  # not split without need
+        assert (rows + 1) * one > max_bytes
 
 
 def test_the_budget_counts_what_comes_before_the_first_dropout(images):
@@ -275,6 +293,19 @@ def test_devices_that_are_not_there_are_named(model, images):
         for collect in (partial(collect_log_probs, model, images, 2), partial(collect_ensemble_log_probs, [model], images)):
             with pytest.raises(ValueError, match=f"`device` is '{device}'"):
                 collect(device=device)
+
+
+def test_every_place_of_a_model_is_looked_at():
+    "The model itself, layers in layers, in two places, and places that are empty."
+    assert isinstance(make_consistent(nn.Dropout(0.2)), ConsistentDropout)
+    shared, last = nn.Dropout1d(0.3).eval(), nn.Sequential(nn.Dropout3d(0.4))
+    model = nn.Sequential(nn.Sequential(), shared, nn.ModuleDict({"again": shared, "last": last}))
+    model.register_module("nothing", None)
+    twin = make_consistent(model)
+    assert twin.nothing is None and type(twin[0]) is nn.Sequential and len(twin[0]) == 0
+    assert type(twin[1]) is ConsistentDropout2d and twin[1] is twin[2]["again"] and not twin[1].training
+    assert twin[2]["last"][0].p == 0.4 and twin[2]["last"][0].training
+    assert [type(o) for o in model.modules() if "Dropout" in type(o).__name__] == [nn.Dropout1d, nn.Dropout3d]
 
 
 def test_models_that_cannot_be_made_consistent():
@@ -718,6 +749,27 @@ def test_networks(make_network, shape, classes, count, masks):
     assert {layer.p for layer in dropout_layers(make_network(p=0.25)).values()} == {0.25}
     network.train()(x).sum().backward()
     assert all(parameter.grad is not None for parameter in network.parameters())
+
+
+def test_weights_are_drawn_from_the_first_layer_to_the_last():
+    "Else a seed would mean other weights than before."
+    for make_network, layers in (
+        (make_mlp, lambda: [nn.Linear(64, 128), nn.Linear(128, 10)]),
+        (make_mnist_cnn, lambda: [nn.Conv2d(1, 32, 5), nn.Conv2d(32, 64, 5), nn.Linear(1024, 128), nn.Linear(128, 10)]),
+        (make_emnist_cnn, lambda: [
+            nn.Conv2d(1, 32, 3), nn.Conv2d(32, 64, 3), nn.Conv2d(64, 128, 3), nn.Linear(2048, 512), nn.Linear(512, 47),
+        ]),
+    ):  # fmt: skip
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            network = make_network()
+            torch.manual_seed(0)
+            expected = nn.Sequential(*layers())
+        assert all(torch.equal(*pair) for pair in zip(network.parameters(), expected.parameters(), strict=True))
+
+
+def test_every_network_has_one_home_and_the_digits_name_theirs():
+    assert active_learning.make_mlp is networks.make_mlp is image_sets["digits"].network
 
 
 def test_resnet_keeps_its_resolution():

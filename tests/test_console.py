@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -19,12 +20,14 @@ import pytest
 import torch
 from fastcore.script import anno_parser
 
-from batchbald_nbdev import experiments
-from batchbald_nbdev.active_learning import Round, derive_generator, get_methods, make_mlp, run_trials
+from batchbald_nbdev import command_line, experiments, records
+from batchbald_nbdev.active_learning import derive_generator, make_mlp, run_trials
 from batchbald_nbdev.bald import CandidateBatch
 from batchbald_nbdev.datasets import example_log_probs, get_repeated_digits
 from batchbald_nbdev.epig import get_epig_batch
-from batchbald_nbdev.experiments import compare_methods, record_trials, select_batch
+from batchbald_nbdev.command_line import select_batch
+from batchbald_nbdev.experiments import compare_methods, record_trials
+from batchbald_nbdev.methods import Round, methods
 
 TOY = "--methods random,2bald --trials 2 --samples 5 --configs 50 --budget 40 --repeats 2".split()
 
@@ -148,7 +151,7 @@ def test_select_refuses_what_it_cannot_do(predictions, tmp_path, refused, monkey
     result = run("batchbald_select", tmp_path / "nan.npy", status=2)
     assert (result.stdout, result.stderr.count("\n")) == ("", 1) and "NaN" in result.stderr
     for args, message in (
-        (["missing.npy"], "does not exist"), (["missing.pt"], "does not exist"), (["missing.npz"], "does not exist"), ([tmp_path], "want .npy, .npz or .pt"),
+        (["missing.npy"], "does not exist"), (["missing.pt"], "does not exist"), (["missing.npz"], "does not exist"), ([tmp_path], "want .npy, .npz, .pt, .pth"),
         (["nan.npy"], "NaN"), (["flat.npy"], "axes"), (["empty.npy"], "axes"), (["logits.npy"], "logits"), (["whole.npy"], "dtype"),
         (["two.npz"], "2 arrays"), (["none.npz"], "0 arrays"), (["dict.pt"], "single tensor"), (["code.pt"], "cannot be read"), (["code.npy"], "cannot be read"),
         (["torn.npy"], "cannot be read"), (["torn.npz"], "cannot be read"), (["torn.pt"], "cannot be read"), (["lines.txt"], "want .npy"),
@@ -179,15 +182,15 @@ def test_select_refuses_evaluation_inputs_that_nobody_asks_about(predictions, tm
     x = np.load(predictions)
     np.save(tmp_path / "evaluation.npy", x[5:9])
     asking = []
-    monkeypatch.setattr(experiments, "Round", lambda *args, evaluation_inputs, **options: Spy(Round(*args, evaluation_inputs=evaluation_inputs, **options)))
-    class Spy:
-        def __init__(self, round): self.round = round
-        def __getattr__(self, name):
-            asking.append(name == "evaluation_inputs")
-            return getattr(self.round, name)
-    for name in get_methods():
+    class Spy(Round):
+        def __getattribute__(self, name):
+            asking.append(name == "log_probs_E_K_C")
+            return super().__getattribute__(name)
+    monkeypatch.setattr(command_line, "Round", Spy)
+    for name in methods:
         asking.clear()
         select_batch(predictions, method=name, size=2, configs=50)
+        assert any(asking) == methods[name].uses_evaluation
         if any(asking):
             assert len(select_batch(predictions, method=name, size=2, configs=50, evaluation=tmp_path / "evaluation.npy")) == 2
         else:
@@ -244,9 +247,13 @@ def test_select_takes_a_temperature(predictions, call, refused):
     refused("batchbald_compare", "--methods", "random,foo", message="batchbald_compare: `methods` has 'foo'; want one of: random, ")
 
 
-def test_the_help_names_every_method(call):
-    words = anno_parser(experiments.batchbald_select.__wrapped__, "batchbald_select").format_help().split()
-    assert not [name for name in experiments.get_methods() if name not in words]
+def test_the_help_names_every_method(capsys):
+    for script in ("batchbald_select", "batchbald_compare"):
+        with pytest.raises(SystemExit), pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", [script, "--help"])
+            getattr(command_line, script)()
+        words = re.findall(r"[\w@.]+", capsys.readouterr().out)
+        assert not [name for name in methods if name not in words]
 
 
 def test_compare_resumes_a_run_whose_batches_differ_in_size(tmp_path, call):
@@ -363,12 +370,14 @@ def test_two_runs_into_one_folder_are_refused(tmp_path, call, refused):
 # The folder of a run
 
 OPTIONS = experiments._check_options(experiments.presets["digits"] | {"methods": "random,bald", "trials": 2})
+DEFAULTS = experiments.presets["repeated_digits"]
 ORDER = [("random", 0), ("random", 1), ("bald", 0), ("bald", 1)]
 
 
 def open_folder(out, resume=True, overwrite=False, **options):
     "What a run finds in the folder."
-    with experiments._open_folder(out, experiments._describe_run(OPTIONS | options, "cpu"), ORDER, resume, overwrite) as (_, done):
+    run = experiments._describe_run(OPTIONS | options, "cpu")
+    with records.open_folder(out, run, ORDER, resume=resume, overwrite=overwrite, defaults=DEFAULTS) as (_, done):
         return done
 
 
@@ -378,7 +387,9 @@ def made_up(rounds, dynamic=True):
     for round in range(rounds):
         for method, trial in ORDER if round < rounds - 2 or not dynamic else ORDER[2:]:
             last = round == rounds - 1 or (dynamic and method == "random" and round == rounds - 3)
-            rows.append({key: 0.5 for key in experiments._keys} | {"method": method, "trial": trial, "round": round, "indices": [] if last else [round]})
+            bought = {"indices": [] if last else [round], "classes": [] if last else [1], "scores": [] if last else [0.5], "distinct": 1 - last}
+            known = {"dataset": "made up", "seed": 0, "labels": round, "accuracy": 0.5, "nll": 0.5, "seconds": {"train": 0.5, "collect": 0.5, "select": 0.5}}
+            rows.append({key: (known | bought | {"method": method, "trial": trial, "round": round})[key] for key in records.record_keys})
     return rows
 
 
@@ -395,10 +406,11 @@ def test_cut_anywhere_the_whole_rounds_are_read(tmp_path):
     ends = [0] + [len(b"".join(data.splitlines(keepends=True)[:n])) for n in sizes]
     for cut in range(len(data) + 1):
         path.write_bytes(data[:cut])
-        records, size, unfinished = experiments._read_records(path, ORDER)
+        with records.RecordFile(path) as file:
+            found, size, unfinished = records.read_rounds(file, ORDER)
         round = bisect.bisect(ends, cut) - 1
         n = ([0] + sizes)[round]
-        assert records == rows[:n] and size == ends[round]
+        assert found == rows[:n] and size == ends[round]
         part, of = data[size:cut].count(b"\n"), (4, 4, 2, 2, 0)[round]
         assert unfinished == (f"{part} of {of} records" if cut > size else "")
 
@@ -457,7 +469,7 @@ def test_killed_while_it_overwrites_old_records_do_not_pass_for_new_ones(tmp_pat
     write(tmp_path / "records.jsonl", made_up(4))
     def killed(*args): raise KeyboardInterrupt
     with monkeypatch.context() as m, pytest.raises(KeyboardInterrupt):
-        m.setattr(experiments, "_write_whole", killed)
+        m.setattr(records, "write_whole", killed)
         open_folder(tmp_path, resume=False, overwrite=True, seed=1)
     with pytest.raises(ValueError, match="seed is 1 and was 0"):
         open_folder(tmp_path, seed=1)
@@ -466,12 +478,13 @@ def test_killed_while_it_overwrites_old_records_do_not_pass_for_new_ones(tmp_pat
 
 
 def test_a_folder_is_open_once_and_again_when_it_is_closed(tmp_path, monkeypatch):
-    def run(**options): return experiments._open_folder(tmp_path / "out", experiments._describe_run(OPTIONS, "cpu"), ORDER, **{"resume": True, "overwrite": False} | options)
+    described = experiments._describe_run(OPTIONS, "cpu")
+    def run(**options): return records.open_folder(tmp_path / "out", described, ORDER, **{"resume": True, "overwrite": False, "defaults": DEFAULTS} | options)
     with run() as (file, _):
         for options in ({"resume": False}, {}, {"resume": False, "overwrite": True}):
             with pytest.raises(ValueError, match="another run is writing"):
                 run(**options).__enter__()
-        experiments._append(file, made_up(3, dynamic=False)[:4])
+        file.append(made_up(3, dynamic=False)[:4])
     with pytest.raises(RuntimeError, match="mine"), run() as (_, done):
         assert len(done) == 4
         raise RuntimeError("mine")
@@ -491,8 +504,8 @@ def test_a_folder_is_open_once_and_again_when_it_is_closed(tmp_path, monkeypatch
 
 
 def test_where_there_are_no_locks_it_says_so(tmp_path, monkeypatch):
-    def no_locks(file): raise OSError(errno.ENOLCK, "No locks available")
-    monkeypatch.setattr(experiments, "_lock", no_locks)
+    def no_locks(file, wait): raise OSError(errno.ENOLCK, "No locks available")
+    monkeypatch.setattr(records, "lock", no_locks)
     with pytest.warns(UserWarning, match="cannot be locked .No locks available.; see to it"):
         assert open_folder(tmp_path) == []
 
@@ -504,11 +517,11 @@ def test_windows_locks_a_byte_that_nobody_reads(tmp_path, monkeypatch):
         if len(calls) > 1:
             raise PermissionError(errno.EACCES, "Permission denied")
     monkeypatch.setitem(sys.modules, "msvcrt", SimpleNamespace(LK_NBLCK=2, locking=locking))
-    monkeypatch.setattr(experiments, "sys", SimpleNamespace(platform="win32"))
-    with experiments._open_folder(tmp_path, OPTIONS, "cpu", False, False) as (file, _):
+    monkeypatch.setattr(records, "sys", SimpleNamespace(platform="win32"))
+    with records.open_folder(tmp_path, OPTIONS, ORDER, resume=False, overwrite=False, defaults=DEFAULTS) as (file, _):
         with pytest.raises(ValueError, match="another run is writing"):
             open_folder(tmp_path)
-        experiments._append(file, made_up(4)[:1])
+        file.append(made_up(4)[:1])
     assert calls == [(2**30, 2, 1)] * 2
     assert (tmp_path / "records.jsonl").read_bytes().startswith(b'{"dataset"')
 
@@ -530,7 +543,7 @@ def test_the_device_is_where_the_run_is_and_is_recorded(tmp_path, call, monkeypa
         devices.append(device)
         return iter(())
     monkeypatch.setattr(experiments, "run_trials", run_trials)
-    monkeypatch.setattr(experiments, "_device", lambda device: torch.device(device, 0))
+    monkeypatch.setattr(experiments, "choose_device", lambda device: torch.device(device, 0))
     with pytest.raises(ValueError):  # nothing ran, so there is nothing to summarise
         experiments.compare_methods(tmp_path, device="cuda")
     run = json.loads((tmp_path / "run.json").read_text())
@@ -557,7 +570,7 @@ def record(out, **options):
         return (9 - data.pool_labels[positions]).tolist()
 
     how = {"oracle": oracle, "make_model": partial(make_mlp, hidden=16), **SMALL} | options
-    return record_trials(out, OWN_DATA, {"random": get_methods()["random"], "own": own}, **how), asked
+    return record_trials(out, OWN_DATA, {"random": methods["random"], "own": own}, **how), asked
 
 
 def without_seconds(rows):
@@ -570,7 +583,7 @@ def test_a_run_of_one_s_own_is_recorded_and_goes_on_after_it_was_torn(tmp_path, 
     assert sorted(p.name for p in tmp_path.iterdir()) == ["learning_curves.png", "records.jsonl", "run.json", "summary.csv"]
     path = tmp_path / "records.jsonl"
     how = {"oracle": lambda data, positions: 9 - data.pool_labels[positions], "make_model": partial(make_mlp, hidden=16), **SMALL} | options
-    expected = [row for rows in run_trials(OWN_DATA, {"random": get_methods()["random"], "own": own}, **how) for row in rows]
+    expected = [row for rows in run_trials(OWN_DATA, {"random": methods["random"], "own": own}, **how) for row in rows]
     assert without_seconds(rows) == timeless(path) == without_seconds(expected) and len(asked) == sum(bool(row["indices"]) for row in rows)
     whole, lines = path.read_bytes(), path.read_bytes().splitlines(keepends=True)
     for torn, first in ((b"".join(lines[:6]) + lines[6][:40], 4), (b"", 0), (whole, len(rows))):
@@ -594,11 +607,11 @@ def test_a_run_of_one_s_own_is_refused_where_it_does_not_belong(tmp_path):
     ):
         with pytest.raises(ValueError, match=message): record(out, **options)
     assert {p.name: p.read_bytes() for p in out.iterdir()} == files
-    with experiments._open_locked(out / "records.jsonl", "ab"), pytest.raises(ValueError, match="another run is writing"):
+    with records.RecordFile(out / "records.jsonl"), pytest.raises(ValueError, match="another run is writing"):
         record(out, resume=True, settings={"labelled by": "me"})
     assert record(out, overwrite=True, settings={})[0] and json.loads((out / "run.json").read_text())["options"]["settings"] == {}
     with pytest.raises(ValueError, match="datasets is"):
-        record_trials(out, [replace(data, name="other") for data in OWN_DATA], {"random": get_methods()["random"], "own": own}, resume=True, **SMALL)
+        record_trials(out, [replace(data, name="other") for data in OWN_DATA], {"random": methods["random"], "own": own}, resume=True, **SMALL)
     with pytest.raises(ValueError, match="other options"): compare_methods(out, resume=True, methods="random", trials=2)
 
 

@@ -6,6 +6,7 @@ import inspect
 import math
 import pkgutil
 import threading
+import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -20,7 +21,7 @@ import torch
 from torch import nn
 
 import batchbald_nbdev
-from batchbald_nbdev import active_learning, bayesian_models, checks
+from batchbald_nbdev import active_learning, bayesian_models, checks, collect
 from batchbald_nbdev.all import *
 
 pytestmark = [
@@ -180,13 +181,14 @@ def trained(make=partial(make_mlp, hidden=16), **options):
     return kept, [dict(model.state_dict()) for model in models], collected, evaluate(collected, DATA.test_labels)
 
 
-def run(methods=("bald", "batchbald"), **options):
-    chosen = {name: get_methods(60)[name] for name in methods}
+def run(names=("bald", "batchbald"), **options):
+    chosen = {name: methods[name] for name in names}
     return list(
         run_trials(
             [DATA],
             chosen,
             partial(make_mlp, hidden=8),
+            configs=60,
             size=3,
             samples=6,
             budget=26,
@@ -262,9 +264,11 @@ def chosen(i):
         return i.x if inputs is None else i.y
 
     def round(given):
-        return Round(4, 120, predict, generator=seeded(), given=given, evaluation_inputs=i.images)
+        return Round(
+            4, 120, predict, generator=seeded(), pending=given, evaluation_inputs=i.images, num_samples=60
+        )
 
-    return {(name, given): method(round(given)) for name, method in get_methods(60).items() for given in ((), (3, 8))}
+    return {(name, given): method(round(given)) for name, method in methods.items() for given in ((), (3, 8))}
 
 
 RECORDS = [row for rows in run(("random",)) for row in rows]
@@ -421,13 +425,13 @@ COMPUTED = {  # name -> what it computes from inputs, in a folder of its own; `o
         ),
     ],
     "Round": lambda i, f, **o: Round(4, 120, lambda _: i.x).log_probs_N_K_C,
-    "get_methods": lambda i, f, **o: chosen(i),
+    "Method": lambda i, f, **o: chosen(i),
     "get_method": lambda i, f, **o: get_method("softmaxbald@0.25")(Round(4, 120, lambda _: i.x, generator=seeded())),
     "run_trials": lambda i, f, **o: [run(**o), run(warm_start=True, together=1, initial=[range(20)], **o)],
     "record_trials": lambda i, f, **o: record_trials(
         f / "own",
         [DATA],
-        {"bald": get_methods()["bald"]},
+        {"bald": methods["bald"]},
         partial(make_mlp, hidden=8),
         overwrite=True,
         size=3,
@@ -459,7 +463,9 @@ NO_NUMBERS = {
     "CeilingWarning": "a warning",
     "LabelsChanged": "an error",
     "mnist_initial_indices": "a constant",
-    "labels_of_methods": "names",
+    "methods": "a table of `Method`",
+    "acquire": "what `run_trials` does in a round",
+    "register": "a name more",
     "label_of_method": "a name",
     "presets": "options",
     "make_consistent": "replaces layers of a network",
@@ -470,6 +476,10 @@ NO_NUMBERS = {
     "make_cinic10_vgg": "torchvision's layers, which have the default dtype",
     "make_cifar10_resnet": "torchvision's layers, which have the default dtype",
     "load_images": "reads files",
+    "ImageSet": "says what an image set is",
+    "image_sets": "names",
+    "register_image_set": "a name more",
+    "RecordFile": "reads and writes files",
     "format_summary": "words",
     "format_picks": "words",
     "batchbald_compare": "`compare_methods` as a command",
@@ -616,7 +626,7 @@ def test_mixed_precision_is_asked_for_by_name(monkeypatch):
     with pytest.raises(ValueError, match="`mixed_precision` is for CUDA"):
         collect_log_probs(network(), i.images, 6, mixed_precision=True)
     monkeypatch.setattr(
-        bayesian_models, "_autocast", lambda device, on: torch.autocast("cpu", torch.bfloat16, enabled=on)
+        collect, "autocast", lambda device, on: torch.autocast("cpu", torch.bfloat16, enabled=on)
     )
     mixed = collect_log_probs(network(), i.images, 6, mixed_precision=True)
     with torch.autocast("cpu", torch.float16):
@@ -846,4 +856,37 @@ def test_tensors_are_made_somewhere_and_as_something():
         == [f for f in faults((Path(checks.__file__)).read_text()) if f.endswith(": torch.as_tensor(x)")]
         and len(found) > 12
     )  # what is on a GPU already
+    program, = found.pop("command_line.py")  # where the process is the command's own
+    assert program.endswith("warnings.simplefilter")
     assert not any(found.values()), found
+
+
+def test_threads_draw_the_weights_that_one_draws():
+    def make():
+        time.sleep(0.002)  # others get their turn between the seed and the draws
+        return make_mlp(4, 3, 2)
+
+    state, expected = torch.get_rng_state(), [make_seeded(make, seeded(t)).state_dict() for t in range(8)]
+    with ThreadPoolExecutor(8) as executor:
+        for _ in range(5):
+            drawn = list(executor.map(lambda t: make_seeded(make, seeded(t)).state_dict(), range(8)))
+            for t in range(8):
+                assert_same(dict(drawn[t]), dict(expected[t]), f"thread {t}")
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_attention_stays_unfused_until_the_last_prediction_ends(fused):
+    enabled, set_enabled = torch.backends.mha.get_fastpath_enabled, torch.backends.mha.set_fastpath_enabled
+    before = enabled()
+    try:
+        set_enabled(fused)
+        first, second = bayesian_models.evaluating([]), bayesian_models.evaluating([])  # of two threads
+        first.__enter__()
+        second.__enter__()
+        first.__exit__(None, None, None)
+        assert not enabled()
+        second.__exit__(None, None, None)
+        assert enabled() == fused
+    finally:
+        set_enabled(before)

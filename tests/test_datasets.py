@@ -625,7 +625,7 @@ def make_toy_network(): return torch.nn.Sequential(torch.nn.Flatten(), Consisten
 
 TOY = ImageSet(
     "toy", (1, 8, 8), 3, load=load_toy, sizes=(60, 30), title="Toy images", network=make_toy_network,
-    training={"batch_size": 16, "learning_rate": 0.01, "epoch_steps": 2, "early_stopping": "accuracy", "patience": 2},
+    training={"minibatch_size": 16, "learning_rate": 0.01, "epoch_steps": 2, "early_stopping": "accuracy", "patience": 2},
 )  # fmt: skip
 TOY_RUN = (
     "--trials 2 --samples 3 --test_samples 3 --configs 8 --steps 6 --size 3 --initial 1 --validation 12 --budget 9"

@@ -455,8 +455,8 @@ def test_methods_of_the_loop_ask_about_the_evaluation_inputs(given):
     rest = [i for i in range(30) if i not in given]
 
     def batch(method, evaluation_inputs=y):
-        round = Round(4, 30, lambda inputs: x if inputs is None else inputs, generator=seeded(5), given=given, evaluation_inputs=evaluation_inputs)
-        return get_methods(200)[method](round)
+        round = Round(4, 30, lambda inputs: x if inputs is None else inputs, generator=seeded(5), pending=given, num_samples=200, evaluation_inputs=evaluation_inputs)
+        return methods[method](round)
 
     def top(scores_N): return [rest[i] for i in get_top_k_batch(scores_N[rest], 4).indices]
 

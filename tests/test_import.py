@@ -1,6 +1,8 @@
 "Importing everything is quiet, does not drag in what only some users need, and is not slow."
+import ast
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -28,3 +30,12 @@ def test_import_takes_less_than_a_second_beyond_torch():
         times.append(float(run(code)))
         if times[-1] < 1: return
     pytest.fail(f"seconds beyond torch: {times}")
+
+
+def test_of_fastcore_only_what_its_releases_1_and_2_both_have():
+    "Development needs fastcore 1, and people's environments have 2 as well."
+    both = {("fastcore.basics", "patch"), ("fastcore.script", "anno_parser"), ("fastcore.script", "store_true")}  # 1.12.3 and 2.2.41
+    package = Path(__file__).resolve().parent.parent / "batchbald_nbdev"
+    nodes = [node for path in package.glob("*.py") for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))]
+    used = {(node.module, name.name) for node in nodes if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("fastcore") for name in node.names}
+    assert used and used <= both

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from batchbald_nbdev import labelling as module
+from batchbald_nbdev import records
 from batchbald_nbdev.all import *
 
 CLASSES = 3
@@ -77,7 +78,7 @@ def test_a_new_object_on_the_same_file_has_the_same_state(path, clicks):
 
 def test_each_click_is_on_the_disk_before_it_counts(path, monkeypatch):
     labelling, synced = make(path), []
-    monkeypatch.setattr(module.os, "fsync", lambda handle: synced.append((os.fstat(handle).st_size, len(labelling.clicks))))
+    monkeypatch.setattr(records.os, "fsync", lambda handle: synced.append((os.fstat(handle).st_size, len(labelling.clicks))))
     for n in range(3):
         labelling.label(1)
         assert synced == [(path.stat().st_size, n)]
@@ -96,7 +97,7 @@ def test_a_failed_write_changes_nothing(path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(module.os, "fsync", full)
+        patched.setattr(records.os, "fsync", full)
         for change in (lambda: labelling.label(0), labelling.undo):
             with pytest.raises(OSError, match="No space"):
                 change()
@@ -274,32 +275,34 @@ def test_a_disk_that_takes_parts_gets_the_rest_and_a_full_one_gives_all_back(pat
         def __getattr__(self, name):
             return getattr(self.file, name)
 
-    records = [{"a": 1, "b": "x" * 30}, {"a": 2}]
-    with open(path, "a+b", buffering=0) as f:
-        size = module._append(Disk(f, 1_000), records)
+    rows = [{"a": 1, "b": "x" * 30}, {"a": 2}]
+    with records.RecordFile(path) as file:
+        disk = file.file
+        file.file = Disk(disk, 1_000)
+        size = file.append(rows)
         whole = path.read_bytes()
-        assert size == len(whole) and [json.loads(line) for line in whole.splitlines()] == records
+        assert size == len(whole) and [json.loads(line) for line in whole.splitlines()] == rows
+        file.file = Disk(disk, 25)
         with pytest.raises(OSError, match="No space"):
-            module._append(Disk(f, 25), records)
+            file.append(rows)
         assert path.read_bytes() == whole
-        assert module._append(f, records[1:]) == path.stat().st_size
+        file.file = disk
+        assert file.append(rows[1:]) == path.stat().st_size
     assert path.read_bytes() == whole + whole.splitlines(keepends=True)[1]
 
 
 def test_a_panel_waits_for_the_lock_where_a_run_gives_up(path, monkeypatch):
     from fcntl import LOCK_EX, LOCK_NB
 
-    from batchbald_nbdev import experiments
-
     asked = []
     monkeypatch.setattr("fcntl.flock", lambda f, how: asked.append(how))
     make(path)
-    experiments._open_locked(path, "ab").close()
+    records.RecordFile(path).close()
     assert asked and set(asked[:-1]) == {LOCK_EX} and asked[-1] == LOCK_EX | LOCK_NB
     calls = []
     windows = SimpleNamespace(LK_NBLCK="try", LK_LOCK="wait", locking=lambda handle, how, n: calls.append((os.lseek(handle, 0, os.SEEK_CUR), how, n)))
     monkeypatch.setitem(sys.modules, "msvcrt", windows)
-    monkeypatch.setattr(experiments, "sys", SimpleNamespace(platform="win32"))
+    monkeypatch.setattr(records, "sys", SimpleNamespace(platform="win32"))
     labelling = make(path)
     labelling.label(1)
     assert set(calls) == {(2**30, "wait", 1)} and make(path).clicks == labelling.clicks

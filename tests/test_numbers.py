@@ -33,7 +33,7 @@ def network():
 def trained(**options):
     torch.manual_seed(0)
     models = [network()]
-    train_models(models, [PAIR[0][0]], [LABELS], [(0,)], **{"steps": 2, "batch_size": 4} | options)
+    train_models(models, [PAIR[0][0]], [LABELS], [(0,)], **{"steps": 2, "minibatch_size": 4} | options)
     return [p.detach().clone() for p in models[0].parameters()]
 
 
@@ -100,7 +100,8 @@ CALLS = {
         ["temperature"]) for f in (get_softmax_batch, get_power_batch, get_softrank_batch)},
     "get_top_k_batch": (get_top_k_batch, {"scores_N": SCORES, "batch_size": 3}, ["batch_size"], []),
     "get_random_batch": (get_random_batch, {"N": 9, "batch_size": 3}, ["N", "batch_size"], []),
-    "get_methods": (lambda configs: sorted(get_methods(configs)), {}, ["configs"], []),
+    "Round": (lambda **sizes: methods["batchbald"](Round(pool_size=len(X), predict=lambda _: X, **sizes)).indices,
+        {"batch_size": 3}, ["batch_size", "num_samples"], []),
     "compute_epig": (compute_epig, {"log_probs_N_K_C": X, "log_probs_E_K_C": E}, ["max_bytes"], []),
     "compute_epig_bald": (compute_epig_bald, {"log_probs_N_K_C": X, "log_probs_E_K_C": E}, ["num_samples"], []),
     "compute_kbald": (compute_kbald, {"log_probs_B_K_C": X[:3]}, ["k"], []),
@@ -128,9 +129,9 @@ CALLS = {
         []),
     "flip_labels": (lambda fraction: flip_labels(DATA, fraction).pool_labels, {}, [], ["fraction"]),
     "make_imbalanced": (lambda fractions: make_imbalanced(DATA, {0: fractions}).pool_labels, {}, [], ["fractions"]),
-    "train_models": (trained, {}, ["steps", "batch_size", "patience", "epoch_steps"], ["learning_rate"]),
+    "train_models": (trained, {}, ["steps", "minibatch_size", "patience", "epoch_steps"], ["learning_rate"]),
     "run_trials": (trials, {}, ["seed", "size", "samples", "budget", "per_class", "test_samples", "together", "steps",
-        "batch_size"], ["learning_rate"]),
+        "minibatch_size", "configs"], ["learning_rate"]),
     "Labelling": (labelling, {}, ["steps", "samples", "batch_size", "seed"], []),
 }  # fmt: skip
 NONE_IS_FINE = {("check_log_probs", "atol"), ("make_active_learning_data", "num_classes"),
@@ -233,7 +234,7 @@ POSITIONS = {
     "get_budgetbald_batch": lambda given: get_budgetbald_batch(X, 3, pending=given),
     "get_batchepig_batch": lambda given: get_batchepig_batch(X, E, 3, pending=given),
     "get_batchepigbald_batch": lambda given: get_batchepigbald_batch(X, E, 3, pending=given),
-    "softmaxbald": lambda given: get_method("softmaxbald")(Round(3, 9, lambda _: X, given=given)),
+    "softmaxbald": lambda given: get_method("softmaxbald")(Round(3, 9, lambda _: X, pending=given)),
 }
 
 
@@ -250,7 +251,7 @@ def test_positions(name):
         None, 2.5, [2.5], [math.nan], np.array([True] * 9), torch.tensor([True] * 9),
                   np.array([2.0]), torch.tensor([2.0]), [1j], [[2, 5]], torch.tensor([2], device="meta"),
                       torch.tensor(2), np.array(2)):  # fmt: skip
-        with pytest.raises(ValueError, match="`given`|`pending`") as error: select(wrong)
+        with pytest.raises(ValueError, match="`pending`") as error: select(wrong)
         assert len(str(error.value)) < 400
 
 

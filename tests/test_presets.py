@@ -7,13 +7,14 @@ import pytest
 import torch
 from fastcore.script import anno_parser
 
-from batchbald_nbdev import active_learning, experiments
-from batchbald_nbdev.active_learning import derive_generator, get_method, get_methods, run_trials
-from batchbald_nbdev.bayesian_models import make_cinic10_vgg
+from batchbald_nbdev import active_learning, command_line, experiments
+from batchbald_nbdev.active_learning import derive_generator, run_trials
+from batchbald_nbdev.networks import make_cinic10_vgg
 from batchbald_nbdev.datasets import get_repeated_digits, mnist_initial_indices
 from batchbald_nbdev.experiments import presets
 from batchbald_nbdev.image_sets import image_sets
-from batchbald_nbdev.plots import _styles_of, label_of_method, plot_learning_curves
+from batchbald_nbdev.methods import get_method, label_of_method, methods as named
+from batchbald_nbdev.plots import _styles_of, plot_learning_curves
 from image_files import idx, images, write_cifar10, write_cinic10, write_emnist, write_full_sizes, write_mnist
 
 # By hand, from the papers and the settings that their code records:
@@ -61,7 +62,7 @@ def test_a_preset_is_what_the_paper_says(name):
     names = ("dataset", "repeats", "noise", "methods", "trials", "size", "samples", "test_samples", "budget", "initial", "validation")
     *expected, (epochs, of, batch_size) = TABLE[name]
     assert [options[key].replace(",", " ") if key == "methods" else options[key] for key in names] == expected
-    assert (options["configs"], options["seed"], training["batch_size"]) == (10_000, 0, batch_size)  # M in section 4
+    assert (options["configs"], options["seed"], training["minibatch_size"]) == (10_000, 0, batch_size)  # M in section 4
     steps = round(of / batch_size + 1e-9)  # 39.5 for CIFAR-10
     assert (training["epoch_steps"], options["steps"]) == (steps, epochs * steps) or options["dataset"] == "cifar10" and (training["epoch_steps"], options["steps"]) == (40, 120 * 40)
     rate = {"cinic10": 1e-4}.get(options["dataset"], 1e-3)
@@ -115,7 +116,7 @@ def write_files(torchvision, monkeypatch, tmp_path):
             write_cinic10(folder)
             write_weights(tmp_path / "home")
         if name.startswith("c"):  # the large networks: fewer images in a step
-            change_set(monkeypatch, name, training=image_sets[name].training | {"batch_size": 3})
+            change_set(monkeypatch, name, training=image_sets[name].training | {"minibatch_size": 3})
         return folder
 
     return write
@@ -166,11 +167,11 @@ def test_the_paper_s_initial_images_are_where_a_run_starts(write_files, monkeypa
     assert datasets[0] is datasets[1] and len(datasets) == 2  # one pool, however many trials
     assert datasets[0].pool_originals[options["initial"][0]].tolist() == datasets[0].pool_originals[options["initial"][1]].tolist() == list(where)
     assert len(datasets[0].pool_labels) == 2 * (300 - 12) and len(datasets[0].validation_labels) == 12 and len(datasets[0].test_labels) == 40
-    assert {"together": 100, "steps": 1, "samples": 2, "test_samples": 2, "size": 10, "budget": 30, "seed": 0, "batch_size": 64, "epoch_steps": 79, "patience": 3}.items() <= options.items()
+    assert {"together": 100, "steps": 1, "samples": 2, "test_samples": 2, "size": 10, "budget": 30, "seed": 0, "minibatch_size": 64, "epoch_steps": 79, "patience": 3}.items() <= options.items()
     records = [json.loads(line) for line in (tmp_path / "results/repeated_mnist_x2/records.jsonl").read_text().splitlines()]
     assert [r["labels"] for r in records] == [20, 20, 30, 30]
     training = json.loads((tmp_path / "results/repeated_mnist_x2/run.json").read_text())["training"]
-    assert training == {"batch_size": 64, "learning_rate": 1e-3, "epoch_steps": 79, "early_stopping": "accuracy", "patience": 3}  # how many in a stack does not belong to it
+    assert training == {"minibatch_size": 64, "learning_rate": 1e-3, "epoch_steps": 79, "early_stopping": "accuracy", "patience": 3}  # how many in a stack does not belong to it
     assert not {i for r in records for i in r["indices"]} & set(range(20)) and records[0]["indices"] != records[1]["indices"]
 
 
@@ -270,8 +271,8 @@ def test_digits_are_what_run_trials_does_by_itself(tmp_path, call):
     call("batchbald_compare", *"--methods random,batchbald --trials 2 --budget 40 --repeats 2 --samples 5 --configs 7 --seed 3".split(), "--out", tmp_path)
     datasets = [get_repeated_digits(2, 0.1, generator=derive_generator(3, trial, "data")) for trial in range(2)]
     def rows(configs):
-        methods = {name: get_methods(configs)[name] for name in ("random", "batchbald")}
-        return [{k: v for k, v in row.items() if k != "seconds"} for rows in run_trials(datasets, methods, seed=3, budget=40, samples=5) for row in rows]
+        methods = {name: named[name] for name in ("random", "batchbald")}
+        return [{k: v for k, v in row.items() if k != "seconds"} for rows in run_trials(datasets, methods, seed=3, budget=40, samples=5, configs=configs) for row in rows]
     assert timeless(tmp_path / "records.jsonl") == rows(7) != rows(1_000)
 
 
@@ -280,7 +281,7 @@ def test_the_folder_is_named_by_the_preset_unless_it_is_given(monkeypatch, refus
     def compare(out, **options):
         seen.append(str(out))
         raise ValueError("enough")
-    monkeypatch.setattr(experiments, "compare_methods", compare)
+    monkeypatch.setattr(command_line, "compare_methods", compare)
     for args in ([], ["--preset", "digits"], ["--preset", "emnist"], ["--preset", "emnist", "--out", "mine"]): refused("batchbald_compare", *args, message="enough")
     assert seen == ["results/digits", "results/digits", "results/emnist", "mine"]
 
@@ -296,7 +297,7 @@ def test_a_figure_says_what_was_run():
 def test_the_recorded_command_asks_for_the_same_run_again(tmp_path, call):
     call("batchbald_compare", *DIGIT_OPTIONS, "--out", tmp_path)
     run = json.loads((tmp_path / "run.json").read_text())
-    parsed = vars(anno_parser(experiments.batchbald_compare.__wrapped__, "batchbald_compare").parse_args(shlex.split(run["command"])[1:]))
+    parsed = vars(anno_parser(command_line.batchbald_compare.__wrapped__, "batchbald_compare").parse_args(shlex.split(run["command"])[1:]))
     assert experiments._check_options({key: parsed[key] for key in presets["digits"]}) == run["options"] and run["training"] == {}
     assert [r["labels"] for r in timeless(tmp_path / "records.jsonl")] == [10] * 4 + [20] * 4
 

@@ -227,7 +227,7 @@ def test_all_names_are_all_names(site):
     from batchbald_nbdev._modidx import d
     names = {name for module in d["syms"] for name in getattr(importlib.import_module(module), "__all__", [])}
     rows = dict(re.findall(r'<tr[^>]*><td><p><a href="[^"]*"><code>(\w+)</code></a></p></td>\s*<td><p>(.+?)</p></td>', (site / "api.html").read_text(encoding="utf-8")))
-    assert rows.keys() == names and {"presets", "mnist_initial_indices", "labels_of_methods"} <= names
+    assert rows.keys() == names and {"presets", "mnist_initial_indices", "methods"} <= names
     assert "20 images" in rows["mnist_initial_indices"] and not [o for o in rows.values() if len(o) < 10]
     assert all(hasattr(package, o) for o in names)
 

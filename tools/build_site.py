@@ -164,7 +164,7 @@ def what_is(module, name):
     "The first line of a name's documentation; of a constant, which has none, the comment that it is defined with."
     value = getattr(module, name)
     if inspect.isroutine(value) or inspect.isclass(value): return " ".join(inspect.getdoc(value).split("\n\n")[0].split())
-    comment = re.search(rf"(?:^# (?P<above>[^%\n].*)\n)?^{name} = .*?(?:  # (?P<beside>.*))?$", inspect.getsource(module), re.MULTILINE)
+    comment = re.search(rf"(?:^# (?P<above>[^%\n].*)\n)?^{name}(?:: [^=\n]+)? = .*?(?:  # (?P<beside>.*))?$", inspect.getsource(module), re.MULTILINE)
     keys = list(value) if isinstance(value, dict) else []
     listed = f"dictionary; its keys: {', '.join(f'`{o}`' for o in keys[:6])}{', ...' * (len(keys) > 6)}" if keys else type(value).__name__
     return comment["beside"] or comment["above"] or listed

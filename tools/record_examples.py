@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from batchbald_nbdev.active_learning import derive_generator, evaluate, make_mlp, make_seeded, train_models
-from batchbald_nbdev.bayesian_models import collect_log_probs
+from batchbald_nbdev.collect import collect_log_probs
 from batchbald_nbdev.datasets import get_balanced_indices, get_repeated_digits
 from batchbald_nbdev.labelling import Labelling
 
