@@ -277,5 +277,5 @@ def get_distributed_batchbald_batch(
 ) -> CandidateBatch:  # scores: joint information of picks 0..i beyond `pending`, nats, never falling
     """The batch of `get_batchbald_batch` for a pool in chunks, picked where they are: by threads, or by the workers of a `dask.distributed` client.
 
-    Raises `ValueError` on bad input, `ImportError` without Dask. Warns (`CeilingWarning`) where the batch has used up what K parameter samples can tell, log K."""
+    Raises `ImportError` without Dask. Warns (`CeilingWarning`) where the batch has used up what K parameter samples can tell, log K."""
     return _distributed_batch(log_probs_N_K_C, batch_size, num_samples, dtype, pending, generator, progress, race_error, max_bytes)

@@ -74,7 +74,7 @@ def _check_evaluation(log_probs_N_K_C, log_probs_E_K_C, pending=(), batch_size: 
     pending = check_positions(pending, N, "pending")
     return x, y, pending, check_batch_size(batch_size, N - len(pending))
 
-
+# %% ../nbs/07_epig.ipynb #979a84b9
 def _gains_of(x, y, posteriors_M_K, pairs, max_bytes: int) -> Tensor:
     "`_evaluation_gains` with blocks that suit the device, smaller ones where memory runs out."
     max_bytes = check_count(max_bytes, "max_bytes")
@@ -92,7 +92,7 @@ def compute_epig(
 ) -> Tensor:  # scores_N, nats, float64, from 0 to the point's BALD score
     """Expected predictive information gain, the mean of $I(y_n; y_e)$ over evaluation inputs (Bickford Smith et al. 2023).
 
-    Raises `ValueError` on bad input and where the parameter samples of the two cannot be the same."""
+    Raises `ValueError` where the parameter samples of the two cannot be the same."""
     x, y, _, _ = _check_evaluation(log_probs_N_K_C, log_probs_E_K_C)
     K, E = x.shape[1], len(y)
     posteriors_1_K = torch.full((1, K), 1 / K, dtype=choose_dtype(x, dtype), device=choose_device(device, x))
@@ -100,7 +100,7 @@ def compute_epig(
     pairs = torch.arange(E, device=once_E.device), once_E, torch.full((E,), 1 / E, dtype=torch.double, device=once_E.device)
     return _gains_of(x, y, posteriors_1_K, pairs, max_bytes)
 
-
+# %% ../nbs/07_epig.ipynb #5fb169cf
 def get_epig_batch(
     log_probs_N_K_C,  # log p(y_n = c | w_k) of the pool
     log_probs_E_K_C,  # log p(y_e = c | w_k) of the evaluation inputs, under the same samples; may have other classes
@@ -111,7 +111,7 @@ def get_epig_batch(
     pending: Iterable[int] = (),  # positions already out for labelling
     max_bytes: int = 2**28,  # for intermediate results
 ) -> CandidateBatch:  # scores: each point's EPIG, nats
-    "Top-k EPIG: the points with the largest own scores, whatever they have in common; ties go to the lowest position. Raises `ValueError` on bad input."
+    "Top-k EPIG: the points with the largest own scores, whatever they have in common; ties go to the lowest position."
     x, y, pending, batch_size = _check_evaluation(log_probs_N_K_C, log_probs_E_K_C, pending, batch_size)
     scores_N = compute_epig(x, y, dtype, device, max_bytes=max_bytes)
     return get_top_k_batch(scores_N, batch_size, pending=pending, tolerance=TIES[choose_dtype(x, dtype)])
@@ -127,7 +127,7 @@ def _warn_if_bald(known: float, E: int, K: int, stacklevel: int):
             stacklevel=stacklevel + 1,
         )
 
-
+# %% ../nbs/07_epig.ipynb #135a7da8
 def _before_and_after(log_probs_N_K_C, log_probs_E_K_C, log_probs_after_N_K_C, num_samples, dtype, device, generator):
     "The pool, a state that knows nothing; the pool again, and a state that knows the evaluation labels."
     if (log_probs_E_K_C is None) == (log_probs_after_N_K_C is None):
@@ -158,7 +158,7 @@ def compute_epig_bald(
 ) -> Tensor:  # scores_N, nats, float64; with a second model of either sign
     """EPIG-BALD, $I(y_n; w) - I(y_n; w | y_1, ..., y_E) = I(y_n; y_1, ..., y_E)$: a difference of two BALD scores (section 6, Kirsch et al. 2021a).
 
-    Raises `ValueError` on bad input, and unless exactly one of `log_probs_E_K_C` and `log_probs_after_N_K_C` is given.
+    Raises `ValueError` unless exactly one of `log_probs_E_K_C` and `log_probs_after_N_K_C` is given.
     Warns (`CeilingWarning`) where the evaluation labels use up what K parameter samples can tell, so that nothing but BALD is left."""
     x, before, z, after = _before_and_after(log_probs_N_K_C, log_probs_E_K_C, log_probs_after_N_K_C, num_samples, dtype, device, generator)
     scores_N = before.compute_gains(x) - after.compute_gains(z)
@@ -169,17 +169,20 @@ def compute_epig_bald(
 
 # %% ../nbs/07_epig.ipynb #ac543c4e
 def _pairs(weights_M: Tensor, E: int, num_pairs: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    "Pairs of evaluation point and configuration with weights that sum to 1: all, if they are few enough, else a sample with equally many (at least one) of each point."
+    """Pairs of evaluation point and configuration with weights that sum to 1.
+
+    All, if they are few enough, else a systematic sample with equally many (at least one) of each point."""
     M, device = len(weights_M), weights_M.device
     points_E = torch.arange(E, device=device)
     if M * E <= num_pairs:
         return points_E.repeat_interleave(M), torch.arange(M, device=device).repeat(E), weights_M.repeat(E) / E
     R = max(1, num_pairs // E)
     shift_E = (uniform((E,), generator, device).argsort() + uniform((), generator, device)) / E
-    teeth_E_R = (torch.arange(R, device=device) + shift_E[:, None]) / R
-    line_M = weights_M.cumsum(0)
-    configuration_E_R = torch.searchsorted(line_M / line_M[-1], teeth_E_R, right=True).clamp_max(M - 1)
-    return points_E.repeat_interleave(R), configuration_E_R.flatten(), torch.full((E * R,), 1 / (E * R), dtype=torch.double, device=device)
+    positions_E_R = (torch.arange(R, device=device) + shift_E[:, None]) / R
+    cumulative_M = weights_M.cumsum(0)
+    configuration_E_R = torch.searchsorted(cumulative_M / cumulative_M[-1], positions_E_R, right=True).clamp_max(M - 1)
+    weights_P = torch.full((E * R,), 1 / (E * R), dtype=torch.double, device=device)
+    return points_E.repeat_interleave(R), configuration_E_R.flatten(), weights_P
 
 # %% ../nbs/07_epig.ipynb #9f06007d
 def _reached(log_probs_B_K_C: Tensor, y: Tensor, num_samples: int, options: dict) -> Tensor:
@@ -235,7 +238,7 @@ def get_batchepig_batch(
 ) -> CandidateBatch:  # scores: mean over evaluation inputs of I(y_1..y_i; y_e) beyond `pending`, nats, never falling
     """Greedy BatchEPIG: each pick adds most to the mean of $I(y_1, ..., y_B; y_e)$ over evaluation inputs. A step costs what EPIG costs with `num_samples` evaluation inputs.
 
-    Raises `ValueError` on bad input. Warns (`CeilingWarning`) where the batch has used up what K parameter samples can tell, log K."""
+    Warns (`CeilingWarning`) where the batch has used up what K parameter samples can tell, log K."""
     x, y, pending, batch_size = _check_evaluation(log_probs_N_K_C, log_probs_E_K_C, pending, batch_size)
     num_samples, max_bytes = check_count(num_samples, "num_samples"), check_count(max_bytes, "max_bytes")
     K = check_log_probs(x)[1]
@@ -281,7 +284,7 @@ def get_batchepigbald_batch(
 ) -> CandidateBatch:  # scores: difference of two BatchBALD scores of picks 0..i beyond `pending`, nats; with a second model it may fall and go negative
     """Greedy BatchEPIG-BALD, $I(y_1, ..., y_B; w) - I(y_1, ..., y_B; w | y_E)$: information about all evaluation labels jointly (section 6, Kirsch et al. 2021a).
 
-    Raises `ValueError` on bad input, and unless exactly one of `log_probs_E_K_C` and `log_probs_after_N_K_C` is given. Warns as `get_batchepig_batch` and `compute_epig_bald` do.
+    Raises `ValueError` unless exactly one of `log_probs_E_K_C` and `log_probs_after_N_K_C` is given. Warns as `get_batchepig_batch` and `compute_epig_bald` do.
     The `ceiling` is $I(y_E; w)$, what the evaluation labels tell about the parameters, and log K with a second model."""
     generator, x = check_generator(generator), as_float_tensor(log_probs_N_K_C)
     N, K, _ = check_log_probs(x)

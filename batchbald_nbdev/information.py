@@ -163,14 +163,14 @@ def plogp(probs: Tensor) -> Tensor:
 def compute_entropy(
     log_probs_N_K_C,  # log p(y_n = c | w_k)
 ) -> Tensor:  # entropies_N, nats, float64, in [0, log C]
-    "Entropy of the averaged prediction, $H(y_n)$: the first term of eq. 2 (Kirsch et al. 2019). Raises `ValueError` on bad input."
+    "Entropy of the averaged prediction, $H(y_n)$: the first term of eq. 2 (Kirsch et al. 2019)."
     return compute_both_entropies(log_probs_N_K_C)[0]
 
 # %% ../nbs/00_information.ipynb #3c7fb76e
 def compute_conditional_entropy(
     log_probs_N_K_C,  # log p(y_n = c | w_k)
 ) -> Tensor:  # entropies_N, nats, float64, in [0, log C]
-    "Expected entropy given the parameters, $E[H(y_n | w)]$: the second term of eq. 2 (Kirsch et al. 2019). Raises `ValueError` on bad input."
+    "Expected entropy given the parameters, $E[H(y_n | w)]$: the second term of eq. 2 (Kirsch et al. 2019)."
     return compute_both_entropies(log_probs_N_K_C)[1]
 
 # %% ../nbs/00_information.ipynb #cf5f07d0
@@ -250,7 +250,7 @@ def compute_axes_entropy(
     axes: int | Iterable[int],  # of the variables in question
     given: int | Iterable[int] = (),  # axes of the variables that are known
 ) -> float:  # nats, at least 0
-    "$H(axes | given)$, averaged over the values of what is given. Raises `ValueError` on bad input."
+    "$H(axes | given)$, averaged over the values of what is given."
     joint_probs = _as_joint(joint_probs)
     axes, given = _as_axes(axes, joint_probs.ndim, "axes"), _as_axes(given, joint_probs.ndim, "given")
     return max(0.0, _axes_entropy(joint_probs, axes | given) - _axes_entropy(joint_probs, given))
@@ -262,7 +262,7 @@ def compute_mutual_information(
     b: int | Iterable[int],  # axes on the other side
     given: int | Iterable[int] = (),  # axes of the variables that are known
 ) -> float:  # nats, at least 0
-    "$I(a; b | given)$, averaged over the values of what is given. Raises `ValueError` on bad input."
+    "$I(a; b | given)$, averaged over the values of what is given."
     joint_probs = _as_joint(joint_probs)
     a, b, given = (_as_axes(axes, joint_probs.ndim, name) for axes, name in ((a, "a"), (b, "b"), (given, "given")))
     with_a, with_b, with_both, rest = (_axes_entropy(joint_probs, axes) for axes in (a | given, b | given, a | b | given, given))
@@ -272,7 +272,7 @@ def compute_mutual_information(
 def compute_atoms(
     joint_probs: Tensor,  # joint distribution, one axis for each variable, summing to 1
 ) -> dict[tuple[int, ...], float]:  # nats, by the variables that the atom lies inside
-    "Atoms of the I-diagram (Yeung 1991): the signed measure of every region. Raises `ValueError` when the array is not a distribution."
+    "Atoms of the I-diagram (Yeung 1991): the signed measure of every region."
     joint_probs = _as_joint(joint_probs)
     variables = range(joint_probs.ndim)
     sets = [S for r in range(joint_probs.ndim + 1) for S in combinations(variables, r)]
@@ -288,7 +288,7 @@ def compute_atoms(
 def compute_interaction_information(
     joint_probs,  # joint distribution, one axis for each variable, summing to 1
 ) -> float:  # nats, of either sign from three variables on
-    "$I(y_1; ...; y_n)$, what is common to all variables: the central atom. Raises `ValueError` on bad input."
+    "$I(y_1; ...; y_n)$, what is common to all variables: the central atom."
     joint_probs = _as_joint(joint_probs)
     n = joint_probs.ndim
     return -sum((-1) ** r * _axes_entropy(joint_probs, T) for r in range(1, n + 1) for T in combinations(range(n), r))
@@ -297,7 +297,7 @@ def compute_interaction_information(
 def compute_total_correlation(
     joint_probs,  # joint distribution, one axis for each variable, summing to 1
 ) -> float:  # nats, at least 0
-    "$\\sum_i H(y_i) - H(y_1, ..., y_n)$, 0 for independent variables (Kirsch 2023, section 2). Raises `ValueError` on bad input."
+    "$\\sum_i H(y_i) - H(y_1, ..., y_n)$, 0 for independent variables (Kirsch 2023, section 2)."
     joint_probs = _as_joint(joint_probs)
     singles = sum(_axes_entropy(joint_probs, (v,)) for v in range(joint_probs.ndim))
     return max(0.0, singles - _axes_entropy(joint_probs, range(joint_probs.ndim)))
@@ -308,7 +308,7 @@ def make_binary_pair(
     confidence: float,  # of each sample in its opinion, in [0, 1]
     K: int = 40,  # parameter samples, a multiple of 4
 ) -> Tensor:  # log_probs_2_K_2, float64
-    "Predictions for two binary labels whose samples agree as often, and are as sure, as asked for. Raises `ValueError` on bad input."
+    "Predictions for two binary labels whose samples agree as often, and are as sure, as asked for."
     correlation = check_number(correlation, "correlation", -1, 1)
     confidence = check_number(confidence, "confidence", 0, 1)
     if check_count(K, "K", 4) % 4:

@@ -167,7 +167,7 @@ def compute_kbald_gains(
     *,
     max_bytes: int = 2**28,  # for candidates kept, and for intermediate results
 ) -> Tensor:  # gains_N, nats, float64, of either sign
-    "What k-BALD says each candidate adds to the picks: the terms of eq. 6 (Kirsch 2023) that contain it. Raises `ValueError` on bad input."
+    "What k-BALD says each candidate adds to the picks: the terms of eq. 6 (Kirsch 2023) that contain it."
     candidates = Predictions(log_probs_N_K_C, dtype, device)
     x, (N, K, C) = candidates.log_probs_N_K_C, candidates.shape
     picks, dtype = _check_picks(log_probs_B_K_C, K, C), candidates.dtype
@@ -185,7 +185,7 @@ def compute_kbald(
     dtype: torch.dtype | None = None,  # of the products; None is torch.double for float64 input, else torch.float32
     device=None,  # where to compute; None means where the input lies
 ) -> float:  # nats, of either sign
-    "k-BALD score of a batch (eq. 6 cut off after terms of k labels, Kirsch 2023). Raises `ValueError` on bad input."
+    "k-BALD score of a batch (eq. 6 cut off after terms of k labels, Kirsch 2023)."
     x = Predictions(log_probs_B_K_C, name="log_probs_B_K_C", points="B points").log_probs_N_K_C
     check_log_probs(x, name="log_probs_B_K_C")
     return sum(compute_kbald_gains(x[i : i + 1], x[:i], k, dtype, device).item() for i in range(len(x)))
@@ -227,7 +227,7 @@ def get_kbald_batch(
 ) -> CandidateBatch:  # scores: k-BALD score of picks 0..i, nats; may fall and go negative
     """Greedy k-BALD (eq. 6 cut off after terms of k labels, Kirsch 2023).
 
-    Raises `ValueError` on bad input, and where terms of k labels would take more than 2^40 products or tables of more than 2^24 entries.
+    Raises `ValueError` where terms of k labels would take more than 2^40 products or tables of more than 2^24 entries.
     Warns (`CeilingWarning`) where a score is above log K and so no information any more."""
     search, batch_size, _ = _expand(log_probs_N_K_C, batch_size, "batch_size", k, dtype, device, pending, max_bytes)
     search.lazy = search.lazy and lazy
@@ -255,7 +255,7 @@ def get_dynamic_kbald_batch(
 ) -> CandidateBatch:  # scores: 2-BALD score of picks 0..i, nats
     """Greedy 2-BALD until 2- and 3-BALD diverge (section 2, Kirsch 2023); at least one pick.
 
-    Raises `ValueError` on bad input, and before the search where terms of three labels would be too large."""
+    Raises `ValueError` before the search where terms of three labels would be too large."""
     tolerance = check_number(tolerance, "tolerance")
     remedy = "a smaller `max_batch_size`, or `get_dynamic_batchbald_batch`, which has no such limit"
     search, max_batch_size, pending = _expand(log_probs_N_K_C, max_batch_size, "max_batch_size", 2, dtype, device, pending, max_bytes, remedy=remedy)
@@ -288,7 +288,7 @@ def get_dynamic_batchbald_batch(
     generator: torch.Generator | None = None,  # for resampling; a fresh one seeded with 0 if None
     max_bytes: int = 2**28,  # for candidates kept between steps, and for intermediate results
 ) -> CandidateBatch:  # scores: joint information of picks 0..i beyond `pending`, nats, never falling
-    "Greedy BatchBALD until a pick adds little or log K is used up; at least one pick, and no `CeilingWarning`. Raises `ValueError` on bad input."
+    "Greedy BatchBALD until a pick adds little or log K is used up; at least one pick, and no `CeilingWarning`."
     gain_share = check_number(gain_share, "gain_share", most=1)
     ceiling_share = check_number(ceiling_share, "ceiling_share", most=1)
     max_batch_size, generator = check_count(max_batch_size, "max_batch_size", 0), check_generator(generator)
@@ -331,7 +331,7 @@ def get_conservativebald_batch(
     threshold: float = 0.1,  # most that any two points of the batch may share, nats; infinity is top-k BALD
     pending: Iterable[int] = (),  # positions already out for labelling
 ) -> CandidateBatch:  # scores: each point's BALD score, nats
-    "Highest BALD scores first, without points that share more than `threshold` with an earlier pick (section 4, Kirsch 2023). Raises `ValueError` on bad input."
+    "Highest BALD scores first, without points that share more than `threshold` with an earlier pick (section 4, Kirsch 2023)."
     threshold = check_number(threshold, "threshold")
     x, pending, max_batch_size, bald_N, order_n = _ranked(log_probs_N_K_C, max_batch_size, dtype, device, pending)
     threshold += TIES[choose_dtype(x, dtype)]
@@ -366,7 +366,7 @@ def get_budgetbald_batch(
 ) -> CandidateBatch:  # scores: joint information of picks 0..i beyond `pending`, nats, never falling
     """Highest BALD scores first, as long as the total correlation of the batch stays within `budget` (section 4, Kirsch 2023).
 
-    Raises `ValueError` on bad input. Warns (`CeilingWarning`) where the batch has used up what K parameter samples can tell, log K."""
+    Warns (`CeilingWarning`) where the batch has used up what K parameter samples can tell, log K."""
     budget = check_number(budget, "budget")
     x, pending, max_batch_size, bald_N, order_n = _ranked(log_probs_N_K_C, max_batch_size, dtype, device, pending)
     K, dtype, generator = x.shape[1], choose_dtype(x, dtype), check_generator(generator)
@@ -402,6 +402,6 @@ def get_largebatchbald_batch(
     pending: Iterable[int] = (),  # positions already out for labelling
     max_bytes: int = 2**28,  # for candidates kept between steps, and for intermediate results
 ) -> CandidateBatch:  # scores: Large BatchBALD score of picks 0..i, nats; may fall and go negative
-    "Greedy Large BatchBALD (Rubashevskii et al. 2023): BALD scores less every pair twice. Raises `ValueError` on bad input."
+    "Greedy Large BatchBALD (Rubashevskii et al. 2023): BALD scores less every pair twice."
     search, batch_size, _ = _expand(log_probs_N_K_C, batch_size, "batch_size", 2, dtype, device, pending, max_bytes, 2.0, "a smaller `batch_size`, or `get_batchbald_batch`")
     return _search(search, batch_size)
