@@ -45,7 +45,9 @@ def compute_mean_std(
 # %% ../nbs/01_bald.ipynb #5a795375
 @dataclass
 class CandidateBatch:
-    "A batch in the order in which it was picked. What `scores` are differs: see the selector. Fields that a selector does not fill in are None."
+    """A batch in the order in which it was picked. What `scores` are differs: see the selector.
+
+    Fields that a selector does not fill in are None."""
 
     scores: list[float]  # one for each pick
     indices: list[int]  # positions in the pool

@@ -172,7 +172,7 @@ class _Step:
 # %% ../nbs/04_fast_batchbald.ipynb #a2d9c0ee
 @patch
 def bound(self: _Step, racing: bool) -> tuple[Tensor, Tensor | None, Tensor]:
-    "Evaluate the highest bounds: positions, gains_r_M under every configuration where there will be races, and gains_n."
+    "Evaluate the highest bounds: positions, gains_r_M under every configuration if there are races, gains_n."
     first_n = self.bounds_N.topk(min(FIRST, len(self.bounds_N))).indices
     first_n = first_n[self.bounds_N[first_n] > -math.inf].sort().values
     rows_n, gains_r_M = self.rows(first_n), None
@@ -201,7 +201,9 @@ def find_rest(self: _Step, first_n: Tensor, lazy: bool) -> Tensor:
 
 # %% ../nbs/04_fast_batchbald.ipynb #081614ac
 @patch
-def make_levels(self: _Step, sizes: list[int], gains_r_M, gains_n, race_error: float, generator) -> list[tuple[_Level, float]]:
+def make_levels(
+    self: _Step, sizes: list[int], gains_r_M, gains_n, race_error: float, generator
+) -> list[tuple[_Level, float]]:
     "Levels with how many standard errors to allow at each."
     levels = [_Level(m, self.weights_M, self.posteriors_K_M, gains_r_M, gains_n, generator) for m in sizes]
     return [(level, _quantile(race_error / len(levels), level.freedom)) for level in levels if level.freedom >= 20]
@@ -328,6 +330,8 @@ def get_batchbald_batch(
     Warns (`CeilingWarning`) where the batch has used up what K parameter samples can tell, log K."""
     max_bytes, race_error = check_count(max_bytes, "max_bytes"), check_race_error(race_error)
     race_error /= max(1, check_count(batch_size, "batch_size", 0))
-    predictions, batch_size, pending, generator = check_search(log_probs_N_K_C, batch_size, dtype, device, pending, generator)
+    predictions, batch_size, pending, generator = check_search(
+        log_probs_N_K_C, batch_size, dtype, device, pending, generator
+    )
     objective = _Racing(predictions, num_samples, pending, generator, max_bytes, lazy=lazy, race_error=race_error)
     return pick_batch(objective, batch_size, pending, generator, progress)

@@ -53,7 +53,7 @@ class Predictions:
     def __init__(
         self,
         log_probs_N_K_C,  # tensor or array
-        dtype: torch.dtype | None = None,  # of the probabilities; None is torch.double for float64 input, else torch.float32
+        dtype: torch.dtype | None = None,  # None is torch.double for float64 input, else torch.float32
         device=None,  # where to compute; None means where the input lies
         *,
         name: str = "log_probs_N_K_C",  # of the argument, in messages
@@ -200,14 +200,15 @@ def compute_joint_probs(
     log_probs_B_K_C,  # log p(y_i = c | w_k), the same samples for all B labels
     *,
     with_parameters: bool = False,  # keep the parameter sample as a last axis?
-) -> Tensor:  # p(y_1, ..., y_B) with B axes of size C, or p(y_1, ..., y_B, w_k) with one more of size K; float64, sums to 1
-    "Joint distribution of B labels by enumeration, the bracket in eq. 12. Raises `ValueError` on bad input and beyond 2^24 entries."
+) -> Tensor:  # p(y_1, ..., y_B), B axes of size C, or p(y_1, ..., y_B, w_k), one more of size K; float64, sums to 1
+    "Joint distribution of B labels by enumeration, the bracket in eq. 12. At most 2^24 entries."
     predictions = Predictions(log_probs_B_K_C, torch.float64, name="log_probs_B_K_C")
     B, K, C = predictions.shape
     log2_entries = B * math.log2(C) + (math.log2(K) if with_parameters else 0)
     if log2_entries > math.log2(MOST_ENTRIES) or B > 60:
         size = f"{C}^{B}" + (f" * {K}" if with_parameters else "")
-        raise ValueError(f"`log_probs_B_K_C` asks for {size} entries (2^{log2_entries:.1f}); at most 2^24 entries and 60 labels are enumerated")
+        asked = f"{size} entries (2^{log2_entries:.1f})"
+        raise ValueError(f"`log_probs_B_K_C` asks for {asked}; at most 2^24 entries and 60 labels are enumerated")
     probs_B_K_C = predictions.read()
     if with_parameters:
         return (_label_products(probs_B_K_C) / K).reshape([C] * B + [K])
@@ -219,8 +220,12 @@ def _as_joint(joint_probs) -> Tensor:
     x = as_float_tensor(joint_probs, "joint_probs")
     slack, x = max(1e-6, SLACK[x.dtype]), x.double()
     if x.ndim == 0 or 0 in x.shape or not (x.min() >= 0 and (x.sum() - 1).abs() <= slack):
-        found = f"; found shape {tuple(x.shape)}, entries from {x.min():.3g} to {x.max():.3g} and a sum of {x.sum():.6g}" if x.numel() else ""
-        raise ValueError(f"`joint_probs` is not a distribution; want one axis or more, entries of at least 0 (not logarithms) and a sum of 1{found}")
+        found = ""
+        if x.numel():
+            entries = f"entries from {x.min():.3g} to {x.max():.3g} and a sum of {x.sum():.6g}"
+            found = f"; found shape {tuple(x.shape)}, {entries}"
+        want = "one axis or more, entries of at least 0 (not logarithms) and a sum of 1"
+        raise ValueError(f"`joint_probs` is not a distribution; want {want}{found}")
     return x / x.sum()
 
 
@@ -265,7 +270,8 @@ def compute_mutual_information(
     "$I(a; b | given)$, averaged over the values of what is given."
     joint_probs = _as_joint(joint_probs)
     a, b, given = (_as_axes(axes, joint_probs.ndim, name) for axes, name in ((a, "a"), (b, "b"), (given, "given")))
-    with_a, with_b, with_both, rest = (_axes_entropy(joint_probs, axes) for axes in (a | given, b | given, a | b | given, given))
+    parts = a | given, b | given, a | b | given, given
+    with_a, with_b, with_both, rest = (_axes_entropy(joint_probs, axes) for axes in parts)
     return max(0.0, with_a + with_b - with_both - rest)
 
 # %% ../nbs/00_information.ipynb #449a3daf

@@ -52,7 +52,9 @@ def _child_posteriors(posteriors_M_K: Tensor, probs_K_C: Tensor, children_M: Ten
 
 # %% ../nbs/02_joint_entropy.ipynb #aac6a8f4
 class JointEntropy:
-    "Joint entropy of the labels added so far. Subclasses hold configurations as weights $\\pi_m$ and posteriors $W_{mk}$."
+    """Joint entropy of the labels added so far.
+
+    Subclasses hold configurations as weights $\\pi_m$ and posteriors $W_{mk}$."""
 
     weights_M: Tensor  # float64, sums to 1
     posteriors_M_K: Tensor  # rows sum to 1
@@ -71,16 +73,19 @@ class JointEntropy:
         output_entropies_B: Tensor | None = None,  # filled and returned if given
     ) -> Tensor:  # entropies_B, nats, float64
         "Joint entropy of the variables added so far with each candidate in turn (eq. 13)."
-        entropies_B = self.compute() + torch.cat([_mean_entropies(self.weights_M, self.posteriors_M_K, p) for p in self._probs(log_probs_B_K_C)])
-        return self._output(entropies_B, output_entropies_B)
+        blocks = self._probs(log_probs_B_K_C)
+        beyond_B = torch.cat([_mean_entropies(self.weights_M, self.posteriors_M_K, probs) for probs in blocks])
+        return self._output(self.compute() + beyond_B, output_entropies_B)
 
     @staticmethod
     def _output(entropies_B: Tensor, output_entropies_B: Tensor | None) -> Tensor:
         "What was computed, in the caller's tensor if there is one."
         if output_entropies_B is None:
             return entropies_B
-        if not isinstance(output_entropies_B, Tensor) or output_entropies_B.shape != entropies_B.shape or not output_entropies_B.is_floating_point():
-            raise ValueError(f"`output_entropies_B` wants to be a floating tensor of shape {tuple(entropies_B.shape)}, one place for each candidate")
+        out, shape = output_entropies_B, entropies_B.shape
+        if not isinstance(out, Tensor) or out.shape != shape or not out.is_floating_point():
+            wanted = f"a floating tensor of shape {tuple(shape)}, one place for each candidate"
+            raise ValueError(f"`output_entropies_B` wants to be {wanted}")
         return output_entropies_B.copy_(entropies_B)
 
     def _probs(self, log_probs_N_K_C):
@@ -122,7 +127,8 @@ class ExactJointEntropy(JointEntropy):
     def __init__(self, joint_probs_M_K: Tensor):  # p(configuration m | w_k) of all configurations
         joint_probs_M_K = _check_joint_probs(joint_probs_M_K, "joint_probs_M_K")
         if not (joint_probs_M_K.sum(0) - 1).abs().max() <= 1e-3:
-            raise ValueError("`joint_probs_M_K` has columns that do not sum to 1; want all configurations, with p(configuration | w_k) in column k")
+            wanted = "all configurations, with p(configuration | w_k) in column k"
+            raise ValueError(f"`joint_probs_M_K` has columns that do not sum to 1; want {wanted}")
         joint_probs_M_K = joint_probs_M_K[joint_probs_M_K.sum(1) > 0]  # what cannot happen has no posterior
         self.weights_M = joint_probs_M_K.mean(1, dtype=torch.double)
         self.posteriors_M_K = joint_probs_M_K / joint_probs_M_K.sum(1, keepdim=True)
@@ -180,13 +186,16 @@ class SampledJointEntropy(JointEntropy):
         M, predictions = check_count(M, "M"), Predictions(probs_N_K_C, name="probs_N_K_C")
         x = predictions.log_probs_N_K_C
         if not x.min() >= 0:
-            raise ValueError("`probs_N_K_C` has entries below 0 or NaN; it wants probabilities, so pass the exponentials of log-probabilities")
+            wanted = "probabilities, so pass the exponentials of log-probabilities"
+            raise ValueError(f"`probs_N_K_C` has entries below 0 or NaN; it wants {wanted}")
         empty = SampledJointEntropy.empty(x.shape[1], predictions.device, predictions.dtype)
         _check_configurations(M, empty.posteriors_M_K, x.shape[2], "M")
         return empty.add_variables(x.log(), M, generator=generator)
 
-    def add_variables(self, log_probs_N_K_C, M2: int, *, generator: torch.Generator | None = None) -> "SampledJointEntropy":
-        "Extend every configuration by `M2` draws of the new labels given what it already implies; the number of configurations grows M2-fold."
+    def add_variables(
+        self, log_probs_N_K_C, M2: int, *, generator: torch.Generator | None = None
+    ) -> "SampledJointEntropy":
+        "Extend every configuration by `M2` draws of the new labels given what it implies: M2 times as many."
         M2, C = check_count(M2, "M2"), Predictions(log_probs_N_K_C).shape[2]
         _check_configurations(len(self.weights_M) * M2, self.posteriors_M_K, C, "M2")
         generator, device = check_generator(generator), self.posteriors_M_K.device
@@ -204,7 +213,8 @@ class SampledJointEntropy(JointEntropy):
                 labels_M = torch.searchsorted(cumulative_M_C, u_M_1, right=True)[:, 0]
                 joint_M_K = posteriors_M_K * probs_K_C.T[labels_M]
                 evidence_M_1 = joint_M_K.sum(1, keepdim=True)
-                posteriors_M_K, log_evidence_M = joint_M_K / evidence_M_1, log_evidence_M + evidence_M_1[:, 0].double().log()
+                posteriors_M_K = joint_M_K / evidence_M_1
+                log_evidence_M = log_evidence_M + evidence_M_1[:, 0].double().log()
         self.posteriors_M_K = posteriors_M_K
         self._set_evidence(log_evidence_M)
         return self
@@ -244,7 +254,8 @@ class DynamicJointEntropy(JointEntropy):
         probs_N_K_C = torch.cat(list(self._probs(log_probs_N_K_C)))
         N = self.N + len(probs_N_K_C)
         if N > self.max_N or probs_N_K_C.shape[2] != self.C:
-            raise ValueError(f"`log_probs_N_K_C`: {N} variables of {probs_N_K_C.shape[2]} classes; room was made for {self.max_N} of {self.C}")
+            found = f"`log_probs_N_K_C`: {N} variables of {probs_N_K_C.shape[2]} classes"
+            raise ValueError(f"{found}; room was made for {self.max_N} of {self.C}")
         self.probs_max_N_K_C[self.N : N] = probs_N_K_C
         if self.C**N > self.M:
             self.inner = SampledJointEntropy.sample(self.probs_max_N_K_C[:N], self.M, generator=self.generator)
@@ -271,16 +282,17 @@ def resample(weights_M: Tensor, num_samples: int, generator: torch.Generator) ->
         threshold = weights_M.masked_fill(heavy_M, 0).sum() / (num_samples - heavy_M.sum())
     cumulative_M = torch.where(heavy_M, 0, weights_M).cumsum(0)
     places = num_samples - heavy_M.sum()
-    positions_M = cumulative_M / cumulative_M[-1] * places + uniform((), generator, weights_M.device)  # systematic resampling
+    # systematic resampling: one shift for all places
+    positions_M = cumulative_M / cumulative_M[-1] * places + uniform((), generator, weights_M.device)
     survivors_M = heavy_M | (positions_M.floor().diff(prepend=positions_M.new_zeros(1)) > 0)
     survivors_M = survivors_M.nonzero()[:, 0]
     return survivors_M, torch.where(heavy_M, weights_M, threshold)[survivors_M]
 
 # %% ../nbs/02_joint_entropy.ipynb #9a52c3c3
 class WeightedJointEntropy(JointEntropy):
-    """Carries at most `num_samples` weighted configurations: exact while all fit, then resampled (Fearnhead & Clifford 2003).
+    """Carries at most `num_samples` weighted configurations: exact while all fit, then resampled.
 
-    Estimates information gains directly."""
+    Estimates information gains directly (Fearnhead & Clifford 2003)."""
 
     def __init__(
         self,
@@ -311,7 +323,7 @@ def _gains(self: WeightedJointEntropy, probs_n_K_C: Tensor) -> Tensor:
 # %% ../nbs/02_joint_entropy.ipynb #f950ff86
 @patch
 def compute_gains(self: WeightedJointEntropy, log_probs_N_K_C) -> Tensor:  # gains_N, nats, float64, at least 0
-    "What each candidate's label would tell about the parameters beyond the labels added so far (eq. 27, Kirsch et al. 2019)."
+    "What each candidate's label would tell about the parameters beyond the labels added so far (eq. 27)."
     return torch.cat([self._gains(p) for p in self._probs(log_probs_N_K_C)])
 
 # %% ../nbs/02_joint_entropy.ipynb #aa288167

@@ -121,7 +121,7 @@ def get_softrank_batch(
     pending: Iterable[int] = (),  # positions already out for labelling; never drawn
     generator: torch.Generator | None = None,  # a fresh one seeded with 0 if None
 ) -> CandidateBatch:  # scores: the given ones, in the order drawn
-    "Draw without replacement, $p_i \\propto r_i^{-1/T}$ with rank 1 the best; equal scores share the weights of their ranks."
+    "Draw without replacement, $p_i \\propto r_i^{-1/T}$ with rank 1 the best; equal scores share their ranks' weights."
     return draw_batch(scores_N, batch_size, _rank_levels, temperature, generator, pending)
 
 # %% ../nbs/06_stochastic.ipynb #77086f48
