@@ -14,6 +14,7 @@ from functools import partial
 from itertools import combinations, islice
 
 import torch
+from fastcore.basics import patch
 from torch import Tensor
 
 from .bald import CandidateBatch, compute_bald, find_left, rank
@@ -120,54 +121,64 @@ class _Expansion(Objective):
         self.rows = Rows(log_probs_N_K_C, dtype, self.device, max_bytes // 4 * 3)
         self.elements = min(2**18 if self.device.type == "cpu" else 2**24, max(1, max_bytes // 32))
 
-    def _sets(self, done: int, r: int) -> Iterator[tuple[int, ...]]:
-        "Sets of r picks that were not there when `done` picks were."
-        m = len(self.picks)
-        if self.exact:
-            return iter([tuple(range(m))] if r == m else [])
-        return ((*rest, last) for last in range(done, m) for rest in combinations(range(last), r - 1))
+# %% ../nbs/05_kbald.ipynb #18e59c3e
+@patch
+def _sets(self: _Expansion, done: int, r: int) -> Iterator[tuple[int, ...]]:
+    "Sets of r picks that were not there when `done` picks were."
+    m = len(self.picks)
+    if self.exact:
+        return iter([tuple(range(m))] if r == m else [])
+    return ((*rest, last) for last in range(done, m) for rest in combinations(range(last), r - 1))
 
-    def _states(self, done: int, r: int) -> Iterator[tuple[Tensor, Tensor, int]]:
-        "Configurations of these sets, stacked: weights_M, posteriors_K_M, and the number of sets."
-        K, C = self.picks[0].shape
-        picks_B_C_K, sets = torch.stack(self.picks).transpose(1, 2), self._sets(done, r)
-        while chunk := list(islice(sets, max(1, _chunk_entries // (C**r * K)))):
-            members_s_r = torch.tensor(chunk, device=self.device)
-            products_s_M_K = picks_B_C_K[members_s_r[:, 0]]
-            for i in range(1, r):
-                products_s_M_K = (products_s_M_K[:, :, None] * picks_B_C_K[members_s_r[:, i]][:, None]).flatten(1, 2)
-            products_M_K = products_s_M_K.flatten(0, 1)
-            products_M_K = products_M_K[products_M_K.sum(1) > 0]  # what cannot happen has no posterior
-            posteriors_M_K = products_M_K / products_M_K.sum(1, keepdim=True)
-            yield products_M_K.mean(1, dtype=torch.double), posteriors_M_K.T.contiguous(), len(chunk)
+# %% ../nbs/05_kbald.ipynb #54e89f26
+@patch
+def _states(self: _Expansion, done: int, r: int) -> Iterator[tuple[Tensor, Tensor, int]]:
+    "Configurations of these sets, stacked: weights_M, posteriors_K_M, and the number of sets."
+    K, C = self.picks[0].shape
+    picks_B_C_K, sets = torch.stack(self.picks).transpose(1, 2), self._sets(done, r)
+    while chunk := list(islice(sets, max(1, _chunk_entries // (C**r * K)))):
+        members_s_r = torch.tensor(chunk, device=self.device)
+        products_s_M_K = picks_B_C_K[members_s_r[:, 0]]
+        for i in range(1, r):
+            products_s_M_K = (products_s_M_K[:, :, None] * picks_B_C_K[members_s_r[:, i]][:, None]).flatten(1, 2)
+        products_M_K = products_s_M_K.flatten(0, 1)
+        products_M_K = products_M_K[products_M_K.sum(1) > 0]  # what cannot happen has no posterior
+        posteriors_M_K = products_M_K / products_M_K.sum(1, keepdim=True)
+        yield products_M_K.mean(1, dtype=torch.double), posteriors_M_K.T.contiguous(), len(chunk)
 
-    def _new_sums(self, candidates_n: Tensor, done: int, elements: int) -> Tensor:
-        "What these candidates have in common with the sets of picks that are new to them, summed by size: sums_r_n."
-        sums_r_n = self.sums_r_N.new_zeros(self.k - 1, len(candidates_n))
-        for r in range(1, self.k):
-            for weights_M, posteriors_K_M, count in self._states(done, r):
-                known_K = weights_M.new_full((len(posteriors_K_M),), count / len(posteriors_K_M))
-                for place_b in torch.arange(len(candidates_n), device=self.device).split(_block):
-                    rows_b = self.rows(candidates_n[place_b])
-                    gains_b = mean_gains(weights_M, posteriors_K_M, known_K, *rows_b, elements)
-                    sums_r_n[r - 1, place_b] += (count * self.bald_N[candidates_n[place_b]] - gains_b).clamp_min(0)
-        return sums_r_n
+# %% ../nbs/05_kbald.ipynb #d1c9de6a
+@patch
+def _new_sums(self: _Expansion, candidates_n: Tensor, done: int, elements: int) -> Tensor:
+    "What these candidates have in common with the sets of picks that are new to them, summed by size: sums_r_n."
+    sums_r_n = self.sums_r_N.new_zeros(self.k - 1, len(candidates_n))
+    for r in range(1, self.k):
+        for weights_M, posteriors_K_M, count in self._states(done, r):
+            known_K = weights_M.new_full((len(posteriors_K_M),), count / len(posteriors_K_M))
+            for place_b in torch.arange(len(candidates_n), device=self.device).split(_block):
+                rows_b = self.rows(candidates_n[place_b])
+                gains_b = mean_gains(weights_M, posteriors_K_M, known_K, *rows_b, elements)
+                sums_r_n[r - 1, place_b] += (count * self.bald_N[candidates_n[place_b]] - gains_b).clamp_min(0)
+    return sums_r_n
 
-    def add(self, pick: int) -> None:
-        self.picks.append(self.rows.predictions[pick : pick + 1][0])
+# %% ../nbs/05_kbald.ipynb #5b8a4ed3
+@patch
+def add(self: _Expansion, pick: int) -> None:
+    self.picks.append(self.rows.predictions[pick : pick + 1][0])
 
-    def gains(self, candidates_n: Tensor) -> Tensor:
-        "Bring candidates up to date; their gains."
-        m = len(self.picks)
-        for done in self.done_N[candidates_n].unique().tolist():
-            if done < m and self.k > 1:
-                group_n = candidates_n[self.done_N[candidates_n] == done]
-                step = partial(self._new_sums, group_n, done)
-                sums_r_n, self.elements = halving(step, self.elements)
-                self.sums_r_N[:, group_n] += sums_r_n
-                self.done_N[group_n] = m
-        weights_r = self.pair_weight * self.bald_N.new_tensor(_weights(m, self.k))
-        return self.bald_N[candidates_n] - weights_r @ self.sums_r_N[:, candidates_n]
+# %% ../nbs/05_kbald.ipynb #71a3b4f3
+@patch
+def gains(self: _Expansion, candidates_n: Tensor) -> Tensor:
+    "Bring candidates up to date; their gains."
+    m = len(self.picks)
+    for done in self.done_N[candidates_n].unique().tolist():
+        if done < m and self.k > 1:
+            group_n = candidates_n[self.done_N[candidates_n] == done]
+            step = partial(self._new_sums, group_n, done)
+            sums_r_n, self.elements = halving(step, self.elements)
+            self.sums_r_N[:, group_n] += sums_r_n
+            self.done_N[group_n] = m
+    weights_r = self.pair_weight * self.bald_N.new_tensor(_weights(m, self.k))
+    return self.bald_N[candidates_n] - weights_r @ self.sums_r_N[:, candidates_n]
 
 # %% ../nbs/05_kbald.ipynb #d37de443
 def compute_kbald_gains(
@@ -190,7 +201,7 @@ def compute_kbald_gains(
         search.picks = list(Predictions(picks, dtype, search.device, name="log_probs_B_K_C").read())
     return search.gains(torch.arange(N, device=search.device))
 
-
+# %% ../nbs/05_kbald.ipynb #f0ee41a4
 def compute_kbald(
     log_probs_B_K_C,  # log p(y_i = c | w_k) of a batch
     k: int = 2,  # most labels in a term; from B on it is the joint information
