@@ -181,7 +181,7 @@ def test_a_number_of_ten_thousand_digits_in_a_record(finished, spoiled, n):
     ],
     ids=lambda text: repr(text[:24]),
 )
-def test_a_run_json_that_is_none(out, not_resumed, text):
+def test_a_run_json_that_is_none(out, refused, not_resumed, text):
     (out / "run.json").write_bytes(text)
     not_resumed("run.json cannot be read, so it is not known what the records were made with")
     (out / "run.json").write_bytes(
