@@ -22,7 +22,7 @@ def compute_bald(
     dtype: torch.dtype | None = None,  # of the products; None is torch.double for float64 input, else torch.float32
     device=None,  # where to compute; None means where the input lies
 ) -> Tensor:  # scores_N, nats, float64, in [0, log min(K, C)]
-    "Mutual information $I(y_n; w)$ of every label and the parameters (eq. 2, Kirsch et al. 2019). Raises `ValueError` on bad input."
+    "Mutual information $I(y_n; w)$ of every label and the parameters (eq. 2, Kirsch et al. 2019)."
     marginal_N, conditional_N = compute_both_entropies(log_probs_N_K_C, dtype, device)
     return (marginal_N - conditional_N).clamp_min(0)
 
@@ -45,7 +45,9 @@ def compute_mean_std(
 # %% ../nbs/01_bald.ipynb #5a795375
 @dataclass
 class CandidateBatch:
-    "A batch in the order in which it was picked. What `scores` are differs: see the selector. Fields that a selector does not fill in are None."
+    """A batch in the order in which it was picked. What `scores` are differs: see the selector.
+
+    Fields that a selector does not fill in are None."""
 
     scores: list[float]  # one for each pick
     indices: list[int]  # positions in the pool

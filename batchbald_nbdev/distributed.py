@@ -95,7 +95,10 @@ def _start(log_probs_n_K_C, dtype: torch.dtype, room: int, slack: float) -> _Par
     return _make_part(bounds_n, seen_n, at_r, x, 0.0, room, slack)
 
 # %% ../nbs/04a_many_machines.ipynb #6063c724
-def _look(part: _Part, log_probs_n_K_C, state, taken: list[int], floor: float, rise: float, race_error: float, elements: int, room: int, slack: float) -> _Part:
+def _look(
+    part: _Part, log_probs_n_K_C, state, taken: list[int], incumbent: float, violation: float,
+    race_error: float, elements: int, room: int, slack: float
+) -> _Part:  # fmt: skip
     "The part after its best point was looked for: among all its points, or without `log_probs_n_K_C` among those that it keeps."
     bounds_n, at_r, x = part.bounds_n.clone(), part.kept_r, part.log_probs_r_K_C
     bounds_n[torch.tensor(taken, dtype=torch.long, device="cpu")] = -math.inf
@@ -113,9 +116,10 @@ def _look(part: _Part, log_probs_n_K_C, state, taken: list[int], floor: float, r
 
     if (bounds_r > -math.inf).any():
         generator = torch.Generator().manual_seed(0)
-        _, rise = best_candidate(state, rows, bounds_r, race_error=race_error, elements=elements, generator=generator, floor=floor, rise=rise)
+        options = dict(race_error=race_error, elements=elements, incumbent=incumbent, violation=violation)
+        _, violation = best_candidate(state, rows, bounds_r, generator=generator, **options)
         bounds_n[at_r] = bounds_r
-    return _make_part(bounds_n, seen_n, at_r, x, rise, room, slack)
+    return _make_part(bounds_n, seen_n, at_r, x, violation, room, slack)
 
 
 def _take(log_probs_n_K_C, positions: list[int]) -> Tensor:
@@ -273,5 +277,5 @@ def get_distributed_batchbald_batch(
 ) -> CandidateBatch:  # scores: joint information of picks 0..i beyond `pending`, nats, never falling
     """The batch of `get_batchbald_batch` for a pool in chunks, picked where they are: by threads, or by the workers of a `dask.distributed` client.
 
-    Raises `ValueError` on bad input, `ImportError` without Dask. Warns (`CeilingWarning`) where the batch has used up what K parameter samples can tell, log K."""
+    Raises `ImportError` without Dask. Warns (`CeilingWarning`) where the batch has used up what K parameter samples can tell, log K."""
     return _distributed_batch(log_probs_N_K_C, batch_size, num_samples, dtype, pending, generator, progress, race_error, max_bytes)

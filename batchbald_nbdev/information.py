@@ -53,7 +53,7 @@ class Predictions:
     def __init__(
         self,
         log_probs_N_K_C,  # tensor or array
-        dtype: torch.dtype | None = None,  # of the probabilities; None is torch.double for float64 input, else torch.float32
+        dtype: torch.dtype | None = None,  # None is torch.double for float64 input, else torch.float32
         device=None,  # where to compute; None means where the input lies
         *,
         name: str = "log_probs_N_K_C",  # of the argument, in messages
@@ -163,14 +163,14 @@ def plogp(probs: Tensor) -> Tensor:
 def compute_entropy(
     log_probs_N_K_C,  # log p(y_n = c | w_k)
 ) -> Tensor:  # entropies_N, nats, float64, in [0, log C]
-    "Entropy of the averaged prediction, $H(y_n)$: the first term of eq. 2 (Kirsch et al. 2019). Raises `ValueError` on bad input."
+    "Entropy of the averaged prediction, $H(y_n)$: the first term of eq. 2 (Kirsch et al. 2019)."
     return compute_both_entropies(log_probs_N_K_C)[0]
 
 # %% ../nbs/00_information.ipynb #3c7fb76e
 def compute_conditional_entropy(
     log_probs_N_K_C,  # log p(y_n = c | w_k)
 ) -> Tensor:  # entropies_N, nats, float64, in [0, log C]
-    "Expected entropy given the parameters, $E[H(y_n | w)]$: the second term of eq. 2 (Kirsch et al. 2019). Raises `ValueError` on bad input."
+    "Expected entropy given the parameters, $E[H(y_n | w)]$: the second term of eq. 2 (Kirsch et al. 2019)."
     return compute_both_entropies(log_probs_N_K_C)[1]
 
 # %% ../nbs/00_information.ipynb #cf5f07d0
@@ -200,14 +200,15 @@ def compute_joint_probs(
     log_probs_B_K_C,  # log p(y_i = c | w_k), the same samples for all B labels
     *,
     with_parameters: bool = False,  # keep the parameter sample as a last axis?
-) -> Tensor:  # p(y_1, ..., y_B) with B axes of size C, or p(y_1, ..., y_B, w_k) with one more of size K; float64, sums to 1
-    "Joint distribution of B labels by enumeration, the bracket in eq. 12. Raises `ValueError` on bad input and beyond 2^24 entries."
+) -> Tensor:  # p(y_1, ..., y_B), B axes of size C, or p(y_1, ..., y_B, w_k), one more of size K; float64, sums to 1
+    "Joint distribution of B labels by enumeration, the bracket in eq. 12. At most 2^24 entries."
     predictions = Predictions(log_probs_B_K_C, torch.float64, name="log_probs_B_K_C")
     B, K, C = predictions.shape
     log2_entries = B * math.log2(C) + (math.log2(K) if with_parameters else 0)
     if log2_entries > math.log2(MOST_ENTRIES) or B > 60:
         size = f"{C}^{B}" + (f" * {K}" if with_parameters else "")
-        raise ValueError(f"`log_probs_B_K_C` asks for {size} entries (2^{log2_entries:.1f}); at most 2^24 entries and 60 labels are enumerated")
+        asked = f"{size} entries (2^{log2_entries:.1f})"
+        raise ValueError(f"`log_probs_B_K_C` asks for {asked}; at most 2^24 entries and 60 labels are enumerated")
     probs_B_K_C = predictions.read()
     if with_parameters:
         return (_label_products(probs_B_K_C) / K).reshape([C] * B + [K])
@@ -219,8 +220,12 @@ def _as_joint(joint_probs) -> Tensor:
     x = as_float_tensor(joint_probs, "joint_probs")
     slack, x = max(1e-6, SLACK[x.dtype]), x.double()
     if x.ndim == 0 or 0 in x.shape or not (x.min() >= 0 and (x.sum() - 1).abs() <= slack):
-        found = f"; found shape {tuple(x.shape)}, entries from {x.min():.3g} to {x.max():.3g} and a sum of {x.sum():.6g}" if x.numel() else ""
-        raise ValueError(f"`joint_probs` is not a distribution; want one axis or more, entries of at least 0 (not logarithms) and a sum of 1{found}")
+        found = ""
+        if x.numel():
+            entries = f"entries from {x.min():.3g} to {x.max():.3g} and a sum of {x.sum():.6g}"
+            found = f"; found shape {tuple(x.shape)}, {entries}"
+        want = "one axis or more, entries of at least 0 (not logarithms) and a sum of 1"
+        raise ValueError(f"`joint_probs` is not a distribution; want {want}{found}")
     return x / x.sum()
 
 
@@ -250,7 +255,7 @@ def compute_axes_entropy(
     axes: int | Iterable[int],  # of the variables in question
     given: int | Iterable[int] = (),  # axes of the variables that are known
 ) -> float:  # nats, at least 0
-    "$H(axes | given)$, averaged over the values of what is given. Raises `ValueError` on bad input."
+    "$H(axes | given)$, averaged over the values of what is given."
     joint_probs = _as_joint(joint_probs)
     axes, given = _as_axes(axes, joint_probs.ndim, "axes"), _as_axes(given, joint_probs.ndim, "given")
     return max(0.0, _axes_entropy(joint_probs, axes | given) - _axes_entropy(joint_probs, given))
@@ -262,17 +267,18 @@ def compute_mutual_information(
     b: int | Iterable[int],  # axes on the other side
     given: int | Iterable[int] = (),  # axes of the variables that are known
 ) -> float:  # nats, at least 0
-    "$I(a; b | given)$, averaged over the values of what is given. Raises `ValueError` on bad input."
+    "$I(a; b | given)$, averaged over the values of what is given."
     joint_probs = _as_joint(joint_probs)
     a, b, given = (_as_axes(axes, joint_probs.ndim, name) for axes, name in ((a, "a"), (b, "b"), (given, "given")))
-    with_a, with_b, with_both, rest = (_axes_entropy(joint_probs, axes) for axes in (a | given, b | given, a | b | given, given))
+    parts = a | given, b | given, a | b | given, given
+    with_a, with_b, with_both, rest = (_axes_entropy(joint_probs, axes) for axes in parts)
     return max(0.0, with_a + with_b - with_both - rest)
 
 # %% ../nbs/00_information.ipynb #449a3daf
 def compute_atoms(
     joint_probs: Tensor,  # joint distribution, one axis for each variable, summing to 1
 ) -> dict[tuple[int, ...], float]:  # nats, by the variables that the atom lies inside
-    "Atoms of the I-diagram (Yeung 1991): the signed measure of every region. Raises `ValueError` when the array is not a distribution."
+    "Atoms of the I-diagram (Yeung 1991): the signed measure of every region."
     joint_probs = _as_joint(joint_probs)
     variables = range(joint_probs.ndim)
     sets = [S for r in range(joint_probs.ndim + 1) for S in combinations(variables, r)]
@@ -288,7 +294,7 @@ def compute_atoms(
 def compute_interaction_information(
     joint_probs,  # joint distribution, one axis for each variable, summing to 1
 ) -> float:  # nats, of either sign from three variables on
-    "$I(y_1; ...; y_n)$, what is common to all variables: the central atom. Raises `ValueError` on bad input."
+    "$I(y_1; ...; y_n)$, what is common to all variables: the central atom."
     joint_probs = _as_joint(joint_probs)
     n = joint_probs.ndim
     return -sum((-1) ** r * _axes_entropy(joint_probs, T) for r in range(1, n + 1) for T in combinations(range(n), r))
@@ -297,7 +303,7 @@ def compute_interaction_information(
 def compute_total_correlation(
     joint_probs,  # joint distribution, one axis for each variable, summing to 1
 ) -> float:  # nats, at least 0
-    "$\\sum_i H(y_i) - H(y_1, ..., y_n)$, 0 for independent variables (Kirsch 2023, section 2). Raises `ValueError` on bad input."
+    "$\\sum_i H(y_i) - H(y_1, ..., y_n)$, 0 for independent variables (Kirsch 2023, section 2)."
     joint_probs = _as_joint(joint_probs)
     singles = sum(_axes_entropy(joint_probs, (v,)) for v in range(joint_probs.ndim))
     return max(0.0, singles - _axes_entropy(joint_probs, range(joint_probs.ndim)))
@@ -308,7 +314,7 @@ def make_binary_pair(
     confidence: float,  # of each sample in its opinion, in [0, 1]
     K: int = 40,  # parameter samples, a multiple of 4
 ) -> Tensor:  # log_probs_2_K_2, float64
-    "Predictions for two binary labels whose samples agree as often, and are as sure, as asked for. Raises `ValueError` on bad input."
+    "Predictions for two binary labels whose samples agree as often, and are as sure, as asked for."
     correlation = check_number(correlation, "correlation", -1, 1)
     confidence = check_number(confidence, "confidence", 0, 1)
     if check_count(K, "K", 4) % 4:

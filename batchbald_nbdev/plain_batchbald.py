@@ -132,8 +132,8 @@ def as_batch(indices: list[int], scores_B: Tensor, errors_B: Tensor, ceiling: fl
     return CandidateBatch(scores_B.tolist(), indices, gains_B.tolist(), errors_B.tolist(), ceiling)
 
 # %% ../nbs/03_batchbald.ipynb #28b951c1
-def _report(objective, pending: int, indices: list[int], gains: list[float], generator, stacklevel: int) -> CandidateBatch:
-    "Summed gains while they are exact, then what fresh runs say. The first `pending` points of the batch were out already."
+def _report(objective, pending: int, indices, gains, generator, stacklevel: int) -> CandidateBatch:
+    "Summed gains while they are exact, then what fresh runs say. The first `pending` points were out already."
     state, used = objective.state, 0.0
     log_probs_B_K_C, K = objective.get_batch(), state.posteriors_M_K.shape[1]
     ceiling = math.log(K)
@@ -154,7 +154,7 @@ def _report(objective, pending: int, indices: list[int], gains: list[float], gen
 
 # %% ../nbs/03_batchbald.ipynb #53e9924a
 def report_runs(indices: list[int], values_R_B: Tensor, ceiling: float, bounded: bool = True) -> CandidateBatch:
-    "Means and standard errors over runs, beyond the pending points that come first; information grows up to the ceiling."
+    "Means and standard errors over runs, beyond the pending points that come first."
     first = values_R_B.shape[1] - len(indices)
     if not indices:
         return CandidateBatch([], [], [], [], ceiling)
@@ -218,9 +218,12 @@ def get_plain_batchbald_batch(
     generator: torch.Generator | None = None,  # for resampling; a fresh one seeded with 0 if None
     progress: bool = False,  # show a progress bar
 ) -> CandidateBatch:  # scores: joint information of picks 0..i beyond `pending`, nats, never falling
-    """Greedy BatchBALD (algorithm 1, Kirsch et al. 2019), every candidate evaluated at every step: the reference search.
+    """Greedy BatchBALD (algorithm 1, Kirsch et al. 2019), every candidate evaluated at every step.
 
-    `get_batchbald_batch` gives the same sooner. Warns (`CeilingWarning`) where a batch has used up what K samples can tell, log K."""
-    predictions, batch_size, pending, generator = check_search(log_probs_N_K_C, batch_size, dtype, device, pending, generator)
+    The reference search: `get_batchbald_batch` gives the same sooner.
+    Warns (`CeilingWarning`) where the batch has used up what K parameter samples can tell, log K."""
+    predictions, batch_size, pending, generator = check_search(
+        log_probs_N_K_C, batch_size, dtype, device, pending, generator
+    )
     objective = BatchBALD(predictions, num_samples, pending, generator)
     return pick_batch(objective, batch_size, pending, generator, progress)

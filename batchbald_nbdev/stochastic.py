@@ -48,7 +48,7 @@ def _order(scores_n: Tensor, rule: Callable, temperature: float, generator: torc
     return torch.cat([order_n[~barred_n], order_n[barred_n]])
 
 # %% ../nbs/06_stochastic.ipynb #0d2f60cf
-def draw(
+def draw_batch(
     scores_N,  # one score for each pool point
     batch_size: int,  # points to draw, B
     rule: Callable,  # T log weight, by scores and T
@@ -94,7 +94,7 @@ def get_softmax_batch(
     generator: torch.Generator | None = None,  # a fresh one seeded with 0 if None
 ) -> CandidateBatch:  # scores: the given ones, in the order drawn
     "Draw without replacement, $p_i \\propto \\exp(s_i / T)$ (eq. 2, Kirsch et al. 2021)."
-    return draw(scores_N, batch_size, _softmax_levels, temperature, generator, pending)
+    return draw_batch(scores_N, batch_size, _softmax_levels, temperature, generator, pending)
 
 # %% ../nbs/06_stochastic.ipynb #18d3736a
 def _power_levels(scores_N: Tensor, temperature: float) -> Tensor:
@@ -110,7 +110,7 @@ def get_power_batch(
     generator: torch.Generator | None = None,  # a fresh one seeded with 0 if None
 ) -> CandidateBatch:  # scores: the given ones, in the order drawn
     "Draw without replacement, $p_i \\propto s_i^{1/T}$; zero scores come last, uniformly."
-    return draw(scores_N, batch_size, _power_levels, temperature, generator, pending)
+    return draw_batch(scores_N, batch_size, _power_levels, temperature, generator, pending)
 
 # %% ../nbs/06_stochastic.ipynb #74f64cbd
 def get_softrank_batch(
@@ -121,8 +121,8 @@ def get_softrank_batch(
     pending: Iterable[int] = (),  # positions already out for labelling; never drawn
     generator: torch.Generator | None = None,  # a fresh one seeded with 0 if None
 ) -> CandidateBatch:  # scores: the given ones, in the order drawn
-    "Draw without replacement, $p_i \\propto r_i^{-1/T}$ with rank 1 the best; equal scores share the weights of their ranks."
-    return draw(scores_N, batch_size, _rank_levels, temperature, generator, pending)
+    "Draw without replacement, $p_i \\propto r_i^{-1/T}$ with rank 1 the best; equal scores share their ranks' weights."
+    return draw_batch(scores_N, batch_size, _rank_levels, temperature, generator, pending)
 
 # %% ../nbs/06_stochastic.ipynb #77086f48
 def get_random_batch(
@@ -150,7 +150,7 @@ def get_softmaxbald_batch(
     generator: torch.Generator | None = None,  # a fresh one seeded with 0 if None
 ) -> CandidateBatch:  # scores: BALD, not the noised ones, in the order drawn
     "`get_softmax_batch` of BALD scores: SoftmaxBALD (section 5, Kirsch et al. 2021)."
-    return draw(compute_bald(log_probs_N_K_C), batch_size, _softmax_levels, temperature, generator, pending)
+    return draw_batch(compute_bald(log_probs_N_K_C), batch_size, _softmax_levels, temperature, generator, pending)
 
 # %% ../nbs/06_stochastic.ipynb #0c27d371
 def get_powerbald_batch(
@@ -162,7 +162,7 @@ def get_powerbald_batch(
     generator: torch.Generator | None = None,  # a fresh one seeded with 0 if None
 ) -> CandidateBatch:  # scores: BALD, not the noised ones, in the order drawn
     "`get_power_batch` of BALD scores: PowerBALD."
-    return draw(compute_bald(log_probs_N_K_C), batch_size, _power_levels, temperature, generator, pending)
+    return draw_batch(compute_bald(log_probs_N_K_C), batch_size, _power_levels, temperature, generator, pending)
 
 # %% ../nbs/06_stochastic.ipynb #c91d7f97
 def get_softrankbald_batch(
@@ -174,4 +174,4 @@ def get_softrankbald_batch(
     generator: torch.Generator | None = None,  # a fresh one seeded with 0 if None
 ) -> CandidateBatch:  # scores: BALD, not the noised ones, in the order drawn
     "`get_softrank_batch` of BALD scores: SoftrankBALD."
-    return draw(compute_bald(log_probs_N_K_C), batch_size, _rank_levels, temperature, generator, pending)
+    return draw_batch(compute_bald(log_probs_N_K_C), batch_size, _rank_levels, temperature, generator, pending)

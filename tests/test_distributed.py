@@ -118,7 +118,7 @@ def test_a_rise_in_one_part_counts_in_all(who_rises, asked_before):
 
 
 def test_who_is_named_wins_if_races_drop_everybody(monkeypatch):
-    monkeypatch.setattr(parts, "best_candidate", lambda state, rows, bounds_N, floor, **_: (bounds_N.clamp_(max=floor - 0.1), 0.0))
+    monkeypatch.setattr(parts, "best_candidate", lambda state, rows, bounds_N, incumbent, **_: (bounds_N.clamp_(max=incumbent - 0.1), 0.0))
     x = pool()
     leader = parts._Leader(cut(x, 60), torch.float32, 1e-5, 2**28)
     i, gain, row = leader.choose(WeightedJointEntropy(100, 30), [])
@@ -321,7 +321,7 @@ def test_a_part_keeps_the_highest_bounds_and_never_changes():
     assert len(pickle.dumps(part.log_probs_r_K_C)) < x.nbytes / 2  # and not a view of all of it
     before = [o.clone() for o in (part.bounds_n, part.kept_r, part.log_probs_r_K_C)]
     state = WeightedJointEntropy(900, 30).add_variables(x[[3, 4]])
-    options = {"state": state, "taken": [3, 4], "floor": -math.inf, "rise": 0.0, "race_error": 1e-5, "elements": 2**18, "room": 10, "slack": 1e-6}
+    options = {"state": state, "taken": [3, 4], "incumbent": -math.inf, "violation": 0.0, "race_error": 1e-5, "elements": 2**18, "room": 10, "slack": 1e-6}
     new = parts._look(part, x.numpy(), **options)
     assert all(torch.equal(a, b) for a, b in zip(before, (part.bounds_n, part.kept_r, part.log_probs_r_K_C)))
     assert new.kept_r.tolist() == new.bounds_n.argsort(descending=True, stable=True)[:10].sort().values.tolist() != part.kept_r.tolist()
