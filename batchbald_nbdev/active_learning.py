@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
-from .bald import CandidateBatch
+from .bald import CandidateBatch, _check_given
 from .bayesian_models import dropout_features, dropout_layers, make_consistent
 from .collect import autocast, collect_log_probs
 from .datasets import ActiveLearningData, get_balanced_indices
@@ -262,9 +262,11 @@ def acquire(
     evaluation_inputs: Tensor | None = None,  # unlabelled inputs like those that the model is for; None means the pool
     collect: Callable | None = None,  # how to predict; None means `collect_log_probs`
 ) -> tuple[CandidateBatch, Round]:  # picks by their position in the whole pool, and what the method saw
-    "The batch that a method picks from the points that are not taken. Raises `ValueError` where it returns no batch."
+    "The batch that a method picks from the points that are not taken. Raises `ValueError` where it returns none."
+    taken = _check_given(taken, len(pool_inputs), "taken")
+    samples, configs = _check_count(samples, "samples"), _check_count(configs, "configs")
     free_P = torch.ones(len(pool_inputs), dtype=torch.bool, device="cpu")
-    free_P[list(taken)] = False
+    free_P[taken] = False
     positions = free_P.nonzero()[:, 0]
 
     def predict(inputs: Tensor | _Rows) -> Tensor:

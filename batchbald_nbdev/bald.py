@@ -71,18 +71,18 @@ def _check_scores(scores_N) -> Tensor:
     return scores_N
 
 
-def _check_given(given, N: int) -> list[int]:
-    "Positions of points that are already out for labelling, sorted and without repetitions."
+def _check_given(given, N: int, name: str = "given") -> list[int]:
+    "Positions of points that are not to be picked, sorted and without repetitions."
     try:
         positions = {None} if isinstance(given, (str, bytes, bytearray)) else {_as_whole(i) for i in given}
     except (TypeError, RuntimeError):  # nothing to go through
         positions = {None}
     if None in positions:
         wanted = "positions in the pool, whole numbers such as [3, 17]; a mask becomes that by its `nonzero()`"
-        raise ValueError(f"`given` wants {wanted}")
+        raise ValueError(f"`{name}` wants {wanted}")
     outside = sorted(i for i in positions if not 0 <= i < N)
     if outside:
-        raise ValueError(f"`given` has positions outside the pool of {N} points: {', '.join(map(_brief, outside[:5]))}")
+        raise ValueError(f"`{name}` has positions outside the pool of {N} points: {', '.join(map(_brief, outside[:5]))}")
     return sorted(positions)  # so that their order cannot matter
 
 

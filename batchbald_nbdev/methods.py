@@ -65,7 +65,7 @@ class Round:
     def __post_init__(self):
         self.batch_size = _check_count(self.batch_size, "batch_size", 0)
         self.num_samples = _check_count(self.num_samples, "num_samples")
-        self.pending = _check_pending(self.pending, self.pool_size)
+        self.pending = _check_given(self.pending, self.pool_size, "pending")
 
     @cached_property
     def log_probs_N_K_C(self) -> Tensor:
@@ -82,14 +82,6 @@ class Round:
     def log_probs_E_K_C(self) -> Tensor:
         "Predictions on the evaluation inputs; those on the pool where there are none."
         return self.log_probs_N_K_C if self.evaluation_inputs is None else self.predict(self.evaluation_inputs)
-
-# %% ../nbs/09b_methods.ipynb #f5af989b
-def _check_pending(pending, N: int) -> list[int]:
-    "Positions that are out for labelling, sorted and without repetitions."
-    try:
-        return _check_given(pending, N)
-    except ValueError as error:
-        raise ValueError(str(error).replace("`given`", "`pending`")) from None
 
 # %% ../nbs/09b_methods.ipynb #33a1cf9d
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 import batchbald_nbdev
-from batchbald_nbdev import active_learning, collect, information
+from batchbald_nbdev import active_learning, bayesian_models, collect, information
 from batchbald_nbdev.all import *
 
 pytestmark = [
