@@ -226,3 +226,16 @@ def test_acquire_is_what_the_loop_does():
 
 def _positions(indices, taken):
     return [i - sum(t < i for t in taken) for i in indices]
+
+
+@pytest.mark.parametrize("argument, value", [
+    *(("taken", value) for value in ([-1], [3, 10**6], [0.5], [True, False], "12", None, torch.tensor([True, False]))),
+    *(("samples", value) for value in (0, -1, "5", 2.5, None)),
+    *(("configs", value) for value in (0, "5", None)),
+    *(("batch_size", value) for value in (-1, "5", None)),
+])  # fmt: skip
+def test_acquire_names_what_cannot_be(argument, value):
+    data = get_repeated_digits(1, originals=40)
+    options = {"taken": [3], "batch_size": 2, "samples": 2, "configs": 20} | {argument: value}
+    with pytest.raises(ValueError, match=f"`{argument}`"):
+        acquire(methods["random"], make_mlp(), data.pool_inputs, options.pop("taken"), options.pop("batch_size"), **options)

@@ -234,6 +234,12 @@ def test_arrays_that_claim_more_than_memory(tmp_path, refused, ending):
     )
 
 
+def test_a_tensor_that_repeats_itself_beyond_memory(tmp_path, refused):
+    path = tmp_path / "x.pt"
+    torch.save(torch.tensor(X[:1, :1]).expand(10**6, 10**6, -1), path)
+    refused("batchbald_select", path, message="more than this machine's memory")
+
+
 def make_code(path):
     class Payload:
         def __reduce__(self):

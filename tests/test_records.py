@@ -90,7 +90,19 @@ def out(tmp_path, finished):
 
 
 @pytest.fixture
-def spoiled(out, finished, refused):
+def not_resumed(out, refused):
+    "Refused with this message, and the folder untouched."
+
+    def inner(message):
+        before = state(out)
+        refused("batchbald_compare", *TOY, "--resume", "--out", out, message=message)
+        assert state(out) == before
+
+    return inner
+
+
+@pytest.fixture
+def spoiled(out, finished, not_resumed):
     "Refused, and untouched, when line `n` of the records is this."
 
     def inner(n, line, message=None):
@@ -98,16 +110,7 @@ def spoiled(out, finished, refused):
         lines = finished["records.jsonl"].splitlines()
         lines[n - 1] = line
         path.write_bytes(b"\n".join(lines) + b'\n{"torn')
-        before = state(out)
-        refused(
-            "batchbald_compare",
-            *TOY,
-            "--resume",
-            "--out",
-            out,
-            message=message or f"line {n} of {path} is not the record that belongs there",
-        )
-        assert state(out) == before
+        not_resumed(message or f"line {n} of {path} is not the record that belongs there")
 
     return inner
 
@@ -178,18 +181,9 @@ def test_a_number_of_ten_thousand_digits_in_a_record(finished, spoiled, n):
     ],
     ids=lambda text: repr(text[:24]),
 )
-def test_a_run_json_that_is_none(out, refused, text):
+def test_a_run_json_that_is_none(out, refused, not_resumed, text):
     (out / "run.json").write_bytes(text)
-    before = state(out)
-    refused(
-        "batchbald_compare",
-        *TOY,
-        "--resume",
-        "--out",
-        out,
-        message="run.json cannot be read, so it is not known what the records were made with",
-    )
-    assert state(out) == before
+    not_resumed("run.json cannot be read, so it is not known what the records were made with")
     (out / "run.json").write_bytes(
         b'{"options": {"seed": [[]], "trials": null, "methods": {}}, "machine": {"device": 3}}'
     )
