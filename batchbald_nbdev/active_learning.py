@@ -22,7 +22,7 @@ from torch.func import functional_call, stack_module_state, vmap
 
 from .bald import CandidateBatch
 from .bayesian_models import dropout_features, dropout_layers, make_consistent
-from .checks import as_float_tensor, check_count, check_number, check_room, choose_device, full_precision
+from .checks import as_float_tensor, check_count, check_number, check_positions, check_room, choose_device, full_precision
 from .collect import autocast, collect_log_probs
 from .datasets import ActiveLearningData, get_balanced_indices
 from .information import check_log_probs
@@ -255,9 +255,11 @@ def acquire(
     evaluation_inputs: Tensor | None = None,  # unlabelled inputs like those that the model is for; None means the pool
     collect: Callable | None = None,  # how to predict; None means `collect_log_probs`
 ) -> tuple[CandidateBatch, Round]:  # picks by their position in the whole pool, and what the method saw
-    "The batch that a method picks from the points that are not taken. Raises `ValueError` where it returns no batch."
+    "The batch that a method picks from the points that are not taken. Raises `ValueError` where it returns none."
+    taken = check_positions(taken, len(pool_inputs), "taken")
+    samples, configs = check_count(samples, "samples"), check_count(configs, "configs")
     free_P = torch.ones(len(pool_inputs), dtype=torch.bool, device="cpu")
-    free_P[list(taken)] = False
+    free_P[taken] = False
     positions = free_P.nonzero()[:, 0]
 
     def predict(inputs: Tensor | _Rows) -> Tensor:

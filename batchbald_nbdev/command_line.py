@@ -168,7 +168,7 @@ def _read_pt(path: Path) -> torch.Tensor:
         raise _Unfit(f"holds a {type(x).__name__}{names}; want a single tensor, in a file of its own")
     if x.is_meta or x.is_nested:
         raise _Unfit("holds a tensor that is not one array of numbers")
-    return x
+    return _fitting(x) if x.layout == torch.strided else x  # what is sparse is refused by name later
 
 # %% ../nbs/94_command_line.ipynb #1701f0b6
 def _read_safetensors(path: Path) -> torch.Tensor:

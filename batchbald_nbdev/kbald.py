@@ -10,9 +10,11 @@ __all__ = ['compute_pair_information', 'compute_kbald_gains', 'compute_kbald', '
 # %% ../nbs/05_kbald.ipynb #b22ed5b0
 import math
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import combinations, islice
 
 import torch
+from fastcore.basics import patch
 from torch import Tensor
 
 from .bald import CandidateBatch, compute_bald, find_left, rank
@@ -32,7 +34,8 @@ def _check_picks(log_probs_B_K_C, K: int, C: int) -> Tensor:
     "Picks that fit candidates with these axes; none at all are fine."
     x = as_float_tensor(log_probs_B_K_C, "log_probs_B_K_C")
     if x.ndim != 3 or tuple(x.shape[1:]) != (K, C):
-        raise ValueError(f"`log_probs_B_K_C` has shape {tuple(x.shape)}; want (B picks, {K} parameter samples, {C} classes) as for the candidates")
+        wanted = f"(B picks, {K} parameter samples, {C} classes) as for the candidates"
+        raise ValueError(f"`log_probs_B_K_C` has shape {tuple(x.shape)}; want {wanted}")
     return x
 
 # %% ../nbs/05_kbald.ipynb #ecd801d2
@@ -71,7 +74,9 @@ def _weights(m: int, k: int) -> list[float]:
     return [(-1.0) ** (k - 1 - r) * math.comb(m - r - 1, k - 1 - r) for r in range(1, k)]
 
 # %% ../nbs/05_kbald.ipynb #022dd3eb
-_most_products, MOST_ENTRIES, _chunk_entries = 2**40, 2**24, 2**22  # of a whole search; of the posteriors of one set of picks; of those stacked
+_most_products = 2**40  # of a whole search
+MOST_ENTRIES = 2**24  # of the posteriors of one set of picks
+_chunk_entries = 2**22  # of those stacked
 
 
 _remedy = "a smaller `k` or `batch_size`, or `get_batchbald_batch`, which needs neither"
@@ -82,11 +87,13 @@ def _check_work(N: int, K: int, C: int, k: int, most: int, remedy: str = _remedy
     if k > most:
         configurations = sum(C**m for m in range(1, most + 1)) if most * math.log2(C) < 60 else math.inf
     else:
-        configurations = sum(math.comb(most, r) * C**r for r in range(1, k)) if k * math.log2(C * most) < 200 else math.inf
+        few = k * math.log2(C * most) < 200
+        configurations = sum(math.comb(most, r) * C**r for r in range(1, k)) if few else math.inf
     size = min(k - 1, most) * math.log2(C) + math.log2(K)
     if N * C * configurations > _most_products or size > math.log2(MOST_ENTRIES):
         raise ValueError(
-            f"{k}-BALD: beside {most} earlier picks its terms take {N * C * configurations:.2g} products of {K} numbers (at most {_most_products:.2g} are computed), "
+            f"{k}-BALD: beside {most} earlier picks its terms take {N * C * configurations:.2g} products "
+            f"of {K} numbers (at most {_most_products:.2g} are computed), "
             f"and a term's table 2^{size:.0f} entries (at most 2^24); choose {remedy}"
         )
 
@@ -97,9 +104,12 @@ _block = 256  # candidates brought up to date at a time
 class _Expansion(Objective):
     "k-BALD gains of candidates beside a growing batch. A candidate is brought up to date when asked for."
 
-    def __init__(self, log_probs_N_K_C: Tensor, k: int, most: int, dtype: torch.dtype, device, max_bytes: int, pair_weight: float = 1.0):
+    def __init__(
+        self, log_probs_N_K_C: Tensor, k: int, most: int, dtype: torch.dtype, device, max_bytes: int, pair_weight=1.0
+    ):
         N = len(log_probs_N_K_C)
-        self.x, self.dtype, self.device, self.pair_weight = log_probs_N_K_C, dtype, choose_device(device, log_probs_N_K_C), pair_weight
+        self.x, self.dtype, self.pair_weight = log_probs_N_K_C, dtype, pair_weight
+        self.device = choose_device(device, log_probs_N_K_C)
         self.k, self.exact = min(k, most + 1), k > most  # exact: nothing is ever cut off
         self.bald_N = compute_bald(log_probs_N_K_C, dtype, self.device)
         super().__init__(self.bald_N.clone(), [], TIES[dtype])  # gains beside the picks that `done_N` counts
@@ -111,51 +121,64 @@ class _Expansion(Objective):
         self.rows = Rows(log_probs_N_K_C, dtype, self.device, max_bytes // 4 * 3)
         self.elements = min(2**18 if self.device.type == "cpu" else 2**24, max(1, max_bytes // 32))
 
-    def _sets(self, done: int, r: int) -> Iterator[tuple[int, ...]]:
-        "Sets of r picks that were not there when `done` picks were."
-        m = len(self.picks)
-        if self.exact:
-            return iter([tuple(range(m))] if r == m else [])
-        return ((*rest, last) for last in range(done, m) for rest in combinations(range(last), r - 1))
+# %% ../nbs/05_kbald.ipynb #18e59c3e
+@patch
+def _sets(self: _Expansion, done: int, r: int) -> Iterator[tuple[int, ...]]:
+    "Sets of r picks that were not there when `done` picks were."
+    m = len(self.picks)
+    if self.exact:
+        return iter([tuple(range(m))] if r == m else [])
+    return ((*rest, last) for last in range(done, m) for rest in combinations(range(last), r - 1))
 
-    def _states(self, done: int, r: int) -> Iterator[tuple[Tensor, Tensor, int]]:
-        "Configurations of these sets, stacked: weights_M, posteriors_K_M, and the number of sets."
-        K, C = self.picks[0].shape
-        picks_B_C_K, sets = torch.stack(self.picks).transpose(1, 2), self._sets(done, r)
-        while chunk := list(islice(sets, max(1, _chunk_entries // (C**r * K)))):
-            members_s_r = torch.tensor(chunk, device=self.device)
-            products_s_M_K = picks_B_C_K[members_s_r[:, 0]]
-            for i in range(1, r):
-                products_s_M_K = (products_s_M_K[:, :, None] * picks_B_C_K[members_s_r[:, i]][:, None]).flatten(1, 2)
-            products_M_K = products_s_M_K.flatten(0, 1)
-            products_M_K = products_M_K[products_M_K.sum(1) > 0]  # what cannot happen has no posterior
-            yield products_M_K.mean(1, dtype=torch.double), (products_M_K / products_M_K.sum(1, keepdim=True)).T.contiguous(), len(chunk)
+# %% ../nbs/05_kbald.ipynb #54e89f26
+@patch
+def _states(self: _Expansion, done: int, r: int) -> Iterator[tuple[Tensor, Tensor, int]]:
+    "Configurations of these sets, stacked: weights_M, posteriors_K_M, and the number of sets."
+    K, C = self.picks[0].shape
+    picks_B_C_K, sets = torch.stack(self.picks).transpose(1, 2), self._sets(done, r)
+    while chunk := list(islice(sets, max(1, _chunk_entries // (C**r * K)))):
+        members_s_r = torch.tensor(chunk, device=self.device)
+        products_s_M_K = picks_B_C_K[members_s_r[:, 0]]
+        for i in range(1, r):
+            products_s_M_K = (products_s_M_K[:, :, None] * picks_B_C_K[members_s_r[:, i]][:, None]).flatten(1, 2)
+        products_M_K = products_s_M_K.flatten(0, 1)
+        products_M_K = products_M_K[products_M_K.sum(1) > 0]  # what cannot happen has no posterior
+        posteriors_M_K = products_M_K / products_M_K.sum(1, keepdim=True)
+        yield products_M_K.mean(1, dtype=torch.double), posteriors_M_K.T.contiguous(), len(chunk)
 
-    def _new_sums(self, candidates_n: Tensor, done: int, elements: int) -> Tensor:
-        "What these candidates have in common with the sets of picks that are new to them, summed by size: sums_r_n."
-        sums_r_n = self.sums_r_N.new_zeros(self.k - 1, len(candidates_n))
-        for r in range(1, self.k):
-            for weights_M, posteriors_K_M, count in self._states(done, r):
-                known_K = weights_M.new_full((len(posteriors_K_M),), count / len(posteriors_K_M))
-                for place_b in torch.arange(len(candidates_n), device=self.device).split(_block):
-                    gains_b = mean_gains(weights_M, posteriors_K_M, known_K, *self.rows(candidates_n[place_b]), elements)
-                    sums_r_n[r - 1, place_b] += (count * self.bald_N[candidates_n[place_b]] - gains_b).clamp_min(0)
-        return sums_r_n
+# %% ../nbs/05_kbald.ipynb #d1c9de6a
+@patch
+def _new_sums(self: _Expansion, candidates_n: Tensor, done: int, elements: int) -> Tensor:
+    "What these candidates have in common with the sets of picks that are new to them, summed by size: sums_r_n."
+    sums_r_n = self.sums_r_N.new_zeros(self.k - 1, len(candidates_n))
+    for r in range(1, self.k):
+        for weights_M, posteriors_K_M, count in self._states(done, r):
+            known_K = weights_M.new_full((len(posteriors_K_M),), count / len(posteriors_K_M))
+            for place_b in torch.arange(len(candidates_n), device=self.device).split(_block):
+                rows_b = self.rows(candidates_n[place_b])
+                gains_b = mean_gains(weights_M, posteriors_K_M, known_K, *rows_b, elements)
+                sums_r_n[r - 1, place_b] += (count * self.bald_N[candidates_n[place_b]] - gains_b).clamp_min(0)
+    return sums_r_n
 
-    def add(self, pick: int) -> None:
-        self.picks.append(self.rows.predictions[pick : pick + 1][0])
+# %% ../nbs/05_kbald.ipynb #5b8a4ed3
+@patch
+def add(self: _Expansion, pick: int) -> None:
+    self.picks.append(self.rows.predictions[pick : pick + 1][0])
 
-    def gains(self, candidates_n: Tensor) -> Tensor:
-        "Bring candidates up to date; their gains."
-        m = len(self.picks)
-        for done in self.done_N[candidates_n].unique().tolist():
-            if done < m and self.k > 1:
-                group_n = candidates_n[self.done_N[candidates_n] == done]
-                sums_r_n, self.elements = halving(lambda elements: self._new_sums(group_n, done, elements), self.elements)
-                self.sums_r_N[:, group_n] += sums_r_n
-                self.done_N[group_n] = m
-        weights_r = self.pair_weight * self.bald_N.new_tensor(_weights(m, self.k))
-        return self.bald_N[candidates_n] - weights_r @ self.sums_r_N[:, candidates_n]
+# %% ../nbs/05_kbald.ipynb #71a3b4f3
+@patch
+def gains(self: _Expansion, candidates_n: Tensor) -> Tensor:
+    "Bring candidates up to date; their gains."
+    m = len(self.picks)
+    for done in self.done_N[candidates_n].unique().tolist():
+        if done < m and self.k > 1:
+            group_n = candidates_n[self.done_N[candidates_n] == done]
+            step = partial(self._new_sums, group_n, done)
+            sums_r_n, self.elements = halving(step, self.elements)
+            self.sums_r_N[:, group_n] += sums_r_n
+            self.done_N[group_n] = m
+    weights_r = self.pair_weight * self.bald_N.new_tensor(_weights(m, self.k))
+    return self.bald_N[candidates_n] - weights_r @ self.sums_r_N[:, candidates_n]
 
 # %% ../nbs/05_kbald.ipynb #d37de443
 def compute_kbald_gains(
@@ -167,7 +190,7 @@ def compute_kbald_gains(
     *,
     max_bytes: int = 2**28,  # for candidates kept, and for intermediate results
 ) -> Tensor:  # gains_N, nats, float64, of either sign
-    "What k-BALD says each candidate adds to the picks: the terms of eq. 6 (Kirsch 2023) that contain it. Raises `ValueError` on bad input."
+    "What k-BALD says each candidate adds to the picks: the terms of eq. 6 (Kirsch 2023) that contain it."
     candidates = Predictions(log_probs_N_K_C, dtype, device)
     x, (N, K, C) = candidates.log_probs_N_K_C, candidates.shape
     picks, dtype = _check_picks(log_probs_B_K_C, K, C), candidates.dtype
@@ -178,14 +201,14 @@ def compute_kbald_gains(
         search.picks = list(Predictions(picks, dtype, search.device, name="log_probs_B_K_C").read())
     return search.gains(torch.arange(N, device=search.device))
 
-
+# %% ../nbs/05_kbald.ipynb #f0ee41a4
 def compute_kbald(
     log_probs_B_K_C,  # log p(y_i = c | w_k) of a batch
     k: int = 2,  # most labels in a term; from B on it is the joint information
     dtype: torch.dtype | None = None,  # of the products; None is torch.double for float64 input, else torch.float32
     device=None,  # where to compute; None means where the input lies
 ) -> float:  # nats, of either sign
-    "k-BALD score of a batch (eq. 6 cut off after terms of k labels, Kirsch 2023). Raises `ValueError` on bad input."
+    "k-BALD score of a batch (eq. 6 cut off after terms of k labels, Kirsch 2023)."
     x = Predictions(log_probs_B_K_C, name="log_probs_B_K_C", points="B points").log_probs_N_K_C
     check_log_probs(x, name="log_probs_B_K_C")
     return sum(compute_kbald_gains(x[i : i + 1], x[:i], k, dtype, device).item() for i in range(len(x)))
@@ -227,7 +250,7 @@ def get_kbald_batch(
 ) -> CandidateBatch:  # scores: k-BALD score of picks 0..i, nats; may fall and go negative
     """Greedy k-BALD (eq. 6 cut off after terms of k labels, Kirsch 2023).
 
-    Raises `ValueError` on bad input, and where terms of k labels would take more than 2^40 products or tables of more than 2^24 entries.
+    Raises `ValueError` where terms of k labels would take more than 2^40 products or tables of more than 2^24 entries.
     Warns (`CeilingWarning`) where a score is above log K and so no information any more."""
     search, batch_size, _ = _expand(log_probs_N_K_C, batch_size, "batch_size", k, dtype, device, pending, max_bytes)
     search.lazy = search.lazy and lazy
@@ -235,8 +258,9 @@ def get_kbald_batch(
     above = [n for n, score in enumerate(batch.scores, 1) if score > math.log(K) + 100 * TIES[search.dtype]]
     if above:
         warn(
-            f"the first {above[0]} of {batch_size} picks have a {k}-BALD score above log K = {math.log(K):.3f} nats, more than K = {K} parameter samples can tell: "
-            "such a score is no information any more. Pick fewer points, use more parameter samples, or `get_batchbald_batch`.",
+            f"the first {above[0]} of {batch_size} picks have a {k}-BALD score above log K = {math.log(K):.3f} nats, "
+            f"more than K = {K} parameter samples can tell: such a score is no information any more. "
+            "Pick fewer points, use more parameter samples, or `get_batchbald_batch`.",
             CeilingWarning,
             stacklevel=2,
         )
@@ -249,26 +273,28 @@ def get_dynamic_kbald_batch(
     dtype: torch.dtype | None = None,  # of the products; None is torch.double for float64 input, else torch.float32
     device=None,  # where to compute; None means where the input lies
     *,
-    tolerance: float = 0.1,  # most that 2- and 3-BALD of the batch may differ, as a share of 2-BALD; infinity never stops
+    tolerance: float = 0.1,  # most that 2- and 3-BALD may differ, as a share of 2-BALD; infinity never stops
     pending: Iterable[int] = (),  # positions already out for labelling
     max_bytes: int = 2**28,  # for candidates kept between steps, and for intermediate results
 ) -> CandidateBatch:  # scores: 2-BALD score of picks 0..i, nats
     """Greedy 2-BALD until 2- and 3-BALD diverge (section 2, Kirsch 2023); at least one pick.
 
-    Raises `ValueError` on bad input, and before the search where terms of three labels would be too large."""
+    Raises `ValueError` before the search where terms of three labels would be too large."""
     tolerance = check_number(tolerance, "tolerance")
     remedy = "a smaller `max_batch_size`, or `get_dynamic_batchbald_batch`, which has no such limit"
-    search, max_batch_size, pending = _expand(log_probs_N_K_C, max_batch_size, "max_batch_size", 2, dtype, device, pending, max_bytes, remedy=remedy)
+    search, max_batch_size, pending = _expand(
+        log_probs_N_K_C, max_batch_size, "max_batch_size", 2, dtype, device, pending, max_bytes, remedy=remedy
+    )
     if tolerance < math.inf:  # every pick is looked at by 3-BALD: better refused now than half-way
-        _check_work(1, *search.x.shape[1:], 3, max(0, len(pending) + max_batch_size - 1), remedy + ", or infinite `tolerance`")
+        most = max(0, len(pending) + max_batch_size - 1)
+        _check_work(1, *search.x.shape[1:], 3, most, remedy + ", or infinite `tolerance`")
     difference = 0.0
 
     def stop(indices, gains, pick, gain):
         nonlocal difference
         if tolerance < math.inf:
-            by_three = compute_kbald_gains(
-                search.x[pick : pick + 1], search.x[pending + indices], 3, search.dtype, search.device, max_bytes=max_bytes
-            )
+            here, known = search.x[pick : pick + 1], search.x[pending + indices]
+            by_three = compute_kbald_gains(here, known, 3, search.dtype, search.device, max_bytes=max_bytes)
             difference += by_three.item() - gain
         return indices and abs(difference) > tolerance * abs(sum(gains) + gain) + 100 * TIES[search.dtype]
 
@@ -288,7 +314,7 @@ def get_dynamic_batchbald_batch(
     generator: torch.Generator | None = None,  # for resampling; a fresh one seeded with 0 if None
     max_bytes: int = 2**28,  # for candidates kept between steps, and for intermediate results
 ) -> CandidateBatch:  # scores: joint information of picks 0..i beyond `pending`, nats, never falling
-    "Greedy BatchBALD until a pick adds little or log K is used up; at least one pick, and no `CeilingWarning`. Raises `ValueError` on bad input."
+    "Greedy BatchBALD until a pick adds little or log K is used up; at least one pick, and no `CeilingWarning`."
     gain_share = check_number(gain_share, "gain_share", most=1)
     ceiling_share = check_number(ceiling_share, "ceiling_share", most=1)
     max_batch_size, generator = check_count(max_batch_size, "max_batch_size", 0), check_generator(generator)
@@ -304,11 +330,16 @@ def get_dynamic_batchbald_batch(
         size = min(2 * size, max_batch_size)
         generator.set_state(start)
         with silencing(CeilingWarning):
-            batch = get_batchbald_batch(x, size, num_samples, dtype, device, pending=pending, generator=generator, max_bytes=max_bytes)
-        fits = [n == 0 or (gain >= gain_share * batch.gains[0] and used + score <= most) for n, (gain, score) in enumerate(zip(batch.gains, batch.scores))]
+            options = dict(pending=pending, generator=generator, max_bytes=max_bytes)
+            batch = get_batchbald_batch(x, size, num_samples, dtype, device, **options)
+        fits = [
+            n == 0 or (gain >= gain_share * batch.gains[0] and used + score <= most)
+            for n, (gain, score) in enumerate(zip(batch.gains, batch.scores))
+        ]
         if not all(fits) or size == max_batch_size or len(fits) < size:
             end = fits.index(False) if not all(fits) else len(fits)
-            return CandidateBatch(batch.scores[:end], batch.indices[:end], batch.gains[:end], batch.standard_errors[:end], batch.ceiling)
+            parts = batch.scores, batch.indices, batch.gains, batch.standard_errors
+            return CandidateBatch(*(part[:end] for part in parts), batch.ceiling)
 
 # %% ../nbs/05_kbald.ipynb #5afb66d4
 def _ranked(log_probs_N_K_C, max_batch_size, dtype, device, pending):
@@ -331,7 +362,7 @@ def get_conservativebald_batch(
     threshold: float = 0.1,  # most that any two points of the batch may share, nats; infinity is top-k BALD
     pending: Iterable[int] = (),  # positions already out for labelling
 ) -> CandidateBatch:  # scores: each point's BALD score, nats
-    "Highest BALD scores first, without points that share more than `threshold` with an earlier pick (section 4, Kirsch 2023). Raises `ValueError` on bad input."
+    "Highest BALD scores first, without points that share more than `threshold` with an earlier pick."
     threshold = check_number(threshold, "threshold")
     x, pending, max_batch_size, bald_N, order_n = _ranked(log_probs_N_K_C, max_batch_size, dtype, device, pending)
     threshold += TIES[choose_dtype(x, dtype)]
@@ -341,7 +372,8 @@ def get_conservativebald_batch(
             break
         for earlier in torch.tensor(pending + picks, dtype=torch.long, device=x.device).split(_block):
             if len(earlier) and len(block_n):
-                block_n = block_n[(compute_pair_information(x[block_n], x[earlier], dtype, device).amax(1) <= threshold).to(x.device)]
+                shared_n_B = compute_pair_information(x[block_n], x[earlier], dtype, device)
+                block_n = block_n[(shared_n_B.amax(1) <= threshold).to(x.device)]
         if not len(block_n):
             continue
         near_n_n = (compute_pair_information(x[block_n], x[block_n], dtype, device) > threshold).cpu()
@@ -360,13 +392,13 @@ def get_budgetbald_batch(
     dtype: torch.dtype | None = None,  # of the products; None is torch.double for float64 input, else torch.float32
     device=None,  # where to compute; None means where the input lies
     *,
-    budget: float = 0.5,  # most that the picks may add to the total correlation of the batch (and of `pending`), nats; infinity is top-k BALD
+    budget: float = 0.5,  # most that the picks may add to the total correlation, nats; infinity is top-k BALD
     pending: Iterable[int] = (),  # positions already out for labelling
     generator: torch.Generator | None = None,  # for resampling; a fresh one seeded with 0 if None
 ) -> CandidateBatch:  # scores: joint information of picks 0..i beyond `pending`, nats, never falling
-    """Highest BALD scores first, as long as the total correlation of the batch stays within `budget` (section 4, Kirsch 2023).
+    """Highest BALD scores first, as long as the total correlation of the batch stays within `budget`.
 
-    Raises `ValueError` on bad input. Warns (`CeilingWarning`) where the batch has used up what K parameter samples can tell, log K."""
+    Warns (`CeilingWarning`) where the batch has used up what K parameter samples can tell, log K."""
     budget = check_number(budget, "budget")
     x, pending, max_batch_size, bald_N, order_n = _ranked(log_probs_N_K_C, max_batch_size, dtype, device, pending)
     K, dtype, generator = x.shape[1], choose_dtype(x, dtype), check_generator(generator)
@@ -388,7 +420,8 @@ def get_budgetbald_batch(
             break
     if not picks:
         return CandidateBatch([], [], [], [], math.log(K))
-    information_R_B = estimate_information(x[pending + picks], num_samples, dtype=dtype, device=bald_N.device, generator=generator)
+    options = dict(dtype=dtype, device=bald_N.device, generator=generator)
+    information_R_B = estimate_information(x[pending + picks], num_samples, **options)
     warn_near_ceiling(information_R_B.mean(0)[len(pending) :].tolist(), K, bool(pending), stacklevel=2)
     return report_runs(picks, information_R_B, math.log(K))
 
@@ -402,6 +435,9 @@ def get_largebatchbald_batch(
     pending: Iterable[int] = (),  # positions already out for labelling
     max_bytes: int = 2**28,  # for candidates kept between steps, and for intermediate results
 ) -> CandidateBatch:  # scores: Large BatchBALD score of picks 0..i, nats; may fall and go negative
-    "Greedy Large BatchBALD (Rubashevskii et al. 2023): BALD scores less every pair twice. Raises `ValueError` on bad input."
-    search, batch_size, _ = _expand(log_probs_N_K_C, batch_size, "batch_size", 2, dtype, device, pending, max_bytes, 2.0, "a smaller `batch_size`, or `get_batchbald_batch`")
+    "Greedy Large BatchBALD (Rubashevskii et al. 2023): BALD scores less every pair twice."
+    remedy = "a smaller `batch_size`, or `get_batchbald_batch`"
+    search, batch_size, _ = _expand(
+        log_probs_N_K_C, batch_size, "batch_size", 2, dtype, device, pending, max_bytes, 2.0, remedy
+    )
     return _search(search, batch_size)
