@@ -440,7 +440,7 @@ def refused(script, got, before, folder):
 
 
 BAD_OPTIONS = ["--size -1", "--configs 0", "--method magic", "--method softmaxbald@-1", "--method softmaxbald@x",
-    "--kind odds", "--given given.txt", "--given none.txt", "--ids given.txt", "--evaluation p.npy",
+    "--kind odds", "--pending pending.txt", "--pending none.txt", "--ids pending.txt", "--evaluation p.npy",
                "--method epig --evaluation none.npy", "--out picks.txt", "--out none/picks.json",
                    "--out p.npy"]  # fmt: skip
 BAD_FILES = [b"", b"\x93NUMPY", b"PK\x03\x04", b"text", b"\x80\x04N.", b"[" * 100_000, "cut", "nan", "flat", "probs",
@@ -461,7 +461,7 @@ def select(spec):
     file = folder / f"p.{spec['options']['format']}"
     if file.suffix == ".pt": torch.save(x, file)
     else: np.save(file, x.numpy()) if file.suffix == ".npy" else np.savez(file, x=x.numpy())
-    (folder / "given.txt").write_text("".join(f"{i}\n" for i in spec["given"]) if "bad" not in spec else "x\nx\n")
+    (folder / "pending.txt").write_text("".join(f"{i}\n" for i in spec["given"]) if "bad" not in spec else "x\nx\n")
     args, here = [file, "--kind", kind, "--method", spec["options"]["method"], "--size", spec["B"], "--configs", 20,
         "--seed", spec["seed"]], os.getcwd()
     os.chdir(folder)
@@ -473,7 +473,7 @@ def select(spec):
             before = listing(folder)
             return refused("batchbald_select", command("batchbald_select", *args, process=spec["options"]["process"]),
                 before, folder)
-        status, out, err = command("batchbald_select", *args, "--given", "given.txt", "--out", "picks.json",
+        status, out, err = command("batchbald_select", *args, "--pending", "pending.txt", "--out", "picks.json",
             process=spec["options"]["process"])
         want(status == 0 and out.count("\n") >= 2 and "Traceback" not in err, lambda: f"status {status}: {err[-300:]}")
         picks = json.loads((folder / "picks.json").read_text())["picks"]
