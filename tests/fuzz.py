@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from batchbald_nbdev import command_line, experiments
-from batchbald_nbdev.all import *
+from everything import *
 
 GOOD = {  # of every option: what may be passed, as source
     "num_samples": ["2**30", "10**20", "1", "3", "20", "np.int64(7)"], "max_bytes": ["1", "100", "2**20", "10**40",

@@ -22,7 +22,7 @@ from torch import nn
 
 import batchbald_nbdev
 from batchbald_nbdev import active_learning, bayesian_models, checks, collect
-from batchbald_nbdev.all import *
+from everything import *
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*log K"),

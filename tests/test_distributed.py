@@ -16,7 +16,7 @@ from hypothesis import given as given_any, settings, strategies as st
 
 from batchbald_nbdev import distributed as parts
 from batchbald_nbdev import plain_batchbald
-from batchbald_nbdev.all import *
+from everything import *
 
 dask = pytest.importorskip("dask", reason="needs dask: pip install 'batchbald_nbdev[dask]'")
 da = pytest.importorskip("dask.array", reason="needs dask.array: pip install 'batchbald_nbdev[dask]'")

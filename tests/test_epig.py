@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from batchbald_nbdev import epig, plain_batchbald
-from batchbald_nbdev.all import *
+from everything import *
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*log K")
 

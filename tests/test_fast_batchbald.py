@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from batchbald_nbdev import batchbald
-from batchbald_nbdev.all import *
+from everything import *
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*log K")
 SLOW = os.environ.get("SLOW") == "1"

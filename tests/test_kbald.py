@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from batchbald_nbdev import kbald
-from batchbald_nbdev.all import *
+from everything import *
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*log K")  # small K on purpose
 TIGHT = dict(rtol=0, atol=1e-10)

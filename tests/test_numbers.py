@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from batchbald_nbdev import bayesian_models, checks
-from batchbald_nbdev.all import *
+from everything import *
 from batchbald_nbdev.datasets import ActiveLearningData
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*log K")
