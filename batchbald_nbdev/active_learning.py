@@ -20,19 +20,12 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
-from .bald import CandidateBatch, _check_given
+from .bald import CandidateBatch
 from .bayesian_models import dropout_features, dropout_layers, make_consistent
+from .checks import as_float_tensor, check_count, check_number, check_positions, check_room, choose_device, full_precision
 from .collect import autocast, collect_log_probs
 from .datasets import ActiveLearningData, get_balanced_indices
-from batchbald_nbdev.information import (
-    _as_tensor,
-    _check_count,
-    _check_number,
-    _check_room,
-    _full_precision,
-    _work_device,
-    check_log_probs,
-)
+from .information import check_log_probs
 from batchbald_nbdev.loop_checks import (
     check_done,
     check_initial,
@@ -55,7 +48,7 @@ def evaluate(
     Raises `ValueError` where these are no predictions, or no classes for them."""
     N, K, C = check_log_probs(log_probs_N_K_C)
     labels_N = check_labels("`labels_N` is", labels_N, N, C)
-    mean_N_C = _as_tensor(log_probs_N_K_C).double().logsumexp(1) - math.log(K)
+    mean_N_C = as_float_tensor(log_probs_N_K_C).double().logsumexp(1) - math.log(K)
     accuracy = (mean_N_C.argmax(1) == labels_N).double().mean().item()
     return accuracy, -mean_N_C.gather(1, labels_N[:, None]).mean().item()
 
@@ -184,7 +177,7 @@ def _put_back(models: Sequence[nn.Module], states: Sequence[dict[str, Tensor]], 
 # %% ../nbs/10_active_learning.ipynb #e1039a78
 @torch.inference_mode(False)
 @torch.enable_grad()
-@_full_precision
+@full_precision
 def train_models(
     models: Sequence[nn.Module],  # T models of one architecture; trained in place
     inputs: Sequence[Tensor],  # for each model its training inputs (n, *features); n may differ
@@ -208,12 +201,12 @@ def train_models(
     how = {"steps": steps, "minibatch_size": minibatch_size, "learning_rate": learning_rate}
     check_training_options(how | {"early_stopping": early_stopping, "patience": patience, "epoch_steps": epoch_steps})
     check_stack(models, inputs, labels, keys, validation if early_stopping else None)
-    device = _work_device(device, next(models[0].parameters()))
-    steps, minibatch_size = _check_count(steps, "steps", 0), _check_count(minibatch_size, "minibatch_size")
+    device = choose_device(device, next(models[0].parameters()))
+    steps, minibatch_size = check_count(steps, "steps", 0), check_count(minibatch_size, "minibatch_size")
     what = f"minibatches of {minibatch_size:,} inputs for {len(models)} networks"
-    _check_room(minibatch_size * sum(8 + x[0].nbytes for x in inputs), "minibatch_size", what, device)
-    patience, epoch_steps = _check_count(patience, "patience"), _check_count(epoch_steps, "epoch_steps")
-    learning_rate = _check_number(learning_rate, "learning_rate")
+    check_room(minibatch_size * sum(8 + x[0].nbytes for x in inputs), "minibatch_size", what, device)
+    patience, epoch_steps = check_count(patience, "patience"), check_count(epoch_steps, "epoch_steps")
+    learning_rate = check_number(learning_rate, "learning_rate")
     precision, stack = autocast(device, mixed_precision), _Stack(models, inputs, labels, keys, learning_rate, device)
     judge, bests, step = copy.deepcopy(stack.model).eval(), [_Best() for _ in models], 0
     validation = _share(validation, device) if early_stopping else ()
@@ -263,8 +256,8 @@ def acquire(
     collect: Callable | None = None,  # how to predict; None means `collect_log_probs`
 ) -> tuple[CandidateBatch, Round]:  # picks by their position in the whole pool, and what the method saw
     "The batch that a method picks from the points that are not taken. Raises `ValueError` where it returns none."
-    taken = _check_given(taken, len(pool_inputs), "taken")
-    samples, configs = _check_count(samples, "samples"), _check_count(configs, "configs")
+    taken = check_positions(taken, len(pool_inputs), "taken")
+    samples, configs = check_count(samples, "samples"), check_count(configs, "configs")
     free_P = torch.ones(len(pool_inputs), dtype=torch.bool, device="cpu")
     free_P[taken] = False
     positions = free_P.nonzero()[:, 0]
@@ -450,7 +443,7 @@ def run_trials(
     seed, size, budget = counts["seed"], counts["size"], counts.get("budget", budget)
     initial = _draw_initial(datasets, counts["per_class"], seed) if initial is None else initial
     runs = _make_runs(datasets, methods, check_initial(initial, datasets, budget))
-    where = {"device": _work_device(device), "mixed_precision": mixed_precision}
+    where = {"device": choose_device(device), "mixed_precision": mixed_precision}
     autocast(where["device"], mixed_precision)  # refused now, if at all
     recorded = check_done(done, runs, seed, size, budget, oracle is None)
     plan |= {"make_model": make_model, "training": training | where, "collect": partial(collect_log_probs, **where)}

@@ -6,45 +6,48 @@
 __all__ = ['compute_bald', 'compute_variation_ratios', 'compute_mean_std', 'CandidateBatch', 'get_top_k_batch', 'get_bald_batch']
 
 # %% ../nbs/01_bald.ipynb #8474fab1
-from contextlib import suppress
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from .information import _as_tensor, _as_whole, _brief, _check_count, _entropies, _iter_probs, _work_dtype
+from .checks import check_batch_size, check_number, check_positions, check_scores
+from .information import Predictions, compute_both_entropies
 
 # %% ../nbs/01_bald.ipynb #54d9567a
 def compute_bald(
     log_probs_N_K_C,  # log p(y_n = c | w_k)
-    dtype: torch.dtype | None = None,  # arithmetic: torch.float32, torch.double; None follows the input
+    dtype: torch.dtype | None = None,  # of the products; None is torch.double for float64 input, else torch.float32
     device=None,  # where to compute; None means where the input lies
 ) -> Tensor:  # scores_N, nats, float64, in [0, log min(K, C)]
-    "Mutual information $I(y_n; w)$ of every label and the parameters (eq. 2, Kirsch et al. 2019). Raises `ValueError` on bad input."
-    marginal_N, conditional_N = _entropies(log_probs_N_K_C, dtype, device)
+    "Mutual information $I(y_n; w)$ of every label and the parameters (eq. 2, Kirsch et al. 2019)."
+    marginal_N, conditional_N = compute_both_entropies(log_probs_N_K_C, dtype, device)
     return (marginal_N - conditional_N).clamp_min(0)
 
 # %% ../nbs/01_bald.ipynb #1791f6e7
 def compute_variation_ratios(
     log_probs_N_K_C,  # log p(y_n = c | w_k)
 ) -> Tensor:  # scores_N, float64, in [0, 1 - 1/C]
-    "One minus the largest averaged class probability (Freeman 1965). Raises `ValueError` on bad input."
-    x = _as_tensor(log_probs_N_K_C)
-    return torch.cat([1 - p.mean(1, dtype=torch.double).amax(-1) for _, p in _iter_probs(x, _work_dtype(x))])
+    "One minus the largest averaged class probability (Freeman 1965)."
+    predictions = Predictions(log_probs_N_K_C)
+    return torch.cat([1 - probs_n_K_C.mean(1, dtype=torch.double).amax(-1) for _, probs_n_K_C in predictions])
 
-
+# %% ../nbs/01_bald.ipynb #f86072b9
 def compute_mean_std(
     log_probs_N_K_C,  # log p(y_n = c | w_k)
 ) -> Tensor:  # scores_N, float64, in [0, 1/2]
-    "Standard deviation of class probabilities over parameter samples, averaged over classes (Kendall et al. 2015). Raises `ValueError` on bad input."
-    x = _as_tensor(log_probs_N_K_C)
-    return torch.cat([p.double().std(1, correction=0).mean(-1) for _, p in _iter_probs(x, _work_dtype(x))])
+    "Standard deviation of class probabilities over parameter samples, averaged over classes (Kendall et al. 2015)."
+    predictions = Predictions(log_probs_N_K_C)
+    return torch.cat([probs_n_K_C.double().std(1, correction=0).mean(-1) for _, probs_n_K_C in predictions])
 
 # %% ../nbs/01_bald.ipynb #5a795375
 @dataclass
 class CandidateBatch:
-    "A batch in the order in which it was picked. What `scores` are differs: see the selector. Fields that a selector does not fill in are None."
+    """A batch in the order in which it was picked. What `scores` are differs: see the selector.
+
+    Fields that a selector does not fill in are None."""
 
     scores: list[float]  # one for each pick
     indices: list[int]  # positions in the pool
@@ -53,59 +56,52 @@ class CandidateBatch:
     ceiling: float | None = None  # what no score can exceed, nats
 
 # %% ../nbs/01_bald.ipynb #b421a7a8
-def _check_batch_size(batch_size: int, N: int) -> int:
-    "The number of points to pick: `batch_size`, or all `N` if there are no more."
-    return min(_check_count(batch_size, "batch_size", 0), N)
+def first_best(scores_N: Tensor, tolerance: float) -> int:
+    "Lowest position whose score is within `tolerance` of the best."
+    return int((scores_N >= scores_N.max() - tolerance).nonzero()[0])
 
+# %% ../nbs/01_bald.ipynb #7aa5b350
+def rank(scores_N: Tensor, batch_size: int, tolerance: float = 0.0) -> list[int]:
+    "Positions of the best, best first: each the lowest within `tolerance` of the best that is left."
+    if tolerance == 0:
+        return scores_N.argsort(descending=True, stable=True)[:batch_size].tolist()
+    left_n, indices = torch.arange(len(scores_N), device=scores_N.device), []
+    for _ in range(min(batch_size, len(scores_N))):
+        place = first_best(scores_N[left_n], tolerance)
+        indices.append(int(left_n[place]))
+        left_n = torch.cat([left_n[:place], left_n[place + 1 :]])
+    return indices
 
-def _check_scores(scores_N) -> Tensor:
-    "Scores as a floating tensor."
-    if isinstance(scores_N, (list, tuple)):  # Python's numbers are float64 or whole
-        with suppress(TypeError, ValueError, RuntimeError):
-            scores_N = np.asarray(scores_N)
-    scores_N = _as_tensor(scores_N, "scores_N", whole=True)
-    if scores_N.ndim != 1 or len(scores_N) == 0:
-        raise ValueError(f"`scores_N` has shape {tuple(scores_N.shape)}; want one score for each point of a non-empty pool")
-    if scores_N.isnan().any():
-        raise ValueError("`scores_N` contains NaN; a point without a score cannot be ranked")
-    return scores_N
-
-
-def _check_given(given, N: int, name: str = "given") -> list[int]:
-    "Positions of points that are not to be picked, sorted and without repetitions."
-    try:
-        positions = {None} if isinstance(given, (str, bytes, bytearray)) else {_as_whole(i) for i in given}
-    except (TypeError, RuntimeError):  # nothing to go through
-        positions = {None}
-    if None in positions:
-        wanted = "positions in the pool, whole numbers such as [3, 17]; a mask becomes that by its `nonzero()`"
-        raise ValueError(f"`{name}` wants {wanted}")
-    outside = sorted(i for i in positions if not 0 <= i < N)
-    if outside:
-        raise ValueError(f"`{name}` has positions outside the pool of {N} points: {', '.join(map(_brief, outside[:5]))}")
-    return sorted(positions)  # so that their order cannot matter
-
-
-def _first_best(scores_N: Tensor, slack: float) -> int:
-    "Lowest position whose score is within `slack` of the best."
-    return int((scores_N >= scores_N.max() - slack).nonzero()[0])
+# %% ../nbs/01_bald.ipynb #186e6ffc
+def find_left(N: int, pending) -> list[int]:
+    "Positions of the points that are not out for labelling."
+    barred = set(check_positions(pending, N, "pending"))
+    return [i for i in range(N) if i not in barred]
 
 # %% ../nbs/01_bald.ipynb #e470d371
 def get_top_k_batch(
     scores_N,  # one score for each pool point, any unit
     batch_size: int,  # points to pick, B
+    *,
+    pending: Iterable[int] = (),  # positions already out for labelling; never returned
+    tolerance: float = 0.0,  # scores that differ by no more than this tie
 ) -> CandidateBatch:  # scores: the given ones
-    "The `batch_size` best scores (all, if there are fewer), best first; ties go to the lowest position. Raises `ValueError` on NaN or a negative size."
-    scores_N = _check_scores(scores_N)
-    order_N = scores_N.argsort(descending=True, stable=True)[: _check_batch_size(batch_size, len(scores_N))]
-    return CandidateBatch(scores_N[order_N].tolist(), order_N.tolist())
+    "The `batch_size` best scores (all, if there are fewer), best first; ties go to the lowest position."
+    scores_N = check_scores(scores_N)
+    tolerance = check_number(tolerance, "tolerance", below=math.inf, want="a number of 0 or more")
+    left = find_left(len(scores_N), pending)
+    batch_size = check_batch_size(batch_size, len(left))
+    indices = [left[i] for i in rank(scores_N[left], batch_size, tolerance)]
+    return CandidateBatch(scores_N[indices].tolist(), indices)
 
-
+# %% ../nbs/01_bald.ipynb #4805d15f
 def get_bald_batch(
     log_probs_N_K_C,  # log p(y_n = c | w_k)
     batch_size: int,  # points to pick, B
-    dtype: torch.dtype | None = None,  # arithmetic: torch.float32, torch.double; None follows the input
+    dtype: torch.dtype | None = None,  # of the products; None is torch.double for float64 input, else torch.float32
     device=None,  # where to compute; None means where the input lies
+    *,
+    pending: Iterable[int] = (),  # positions already out for labelling; never returned
 ) -> CandidateBatch:  # scores: each point's BALD score, nats
-    "Top-k BALD (eq. 3, Kirsch et al. 2019): the points with the largest own scores, whatever they have in common. Raises `ValueError` on bad input."
-    return get_top_k_batch(compute_bald(log_probs_N_K_C, dtype, device), batch_size)
+    "Top-k BALD (eq. 3, Kirsch et al. 2019): the points with the largest own scores, whatever they have in common."
+    return get_top_k_batch(compute_bald(log_probs_N_K_C, dtype, device), batch_size, pending=pending)

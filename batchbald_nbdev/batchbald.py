@@ -11,108 +11,131 @@ from collections.abc import Iterable
 from statistics import NormalDist
 
 import torch
+from fastcore.basics import patch
 from torch import Tensor
 
-from .bald import CandidateBatch, _first_best, compute_bald
-from .information import _check_count, _check_number, _full_precision, _plogp, _probs
-from .joint_entropy import WeightedJointEntropy, _resample, _uniform
-from .plain_batchbald import CeilingWarning, _greedy_batch, _ties
+from .bald import CandidateBatch, first_best, compute_bald
+from .checks import check_count, check_number, full_precision
+from .information import Predictions, plogp
+from .joint_entropy import WeightedJointEntropy, resample, uniform
+from .plain_batchbald import TIES, BatchBALD, check_search, pick_batch
 
 # %% ../nbs/04_fast_batchbald.ipynb #f9645347
-_read_elements = 2**17  # elements converted at a time
+READ_ELEMENTS = 2**17  # converted at a time
 
 
-class _Rows:
-    "Candidates as probs_n_C_K and entropies_n_K, ready for a matrix product, and kept once read, up to `max_bytes`."
+class Rows:
+    "Candidates as probs_n_C_K and entropies_n_K, ready for a matrix product; kept once read, up to `max_bytes`."
 
     def __init__(self, log_probs_N_K_C: Tensor, dtype: torch.dtype, device, max_bytes: int):
-        self.x, self.dtype, self.device = log_probs_N_K_C, dtype, device
-        N, K, C = log_probs_N_K_C.shape
+        self.predictions, self.device = Predictions(log_probs_N_K_C, dtype, device), device
+        N, K, C = self.predictions.shape
         room = min(N, max_bytes // ((C + 1) * K * dtype.itemsize))
         self.place_N = torch.full((N,), -1, dtype=torch.int32, device=device)
         self.probs_r_C_K = torch.empty(room, C, K, dtype=dtype, device=device)
         self.entropies_r_K = torch.empty(room, K, dtype=dtype, device=device)
         self.used = 0
 
-    def _read(self, block_n: Tensor, probs_n_C_K: Tensor, entropies_n_K: Tensor) -> tuple[Tensor, Tensor]:
-        "Rows of the pool, written where they belong, in parts that stay in the processor's cache."
-        step = max(1, _read_elements // probs_n_C_K[:1].numel())
-        for part_n, probs, entropies in zip(*(x.split(step) for x in (block_n, probs_n_C_K, entropies_n_K))):
-            probs.copy_(_probs(self.x.index_select(0, part_n.to(self.x.device)).to(self.device), self.dtype).transpose(1, 2))
-            entropies.copy_(-_plogp(probs).sum(1))
-        return probs_n_C_K, entropies_n_K
+# %% ../nbs/04_fast_batchbald.ipynb #dde9dd50
+@patch
+def _read(self: Rows, block_n: Tensor, probs_n_C_K: Tensor, entropies_n_K: Tensor) -> tuple[Tensor, Tensor]:
+    "Rows of the pool, written where they belong, in parts that stay in the processor's cache."
+    step = max(1, READ_ELEMENTS // probs_n_C_K[:1].numel())
+    for part_n, probs, entropies in zip(*(x.split(step) for x in (block_n, probs_n_C_K, entropies_n_K))):
+        probs.copy_(self.predictions[part_n].transpose(1, 2))
+        entropies.copy_(-plogp(probs).sum(1))
+    return probs_n_C_K, entropies_n_K
 
-    def __call__(self, block_n: Tensor) -> tuple[Tensor, Tensor]:
+# %% ../nbs/04_fast_batchbald.ipynb #884dd348
+@patch
+def __call__(self: Rows, block_n: Tensor) -> tuple[Tensor, Tensor]:
+    place_n, kept = self.place_N[block_n].long(), (self.probs_r_C_K, self.entropies_r_K)
+    new_n = block_n[place_n < 0]
+    if self.used + len(new_n) > len(self.probs_r_C_K):
+        return self._read(block_n, *(x.new_empty(len(block_n), *x.shape[1:]) for x in kept))
+    if len(new_n):
+        places = slice(self.used, self.used + len(new_n))
+        read = self._read(new_n, *(x[places] for x in kept))
+        self.place_N[new_n] = torch.arange(places.start, places.stop, dtype=torch.int32, device=self.device)
+        self.used = places.stop
+        if len(new_n) == len(block_n):
+            return read
         place_n = self.place_N[block_n].long()
-        new_n = block_n[place_n < 0]
-        if self.used + len(new_n) > len(self.probs_r_C_K):
-            return self._read(block_n, *(x.new_empty(len(block_n), *x.shape[1:]) for x in (self.probs_r_C_K, self.entropies_r_K)))
-        if len(new_n):
-            places = slice(self.used, self.used + len(new_n))
-            read = self._read(new_n, self.probs_r_C_K[places], self.entropies_r_K[places])
-            self.place_N[new_n] = torch.arange(places.start, places.stop, dtype=torch.int32, device=self.device)
-            self.used = places.stop
-            if len(new_n) == len(block_n):
-                return read
-            place_n = self.place_N[block_n].long()
-        return self.probs_r_C_K.index_select(0, place_n), self.entropies_r_K.index_select(0, place_n)
+    return tuple(x.index_select(0, place_n) for x in kept)
 
 # %% ../nbs/04_fast_batchbald.ipynb #b72e6be6
-def _plogp_(probs: Tensor) -> Tensor:
+def plogp_(probs: Tensor) -> Tensor:
     "p log p, using up the memory of an intermediate result."
     return probs.clamp_min(torch.finfo(probs.dtype).tiny).log_().mul_(probs)
 
-
-@_full_precision
+# %% ../nbs/04_fast_batchbald.ipynb #fce216e4
+@full_precision
 def _gains_by_configuration(posteriors_K_m: Tensor, probs_n_C_K: Tensor, entropies_n_K: Tensor) -> Tensor:
     "Information of each candidate under each configuration, gains_n_m."
     n, C, K = probs_n_C_K.shape
-    entropies_n_m = -_plogp_(probs_n_C_K.view(n * C, K) @ posteriors_K_m).view(n, C, -1).sum(1)
+    entropies_n_m = -plogp_(probs_n_C_K.view(n * C, K) @ posteriors_K_m).view(n, C, -1).sum(1)
     return entropies_n_m - entropies_n_K @ posteriors_K_m
 
-
-@_full_precision
-def _mean_gains(weights_M: Tensor, posteriors_K_M: Tensor, known_K: Tensor, probs_n_C_K: Tensor, entropies_n_K: Tensor, elements: int) -> Tensor:
-    "Their mean over all configurations, gains_n in float64; `known_K` is the mean posterior. At most `elements` products at a time."
+# %% ../nbs/04_fast_batchbald.ipynb #b2893674
+@full_precision
+def mean_gains(
+    weights_M: Tensor,
+    posteriors_K_M: Tensor,
+    known_K: Tensor,  # mean posterior
+    probs_n_C_K: Tensor,
+    entropies_n_K: Tensor,
+    elements: int,  # products at a time, at most
+) -> Tensor:  # gains_n, float64
+    "Their mean over all configurations."
     n, C, K = probs_n_C_K.shape
     parts = probs_n_C_K.view(n * C, K).split(max(1, elements // len(weights_M)))
-    sums_nC = torch.cat([_plogp_(part @ posteriors_K_M).double() @ weights_M for part in parts])
+    sums_nC = torch.cat([plogp_(part @ posteriors_K_M).double() @ weights_M for part in parts])
     return (-sums_nC.view(n, C).sum(1) - entropies_n_K.double() @ known_K).clamp_min(0)
 
 # %% ../nbs/04_fast_batchbald.ipynb #fb21052c
 class _Level:
-    "A few configurations that stand for all, with the references that calibrate them. Called with rows, it gives estimates of their gains and standard errors."
+    "A few configurations that stand for all: gives estimates of gains, with standard errors, by control variates."
 
     def __init__(
         self,
         num: int,  # configurations
         weights_M: Tensor,
         posteriors_K_M: Tensor,
-        gains_r_M: Tensor,  # of the references, under every configuration
+        gains_r_M: Tensor,  # of the control variates, under every configuration
         means_r: Tensor,  # their means, float64
         generator: torch.Generator,
     ):
-        shuffled_M = _uniform((len(weights_M),), generator, weights_M.device).argsort()  # else every kept one may have the same last label
-        kept_m, weights_m = _resample(weights_M[shuffled_M], num, generator)
+        # shuffled, since else every kept one may have the same last label
+        shuffled_M = uniform((len(weights_M),), generator, weights_M.device).argsort()
+        kept_m, weights_m = resample(weights_M[shuffled_M], num, generator)
         kept_m = shuffled_M[kept_m]
-        self.posteriors_K_m, root_m = posteriors_K_M[:, kept_m], weights_m.sqrt()
+        self.posteriors_K_m = posteriors_K_M[:, kept_m]
         r = min(len(gains_r_M), num // 4)
-        references_1r_m = torch.cat([torch.ones_like(weights_m)[None], gains_r_M[:r, kept_m].double()])
-        means_1r = torch.cat([means_r.new_ones(1), means_r[:r]])
-        U_m_p, S_p, V_p_1r = torch.linalg.svd((references_1r_m * root_m).T, full_matrices=False)
-        p = int((S_p > 1e-5 * S_p[0]).sum())  # copies among the references say the same thing twice
-        self.estimate_m = root_m * (U_m_p[:, :p] @ (V_p_1r[:p] @ means_1r / S_p[:p]))
-        light_m = weights_m <= weights_m.min() * (1 + 1e-9)  # heavier ones were kept as they are and have no error
-        self.freedom = max(1, int(light_m.sum()) - p)
-        error_m = light_m * self.estimate_m / root_m * math.sqrt(int(light_m.sum()) / self.freedom)
-        self.root_m, self.basis_m_p, self.error_m = (x.to(posteriors_K_M.dtype) for x in (root_m, U_m_p[:, :p], error_m))
+        self._fit(weights_m, gains_r_M[:r, kept_m].double(), means_r[:r], posteriors_K_M.dtype)
 
-    @_full_precision
-    def __call__(self, probs_n_C_K: Tensor, entropies_n_K: Tensor) -> tuple[Tensor, Tensor]:
-        gains_n_m = _gains_by_configuration(self.posteriors_K_m, probs_n_C_K, entropies_n_K)
-        rooted_n_m = gains_n_m * self.root_m
-        rest_n_m = rooted_n_m - (rooted_n_m @ self.basis_m_p) @ self.basis_m_p.T
-        return gains_n_m.double() @ self.estimate_m, (rest_n_m * self.error_m).norm(dim=1).double()
+# %% ../nbs/04_fast_batchbald.ipynb #16ef7cd0
+@patch
+def _fit(self: _Level, weights_m: Tensor, controls_r_m: Tensor, means_r: Tensor, dtype: torch.dtype) -> None:
+    "The weighted least-squares regression on the control variates and a constant, for all candidates at once."
+    root_m = weights_m.sqrt()
+    controls_1r_m = torch.cat([torch.ones_like(weights_m)[None], controls_r_m])
+    means_1r = torch.cat([means_r.new_ones(1), means_r])
+    U_m_p, S_p, V_p_1r = torch.linalg.svd((controls_1r_m * root_m).T, full_matrices=False)
+    p = int((S_p > 1e-5 * S_p[0]).sum())  # copies among them say the same thing twice
+    self.estimate_m = root_m * (U_m_p[:, :p] @ (V_p_1r[:p] @ means_1r / S_p[:p]))
+    light_m = weights_m <= weights_m.min() * (1 + 1e-9)  # heavier ones were kept as they are and have no error
+    self.freedom = max(1, int(light_m.sum()) - p)
+    error_m = light_m * self.estimate_m / root_m * math.sqrt(int(light_m.sum()) / self.freedom)
+    self.root_m, self.basis_m_p, self.error_m = (x.to(dtype) for x in (root_m, U_m_p[:, :p], error_m))
+
+# %% ../nbs/04_fast_batchbald.ipynb #9adb4e73
+@patch
+@full_precision
+def __call__(self: _Level, probs_n_C_K: Tensor, entropies_n_K: Tensor) -> tuple[Tensor, Tensor]:
+    gains_n_m = _gains_by_configuration(self.posteriors_K_m, probs_n_C_K, entropies_n_K)
+    rooted_n_m = gains_n_m * self.root_m
+    rest_n_m = rooted_n_m - (rooted_n_m @ self.basis_m_p) @ self.basis_m_p.T
+    return gains_n_m.double() @ self.estimate_m, (rest_n_m * self.error_m).norm(dim=1).double()
 
 # %% ../nbs/04_fast_batchbald.ipynb #ec10db91
 def _quantile(error: float, freedom: int) -> float:
@@ -121,17 +144,86 @@ def _quantile(error: float, freedom: int) -> float:
     return z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
 
 # %% ../nbs/04_fast_batchbald.ipynb #72d8d416
-_levels, _first, _block = (128, 512, 2048), 32, 512
+LEVELS, FIRST, BLOCK = (128, 512, 2048), 32, 512
 
 
-def _race(block_n: Tensor, rows_n: tuple[Tensor, Tensor], levels: list[tuple[_Level, float]], bounds_N: Tensor, floor: float, elements: int):
-    "The candidates that may reach `floor`, with their rows; bounds of the others are brought down to below it."
+class _Step:
+    "What is known while one pick is looked for."
+
+    def __init__(self, state, rows: Rows, bounds_N: Tensor, elements: int, incumbent: float, violation: float):
+        self.weights_M, self.posteriors_K_M = state.weights_M, state.posteriors_M_K.T.contiguous()
+        self.known_K = self.weights_M @ state.posteriors_M_K.double()
+        self.tolerance = TIES[self.posteriors_K_M.dtype]
+        self.rows, self.bounds_N, self.elements = rows, bounds_N, elements
+        self.incumbent = incumbent  # largest gain that was evaluated
+        self.violation = violation  # by how much gains were above their bounds
+
+    def note(self, block_n: Tensor, gains_n: Tensor) -> None:
+        "Gains that were evaluated in full."
+        self.incumbent = max(self.incumbent, gains_n.max().item())
+        self.violation = max(self.violation, (gains_n - self.bounds_N[block_n]).max().item())
+        self.bounds_N[block_n] = gains_n.clamp_min(0)
+
+    def may_reach(self, block_n: Tensor) -> Tensor:
+        "Those whose bound reaches the incumbent."
+        reach = self.incumbent - 2 * self.violation - self.tolerance
+        return block_n[self.bounds_N[block_n] >= reach]
+
+# %% ../nbs/04_fast_batchbald.ipynb #a2d9c0ee
+@patch
+def bound(self: _Step, racing: bool) -> tuple[Tensor, Tensor | None, Tensor]:
+    "Evaluate the highest bounds: positions, gains_r_M under every configuration if there are races, gains_n."
+    first_n = self.bounds_N.topk(min(FIRST, len(self.bounds_N))).indices
+    first_n = first_n[self.bounds_N[first_n] > -math.inf].sort().values
+    rows_n, gains_r_M = self.rows(first_n), None
+    if racing:
+        step = max(1, self.elements // (len(self.weights_M) * rows_n[0].shape[1]))
+        parts = zip(*(x.split(step) for x in rows_n))
+        gains_r_M = torch.cat([_gains_by_configuration(self.posteriors_K_M, *part) for part in parts])
+        gains_n = torch.stack([row_M.double() @ self.weights_M for row_M in gains_r_M])
+    else:
+        gains_n = mean_gains(self.weights_M, self.posteriors_K_M, self.known_K, *rows_n, self.elements)
+    self.note(first_n, gains_n)
+    return first_n, gains_r_M, gains_n
+
+# %% ../nbs/04_fast_batchbald.ipynb #c3eb1aff
+@patch
+def find_rest(self: _Step, first_n: Tensor, lazy: bool) -> Tensor:
+    "The others by their bounds, highest first; with `lazy` only those that may reach the incumbent."
+    rest_N = self.bounds_N > -math.inf
+    rest_N[first_n] = False
+    if lazy and self.incumbent <= self.tolerance:  # nothing is left to learn, so that what cannot exceed a tie ties
+        rest_N &= self.bounds_N > self.tolerance - 2 * self.violation
+    rest_n = rest_N.nonzero()[:, 0]
+    if lazy:
+        rest_n = self.may_reach(rest_n)
+    return rest_n[self.bounds_N[rest_n].argsort(descending=True, stable=True)]
+
+# %% ../nbs/04_fast_batchbald.ipynb #081614ac
+@patch
+def make_levels(
+    self: _Step, sizes: list[int], gains_r_M, gains_n, race_error: float, generator
+) -> list[tuple[_Level, float]]:
+    "Levels with how many standard errors to allow at each."
+    levels = [_Level(m, self.weights_M, self.posteriors_K_M, gains_r_M, gains_n, generator) for m in sizes]
+    return [(level, _quantile(race_error / len(levels), level.freedom)) for level in levels if level.freedom >= 20]
+
+# %% ../nbs/04_fast_batchbald.ipynb #da18d430
+def _race(
+    block_n: Tensor,
+    rows_n: tuple[Tensor, Tensor],
+    levels: list[tuple[_Level, float]],
+    bounds_N: Tensor,  # those of what is dropped are brought down
+    incumbent: float,
+    elements: int,
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    "The candidates that may reach the incumbent, with their rows."
     for level, margin in levels:
         step = max(1, elements // (len(level.root_m) * rows_n[0].shape[1]))
         parts = [level(*part) for part in zip(*(x.split(step) for x in rows_n))]
         estimates_n, errors_n = (torch.cat(x) for x in zip(*parts))
         upper_n = estimates_n + margin * errors_n + 1e-5  # the last term: products in float32
-        stay_n = upper_n >= floor
+        stay_n = upper_n >= incumbent
         out_n = block_n[~stay_n]
         bounds_N[out_n] = torch.minimum(bounds_N[out_n], upper_n[~stay_n])
         block_n, rows_n = block_n[stay_n], tuple(x[stay_n] for x in rows_n)
@@ -139,117 +231,107 @@ def _race(block_n: Tensor, rows_n: tuple[Tensor, Tensor], levels: list[tuple[_Le
             break
     return block_n, rows_n
 
+# %% ../nbs/04_fast_batchbald.ipynb #82283ecc
+@patch
+def evaluate(self: _Step, block_n: Tensor, levels: list[tuple[_Level, float]]) -> Tensor:
+    "Race a block, and evaluate who is left; their positions."
+    floor = self.incumbent - self.tolerance
+    block_n, rows_n = _race(block_n, self.rows(block_n), levels, self.bounds_N, floor, self.elements)
+    if len(block_n):
+        self.note(block_n, mean_gains(self.weights_M, self.posteriors_K_M, self.known_K, *rows_n, self.elements))
+    return block_n
 
-def _best_candidate(
+# %% ../nbs/04_fast_batchbald.ipynb #45eccfee
+def best_candidate(
     state: WeightedJointEntropy,
-    rows: _Rows,
+    rows: Rows,
     bounds_N: Tensor,  # upper bounds on gains, brought up to date; -inf for points that cannot be picked
     *,
     lazy: bool = True,
     race_error: float = 1e-5,  # chance that the races of this step lower the bound of a given candidate too far
     elements: int = 2**18,
     generator: torch.Generator | None = None,
-    floor: float = -math.inf,  # a gain found elsewhere: what cannot reach it need not be looked at
-    rise: float = 0.0,  # by how much gains were seen above their bounds elsewhere
+    incumbent: float = -math.inf,  # a gain found elsewhere: what cannot reach it need not be looked at
+    violation: float = 0.0,  # by how much gains were seen above their bounds elsewhere
 ) -> tuple[int, float]:
     "Position of the largest gain, and by how much gains were seen above their bounds."
-    weights_M, posteriors_K_M = state.weights_M, state.posteriors_M_K.T.contiguous()
-    known_K, slack = weights_M @ state.posteriors_M_K.double(), _ties[posteriors_K_M.dtype]
-    sizes = [m for m in _levels if 3 * m <= len(weights_M)] if race_error else []
-
-    first_n = bounds_N.topk(min(_first, len(bounds_N))).indices
-    first_n = first_n[bounds_N[first_n] > -math.inf].sort().values
-    rows_n = rows(first_n)
-    if sizes:
-        step = max(1, elements // (len(weights_M) * rows_n[0].shape[1]))
-        gains_r_M = torch.cat([_gains_by_configuration(posteriors_K_M, *part) for part in zip(*(x.split(step) for x in rows_n))])
-        gains_n = torch.stack([row_M.double() @ weights_M for row_M in gains_r_M])
-    else:
-        gains_n = _mean_gains(weights_M, posteriors_K_M, known_K, *rows_n, elements)
-    best, rise = max(floor, gains_n.max().item()), max(rise, (gains_n - bounds_N[first_n]).max().item())
-
-    rest_n = bounds_N > -math.inf
-    rest_n[first_n] = False
-    if lazy:
-        rest_n &= bounds_N >= best - 2 * rise - slack
-        if best <= slack:  # nothing is left to learn, so that what cannot exceed a tie ties
-            rest_n &= bounds_N > slack - 2 * rise
-    rest_n = rest_n.nonzero()[:, 0]
-    rest_n = rest_n[bounds_N[rest_n].argsort(descending=True, stable=True)]
-    levels = [_Level(m, weights_M, posteriors_K_M, gains_r_M, gains_n, generator) for m in sizes] if len(rest_n) else []
-    levels = [(level, _quantile(race_error / len(levels), level.freedom)) for level in levels if level.freedom >= 20]  # fewer say little about their errors
-    bounds_N[first_n] = gains_n.clamp_min(0)
-
-    for block_n in rest_n.split(_block):
+    step = _Step(state, rows, bounds_N, elements, incumbent, violation)
+    sizes = [m for m in LEVELS if 3 * m <= len(step.weights_M)] if race_error else []
+    first_n, gains_r_M, gains_n = step.bound(bool(sizes))
+    rest_n, levels = step.find_rest(first_n, lazy), []
+    if len(rest_n):
+        levels = step.make_levels(sizes, gains_r_M, gains_n, race_error, generator)
+    for block_n in rest_n.split(BLOCK):
         if lazy:
-            block_n = block_n[bounds_N[block_n] >= best - 2 * rise - slack]
+            block_n = step.may_reach(block_n)
             if not len(block_n):
                 break
-        block_n, rows_n = _race(block_n, rows(block_n), levels, bounds_N, best - slack, elements)
-        if len(block_n):
-            gains_n = _mean_gains(weights_M, posteriors_K_M, known_K, *rows_n, elements)
-            best, rise = max(best, gains_n.max().item()), max(rise, (gains_n - bounds_N[block_n]).max().item())
-            bounds_N[block_n] = gains_n
-    return _first_best(bounds_N, slack), rise
+        step.evaluate(block_n, levels)
+    return first_best(bounds_N, step.tolerance), step.violation
 
 # %% ../nbs/04_fast_batchbald.ipynb #13d1433c
-def _is_out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "not enough memory" in str(error) or "t allocate memory" in str(error)
+def is_out_of_memory(error: BaseException) -> bool:
+    said = str(error)
+    kinds = (MemoryError, torch.OutOfMemoryError)
+    return isinstance(error, kinds) or "not enough memory" in said or "t allocate memory" in said
 
-
-def _halving(step, elements: int):
+# %% ../nbs/04_fast_batchbald.ipynb #d8d6218b
+def halving(step, elements: int):
     "`step(elements)`, with `elements` halved as long as memory runs out; returns the result and what worked."
     while True:
         try:
             return step(elements), elements
         except (RuntimeError, MemoryError) as error:
-            if not _is_out_of_memory(error) or elements <= 2**12:
+            if not is_out_of_memory(error) or elements <= 2**12:
                 raise
         elements //= 2  # outside of the handler, so that what failed is freed first
 
 # %% ../nbs/04_fast_batchbald.ipynb #d45a61d1
-def _check_race_error(race_error: float) -> float:
+def check_race_error(race_error: float) -> float:
     want = "a probability below 0.5, such as 1e-4, or 0 for no racing"
-    return _check_number(race_error, "race_error", below=0.5, want=want)
+    return check_number(race_error, "race_error", below=0.5, want=want)
 
+# %% ../nbs/04_fast_batchbald.ipynb #2823d40e
+class _Racing(BatchBALD):
+    "The same objective; its gains are bounds, and the best is found by `best_candidate`."
 
+    def __init__(self, predictions, num_samples, pending, generator, max_bytes: int, **options):
+        dtype, device = predictions.dtype, predictions.device
+        bald_N = compute_bald(predictions.log_probs_N_K_C, dtype, device)
+        super().__init__(predictions, num_samples, pending, generator, bald_N)
+        self.rows = Rows(self.x, dtype, device, max_bytes // 4 * 3)
+        self.elements = min(2**18 if device.type == "cpu" else 2**24, max_bytes // 32)
+        self.options = options | {"generator": torch.Generator().manual_seed(0)}
+
+    def best(self):
+        def step(elements):
+            return best_candidate(self.state, self.rows, self.gains_N, elements=elements, **self.options)[0]
+
+        pick, self.elements = halving(step, self.elements)
+        return pick, self.gains_N[pick].item()
+
+# %% ../nbs/04_fast_batchbald.ipynb #3ff94aa8
 def get_batchbald_batch(
     log_probs_N_K_C,  # log p(y_n = c | w_k)
     batch_size: int,  # points to pick, B
     num_samples: int = 4_000,  # label configurations to carry, M; exact while they suffice
-    dtype: torch.dtype | None = None,  # of the products: torch.float32 (None) or torch.double; sums are float64
+    dtype: torch.dtype | None = None,  # of the products; None is torch.double for float64 input, else torch.float32
     device=None,  # where to compute; None means where the input lies
     *,
-    given: Iterable[int] = (),  # positions already out for labelling
+    pending: Iterable[int] = (),  # positions already out for labelling
     generator: torch.Generator | None = None,  # for resampling; a fresh one seeded with 0 if None
     progress: bool = False,  # show a progress bar
     lazy: bool = True,  # pass over candidates whose earlier gain shows that they cannot win
     race_error: float = 1e-4,  # chance of dropping the best candidate of a step in the races; 0 turns racing off
     max_bytes: int = 2**28,  # for candidates kept between steps, and for intermediate results
-) -> CandidateBatch:  # scores: joint information of picks 0..i beyond `given`, nats, never falling
+) -> CandidateBatch:  # scores: joint information of picks 0..i beyond `pending`, nats, never falling
     """Greedy BatchBALD (algorithm 1, Kirsch et al. 2019) over weighted configurations, lazily and with races.
 
-    Raises `ValueError` on bad input. Warns (`CeilingWarning`) where the batch has used up what K parameter samples can tell, log K."""
-    max_bytes, race_error = _check_count(max_bytes, "max_bytes"), _check_race_error(race_error)
-    batch_size = _check_count(batch_size, "batch_size", 0)
-
-    def make_chooser(x, state, given):
-        dtype, device = state.posteriors_M_K.dtype, state.posteriors_M_K.device
-        bounds_N = compute_bald(x, dtype, device)
-        bounds_N[given] = -math.inf
-        rows = _Rows(x, dtype, device, max_bytes // 4 * 3)
-        elements = min(2**18 if device.type == "cpu" else 2**24, max_bytes // 32)
-        race_generator = torch.Generator().manual_seed(0)
-
-        def step(elements):
-            return _best_candidate(state, rows, bounds_N, lazy=lazy, race_error=race_error / batch_size, elements=elements, generator=race_generator)[0]
-
-        def choose(indices):
-            nonlocal elements
-            best, elements = _halving(step, elements)
-            gain, bounds_N[best] = bounds_N[best].item(), -math.inf
-            return best, gain, x[best : best + 1]
-
-        return choose
-
-    return _greedy_batch(make_chooser, log_probs_N_K_C, batch_size, num_samples, dtype, device, given, generator, progress)
+    Warns (`CeilingWarning`) where the batch has used up what K parameter samples can tell, log K."""
+    max_bytes, race_error = check_count(max_bytes, "max_bytes"), check_race_error(race_error)
+    race_error /= max(1, check_count(batch_size, "batch_size", 0))
+    predictions, batch_size, pending, generator = check_search(
+        log_probs_N_K_C, batch_size, dtype, device, pending, generator
+    )
+    objective = _Racing(predictions, num_samples, pending, generator, max_bytes, lazy=lazy, race_error=race_error)
+    return pick_batch(objective, batch_size, pending, generator, progress)

@@ -17,8 +17,8 @@ from torch.func import functional_call
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from .batchbald import _is_out_of_memory
-from .information import _check_number
+from .batchbald import is_out_of_memory
+from .checks import check_number
 
 # %% ../nbs/08_bayesian_models.ipynb #ef7a9468
 class ConsistentDropout(nn.Module):
@@ -26,7 +26,7 @@ class ConsistentDropout(nn.Module):
 
     def __init__(self, p: float = 0.5):  # probability that a feature is dropped
         super().__init__()
-        self.p = _check_number(p, "p", below=1, want="a probability of dropping in [0, 1)")
+        self.p = check_number(p, "p", below=1, want="a probability of dropping in [0, 1)")
         self.register_buffer("mask", None, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:  # (n, *features)
@@ -196,7 +196,7 @@ def blaming_inputs(x: Tensor) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, IndexError, TypeError) as error:
-        if _is_out_of_memory(error):
+        if is_out_of_memory(error):
             raise
         reason = str(error).splitlines()[0]
         what = "want the shape that it was made for, and its dtype: `x.float()`?"

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.utils.data import BatchSampler, Dataset, IterableDataset, SequentialSampler
 
-from .batchbald import _halving
+from .batchbald import halving
 from batchbald_nbdev.bayesian_models import (
     blaming_inputs,
     dropout_layers,
@@ -32,8 +32,7 @@ from batchbald_nbdev.bayesian_models import (
     uncompiled,
     watching,
 )
-from .information import _check_count, _check_room, _full_precision, _slack, _work_device
-from .joint_entropy import _generator
+from .checks import SLACK, check_count, check_generator, check_room, choose_device, full_precision
 
 # %% ../nbs/08a_collect.ipynb #757d2462
 def _check_outputs(outputs, x: Tensor) -> Tensor:
@@ -62,7 +61,7 @@ def _as_block(outputs_K_n_C: Tensor, x: Tensor, dtype: torch.dtype) -> Tensor:  
     if outputs_K_n_C.isnan().any() and not x.isfinite().all():
         what = "`loader` gives inputs that are NaN or infinite, and `model` returns NaN for them"
         raise ValueError(f"{what}; leave them out or mend them")
-    slack = max(1e-3, _slack.get(outputs_K_n_C.dtype, 0))  # half precision sums to one with fewer digits
+    slack = max(1e-3, SLACK.get(outputs_K_n_C.dtype, 0))  # half precision sums to one with fewer digits
     exact_K_n_C = outputs_K_n_C.to(torch.promote_types(dtype, torch.float32))
     return _log_softmax(exact_K_n_C, slack).transpose(0, 1).to(dtype).cpu()
 
@@ -201,7 +200,7 @@ def _prepare(model: nn.Module, state: dict, example: Tensor, num_samples: int, g
     layers = dropout_layers(model)
     numbers = sum(math.prod(layers[name].mask_shape(shape)) for name, shape in features.items())
     what = f"{num_samples:,} samples of masks and outputs"
-    _check_room(num_samples * (12 * numbers + needs.after), "num_samples", what, example.device)
+    check_room(num_samples * (12 * numbers + needs.after), "num_samples", what, example.device)
     return _draw_masks(model, features, num_samples, generator, example.device), needs
 
 # %% ../nbs/08a_collect.ipynb #aa7dc7b2
@@ -221,7 +220,7 @@ def _predict_batches(
             masks, needs = _prepare(model, state, x[:1], num_samples, generator)
         predict = partial(_predict_block, partial(_run_samples, model, state), masks, x, num_samples, needs, dtype)
         start = min(max_bytes, len(x) * max(needs.before, num_samples * needs.after))
-        block, worked = _halving(predict, start)
+        block, worked = halving(predict, start)
         max_bytes = worked if worked < start else max_bytes
         yield block
 
@@ -266,7 +265,7 @@ def _gather(blocks: Iterator[Tensor], out: Path | None) -> Tensor | np.memmap:
 
 # %% ../nbs/08a_collect.ipynb #c7cdc014
 def _check_storage(dtype: torch.dtype, out) -> Path | None:
-    if dtype not in _slack:
+    if dtype not in SLACK:
         raise ValueError(f"`dtype` is {dtype!r}; want torch.float16, torch.bfloat16, torch.float32 or torch.float64")
     if out is None:
         return None
@@ -286,7 +285,7 @@ def _find_state(model: nn.Module, device) -> tuple[dict[str, Tensor], torch.devi
     state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     if device is None:
         return state, next((tensor.device for tensor in state.values()), torch.device("cpu"))
-    device = _work_device(device)
+    device = choose_device(device)
     return {name: tensor.to(device) for name, tensor in state.items()}, device
 
 # %% ../nbs/08a_collect.ipynb #9a259b5a
@@ -312,7 +311,7 @@ def _refuse_equal_samples(model: nn.Module, state: dict[str, Tensor], batches: I
     )
 
 # %% ../nbs/08a_collect.ipynb #a56c97ab
-@_full_precision
+@full_precision
 @torch.no_grad()
 def collect_log_probs(
     model: nn.Module,  # returns logits or log-probabilities (n, C), each row from its own input alone
@@ -332,13 +331,13 @@ def collect_log_probs(
     Masks are drawn on the generator's device, so one CPU generator gives the same masks everywhere. The model's mode is
     restored. A compiled model is run uncompiled. Raises `ValueError` where the model has no consistent dropout (for
     K > 1), has dropout that cannot be made consistent, or does not return logits."""
-    num_samples, max_bytes = _check_count(num_samples, "num_samples"), _check_count(max_bytes, "max_bytes")
+    num_samples, max_bytes = check_count(num_samples, "num_samples"), check_count(max_bytes, "max_bytes")
     out = _check_storage(dtype, out)
     if not isinstance(model, nn.Module):
         others = "for other callables, one for each sample, see `collect_ensemble_log_probs`"
         raise ValueError(f"`model` is a {type(model).__name__}; want an nn.Module ({others})")
     model = getattr(model, "_orig_mod", model)  # inside of what `torch.compile` returns
-    layers, generator = dropout_layers(model), _generator(generator)
+    layers, generator = dropout_layers(model), check_generator(generator)
     refuse_batch_statistics([model])
     state, device = _find_state(model, device)
     precision = autocast(device, mixed_precision)
@@ -373,7 +372,7 @@ def _check_members(models) -> list[Callable[[Tensor], Tensor]]:
     return models
 
 # %% ../nbs/08a_collect.ipynb #89c69d38
-@_full_precision
+@full_precision
 @torch.no_grad()
 def collect_ensemble_log_probs(
     models: Iterable[Callable[[Tensor], Tensor]],  # K networks or callables, from inputs to logits or log-probs (n, C)
@@ -392,7 +391,7 @@ def collect_ensemble_log_probs(
     models, out = _check_members(models), _check_storage(dtype, out)
     networks = [model for model in models if isinstance(model, nn.Module)]
     parameters = (parameter for network in networks for parameter in network.parameters())
-    device = _work_device(device) if device is not None else next((o.device for o in parameters), None)
+    device = choose_device(device) if device is not None else next((o.device for o in parameters), None)
     batches = (_send(x, device) for x in _read_batches(loader, len(models), progress))
     with evaluating(networks):
         return _gather((_as_block(_run_members(models, x), x, dtype) for x in batches), out)

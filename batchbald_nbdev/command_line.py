@@ -20,8 +20,9 @@ import torch
 from fastcore.script import anno_parser, store_true
 
 from .active_learning import derive_generator
+from .checks import get_memory, listening, warn
 from .experiments import compare_methods, format_summary
-from .information import _listening, _memory, _warn, as_log_probs
+from .information import as_log_probs
 from .methods import Round, get_method, methods, names_in_words
 from .records import fail, refuse_dangling, write_csv, write_whole
 
@@ -36,7 +37,7 @@ def _run(command: str, main: Callable, stopped: str) -> None:
             _say(command, f"warning: {message}", 0)
 
     try:
-        with _listening(show):
+        with listening(show):
             main()
     except (ValueError, OSError, ImportError) as e:
         sys.exit(_say(command, e, 2))
@@ -216,7 +217,7 @@ def _read_hdf5(path: Path):
 
 def _fitting(x):
     "An array that the memory of this machine can hold."
-    if not x.nbytes <= _memory("cpu"):
+    if not x.nbytes <= get_memory("cpu"):
         raise _Unfit(f"claims an array of {x.nbytes:,} bytes, more than this machine's memory")
     return x
 
@@ -285,14 +286,14 @@ def _read_lines(path: str, name: str) -> list[str]:
         fail(f"`{name}`: {path} cannot be read ({getattr(e, 'strerror', None) or 'not UTF-8 text'})")
 
 
-def _positions(given: list[str], ids: list[str] | None, N: int) -> list[int]:
+def _positions(pending: list[str], ids: list[str] | None, N: int) -> list[int]:
     "Positions of the points named in the file of those already out for labelling."
     if ids is not None:
         at = {name: i for i, name in enumerate(ids)}
-        missing = [g for g in given if g not in at]
-        return fail(f"`given` names {missing[0]!r}, which is not in `ids`") if missing else [at[g] for g in given]
-    wrong = [g for g in given if not g.isdecimal() or len(g) > 18 or int(g) >= N]
-    return fail(f"`given` has {wrong[0]!r}; want positions from 0 to {N - 1}, one per line") if wrong else [int(g) for g in given]
+        missing = [g for g in pending if g not in at]
+        return fail(f"`pending` names {missing[0]!r}, which is not in `ids`") if missing else [at[g] for g in pending]
+    wrong = [g for g in pending if not g.isdecimal() or len(g) > 18 or int(g) >= N]
+    return fail(f"`pending` has {wrong[0]!r}; want positions from 0 to {N - 1}, one per line") if wrong else [int(g) for g in pending]
 
 # %% ../nbs/94_command_line.ipynb #d38f0142
 def select_batch(
@@ -301,7 +302,7 @@ def select_batch(
     kind: str = "log_probs",  # what it holds: log_probs, probs or logits
     method: str = "batchbald",  # as in `get_method`: softmaxbald@0.25 names a temperature
     size: int = 10,  # points to pick
-    given: str | None = None,  # file of points already out for labelling, one per line: ids if there are `ids`, else positions
+    pending: str | None = None,  # file of points already out for labelling, one per line: ids if there are `ids`, else positions
     ids: str | None = None,  # file with the names of the points, one per line
     evaluation: str | None = None,  # for the EPIG methods: a file like `predictions` for inputs like those that the model is for, (E, K, C'); else the pool
     out: str | None = None,  # .json or .csv file to write
@@ -310,10 +311,10 @@ def select_batch(
     overwrite: bool = False,  # replace `out` if it exists
 ) -> list[dict]:  # one dictionary for each pick, in order
     "Pick a batch from predictions in a file. Raises `ValueError` naming the argument that is wrong; nothing is written then."
-    return _select(lambda **_: None, predictions, kind, method, size, given, ids, evaluation, out, configs, seed, overwrite)
+    return _select(lambda **_: None, predictions, kind, method, size, pending, ids, evaluation, out, configs, seed, overwrite)
 
 
-def _select(tell: Callable, predictions, kind, method, size, given, ids, evaluation, out, configs, seed, overwrite) -> list[dict]:
+def _select(tell: Callable, predictions, kind, method, size, pending, ids, evaluation, out, configs, seed, overwrite) -> list[dict]:
     "`select_batch`, which tells what was read before it begins to pick."
     for name, value, least in (("size", size, 0), ("configs", configs, 1)):
         if value < least:
@@ -333,20 +334,20 @@ def _select(tell: Callable, predictions, kind, method, size, given, ids, evaluat
     names = _read_lines(ids, "ids") if ids else None
     if names is not None and (len(names) != N or len(set(names)) != N):
         fail(f"`ids` names {len(set(names))} different points in {len(names)} lines, but `predictions` has {N}")
-    positions = _positions(_read_lines(given, "given"), names, N) if given else []
+    positions = _positions(_read_lines(pending, "pending"), names, N) if pending else []
     def predict(inputs): return log_probs_N_K_C if inputs is None else inputs
 
     inputs = {"pending": positions, "evaluation_inputs": _read_evaluation(evaluation, kind, log_probs_N_K_C)}
     round = Round(size, N, predict, generator=derive_generator(seed, "select"), num_samples=configs, **inputs)
     sizes = dict(zip(("points", "samples", "classes"), log_probs_N_K_C.shape))
-    tell(**sizes, given=len(set(positions)), evaluation=None if evaluation is None else len(round.evaluation_inputs))
+    tell(**sizes, pending=len(set(positions)), evaluation=None if evaluation is None else len(round.evaluation_inputs))
     batch = pick(round)
     rows = [{"pick": i + 1, "id": names[at] if names else at, "position": at, "score": score} for i, (at, score) in enumerate(zip(batch.indices, batch.scores))]
     for key, values in (("gain", batch.gains), ("standard_error", batch.standard_errors)):
         for row, value in zip(rows, values or []):
             row[key] = value
     if out is not None:
-        files = {name: path and str(path) for name, path in (("evaluation", evaluation), ("given", given), ("ids", ids))}
+        files = {name: path and str(path) for name, path in (("evaluation", evaluation), ("pending", pending), ("ids", ids))}
         asked = {"predictions": str(predictions), "kind": kind, "method": method, "size": size, "configs": configs, "seed": seed, **files}
         _write_picks(Path(out), rows, asked | {"ceiling": batch.ceiling} | sizes | {"columns": _describe_columns(rows, method)})
     return rows
@@ -389,7 +390,7 @@ def batchbald_select(
     kind: str = "log_probs",  # what it holds: log_probs, probs or logits
     method: str = "batchbald",  # see below
     size: int = 10,  # points to pick
-    given: str = None,  # file of points already out for labelling, one per line: ids if there are ids, else positions from 0
+    pending: str = None,  # file of points already out for labelling, one per line: ids if there are ids, else positions from 0
     ids: str = None,  # file with the names of the points, one per line
     evaluation: str = None,  # EPIG methods: a file like predictions, for inputs like those that the model is for (default: the pool)
     out: str = None,  # .json or .csv file to write
@@ -399,18 +400,18 @@ def batchbald_select(
 ):
     "Pick a batch to label from predictions in a file. Prints a score for each pick, with some methods what it adds and a standard error; the last line says what they are, most of them in nats."
 
-    def tell(points, samples, classes, given, evaluation):
+    def tell(points, samples, classes, pending, evaluation):
         also = "" if evaluation is None else f"; {_count(evaluation, 'evaluation point')}"
-        points_given = f"{_count(points, 'point')}{f' ({given:,} given)' if given else ''}"
-        shape = f"{points_given}, {_count(samples, 'parameter sample')}, {_count(classes, 'class')}"
+        points_pending = f"{_count(points, 'point')}{f' ({pending:,} pending)' if pending else ''}"
+        shape = f"{points_pending}, {_count(samples, 'parameter sample')}, {_count(classes, 'class')}"
         _print(f"{Path(predictions).name}: {shape}{also}")
         if samples == 1 and get_method(method).needs_samples:
-            _warn("`predictions` has one parameter sample (K = 1), so no samples can disagree: all scores are 0, and the picks mean nothing; collect several, or use --method entropy", stacklevel=2)
-        if size > points - given:
-            _warn(f"`size` is {size:,}, and only {_count(points - given, 'point')} can be picked", stacklevel=2)
+            warn("`predictions` has one parameter sample (K = 1), so no samples can disagree: all scores are 0, and the picks mean nothing; collect several, or use --method entropy", stacklevel=2)
+        if size > points - pending:
+            warn(f"`size` is {size:,}, and only {_count(points - pending, 'point')} can be picked", stacklevel=2)
 
     def main():
-        rows = _select(tell, predictions, kind, method, size, given, ids, evaluation, out, configs, seed, overwrite)
+        rows = _select(tell, predictions, kind, method, size, pending, ids, evaluation, out, configs, seed, overwrite)
         _print(format_picks(rows, method))
 
     _run("batchbald_select", main, "stopped; nothing was written")

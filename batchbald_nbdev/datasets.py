@@ -15,22 +15,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from batchbald_nbdev.information import (
-    _as_number, _as_whole, _brief, _check_count, _check_number, _check_room, _tensor, _warn,
+from batchbald_nbdev.checks import (
+    as_number, as_tensor, as_whole, brief, check_count, check_generator, check_number, check_room, warn,
 )
-from .joint_entropy import _generator
+
 
 # %% ../nbs/09_datasets.ipynb #2d9243f9
 def _whole(name: str, x, axes: Sequence[int]) -> Tensor:
     "Whole numbers in a tensor with as many axes as allowed."
     try:
-        numbers = _tensor(x)
+        numbers = as_tensor(x)
     except (TypeError, ValueError, RuntimeError, OverflowError):
         numbers = None
     wrong = numbers is None or numbers.dim() not in axes or numbers.is_meta or numbers.is_complex()
     if wrong or numbers.numel() and (numbers.is_floating_point() or numbers.dtype == torch.bool):
         either = "a whole number or " if 0 in axes else ""
-        raise ValueError(f"`{name}` is {_brief(x)}; want {either}a list of whole numbers")
+        raise ValueError(f"`{name}` is {brief(x)}; want {either}a list of whole numbers")
     return numbers.long()
 
 # %% ../nbs/09_datasets.ipynb #b4f9d16e
@@ -47,7 +47,7 @@ def _positions(name: str, positions, n: int) -> Tensor:
 def _as_set(name: str, pair) -> tuple[Tensor, Tensor]:
     "Inputs and labels as tensors. Raises `ValueError` that names the set."
     try:
-        inputs, labels = (_tensor(x).detach() for x in pair)
+        inputs, labels = (as_tensor(x).detach() for x in pair)
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         pair_of = "a pair of inputs (n, *features) and labels (n,), tensors or arrays"
         raise ValueError(f"`{name}` cannot be read ({error}); want {pair_of}") from None
@@ -110,7 +110,7 @@ def _moments(originals_O: Tensor) -> tuple[Tensor, Tensor]:
 def _repeat(originals_O: Tensor, repeats: int, noise: float, generator: torch.Generator) -> Tensor:
     "So many copies of the originals, one set after the other, each with noise of its own."
     size = f"a pool of {repeats:,} times {len(originals_O):,} images"
-    _check_room(4 * originals_O.numel() * repeats, "repeats", size)
+    check_room(4 * originals_O.numel() * repeats, "repeats", size)
     copies_R_O = originals_O.expand(repeats, *originals_O.shape)  # nothing is copied yet
     if noise:
         noise_R_O = torch.randn(copies_R_O.shape, generator=generator, dtype=torch.float32, device=generator.device)
@@ -126,7 +126,7 @@ def _warn_of_copies(originals: Tensor, **held_out: Tensor) -> None:
     in_pool = set(of_pool)
     for name, hashes in zip(held_out, of_held_out):
         if copies := sum(image in in_pool for image in hashes):
-            _warn(
+            warn(
                 f"{copies} of the {len(hashes)} images in `{name}` are in the pool too, number for number; "
                 "leave them out of one of the two, or their labels can be acquired",
                 stacklevel=3,
@@ -153,14 +153,14 @@ class ActiveLearningData:
 def _count_classes(num_classes: int | None, *labels: Tensor) -> int:
     "As many classes as given, if there is room for all labels, else as many as these need."
     classes = 1 + max(int(x.max()) for x in labels)
-    num_classes = classes if num_classes is None else _check_count(num_classes, "num_classes")
+    num_classes = classes if num_classes is None else check_count(num_classes, "num_classes")
     if num_classes < classes:
         raise ValueError(f"`num_classes` is {num_classes}, but there are labels up to {classes - 1}")
     return num_classes
 
 # %% ../nbs/09_datasets.ipynb #e1c05d65
 def _check_noise(noise) -> float:
-    return _check_number(noise, "noise", below=1e30, want="a standard deviation of 0 or more that float32 can bear")
+    return check_number(noise, "noise", below=1e30, want="a standard deviation of 0 or more that float32 can bear")
 
 # %% ../nbs/09_datasets.ipynb #edba7b19
 def make_active_learning_data(
@@ -179,7 +179,7 @@ def make_active_learning_data(
 
     The pool keeps the order of the training set, copy after copy. Warns where held-out images are in the pool too,
     number for number."""
-    repeats, noise, generator = _check_count(repeats, "repeats"), _check_noise(noise), _generator(generator)
+    repeats, noise, generator = check_count(repeats, "repeats"), _check_noise(noise), check_generator(generator)
     (inputs, labels), (test_inputs, test_labels) = _as_set("train", train), _as_set("test", test)
     if inputs.shape[1:] != test_inputs.shape[1:]:
         found = f"`train` has inputs of shape {tuple(inputs.shape[1:])} and `test` of {tuple(test_inputs.shape[1:])}"
@@ -216,11 +216,11 @@ def get_repeated_digits(
     "scikit-learn's 1,797 digits, split at random, then repeated (section 4.1, Kirsch et al. 2019)."
     from sklearn.datasets import load_digits
 
-    generator, digits = _generator(generator), load_digits()
-    inputs, labels = _tensor(digits.data).float(), _tensor(digits.target)
-    originals, test = _check_count(originals, "originals"), _check_count(test, "test")
-    validation = _check_count(validation, "validation", 0)
-    repeats, noise = _check_count(repeats, "repeats"), _check_noise(noise)
+    generator, digits = check_generator(generator), load_digits()
+    inputs, labels = as_tensor(digits.data).float(), as_tensor(digits.target)
+    originals, test = check_count(originals, "originals"), check_count(test, "test")
+    validation = check_count(validation, "validation", 0)
+    repeats, noise = check_count(repeats, "repeats"), _check_noise(noise)
     if originals + test + validation > len(inputs):
         sizes = f"`originals`, `test` and `validation` are {originals}, {test} and {validation}"
         raise ValueError(f"{sizes}; want sizes that fit into {len(inputs)} digits")
@@ -257,9 +257,9 @@ def get_balanced_indices(
     generator: torch.Generator | None = None,  # a fresh one seeded with 0 if None
 ) -> list[int]:  # positions in the pool, class by class
     "A balanced initial set. A class without any point is missed only where `num_classes` says how many there are."
-    labels_N, per_class = _check_labels(labels_N, num_classes), _check_count(per_class, "per_class", 0)
-    order = _permutation(len(labels_N), _generator(generator))
-    indices, classes = [], labels_N.unique().tolist() if num_classes is None else range(_check_count(num_classes, "num_classes"))
+    labels_N, per_class = _check_labels(labels_N, num_classes), check_count(per_class, "per_class", 0)
+    order = _permutation(len(labels_N), check_generator(generator))
+    indices, classes = [], labels_N.unique().tolist() if num_classes is None else range(check_count(num_classes, "num_classes"))
     for c in classes if per_class else ():
         of_class = order[labels_N[order] == c][:per_class]
         if len(of_class) < per_class:
@@ -303,13 +303,13 @@ def _which_stay(labels_O: Tensor, fractions: Mapping[int, float], generator: tor
 def _check_fractions(fractions, num_classes: int) -> dict[int, float]:
     "The fraction of each class, from 0 to 1."
     if not isinstance(fractions, Mapping):
-        raise ValueError(f"`fractions` is {_brief(fractions)}; want fractions by class, such as {{3: 0.1}}")
+        raise ValueError(f"`fractions` is {brief(fractions)}; want fractions by class, such as {{3: 0.1}}")
     classes = range(num_classes)
-    wrong = [c for c, x in fractions.items() if _as_whole(c) not in classes or not 0 <= _as_number(x) <= 1]
+    wrong = [c for c, x in fractions.items() if as_whole(c) not in classes or not 0 <= as_number(x) <= 1]
     if wrong:
-        found = f"`fractions` has {_brief(fractions[wrong[0]])} for class {_brief(wrong[0])}"
+        found = f"`fractions` has {brief(fractions[wrong[0]])} for class {brief(wrong[0])}"
         raise ValueError(f"{found}; want from 0 to 1 for classes 0 to {classes[-1]}")
-    return {_as_whole(c): _as_number(x) for c, x in fractions.items()}
+    return {as_whole(c): as_number(x) for c, x in fractions.items()}
 
 # %% ../nbs/09_datasets.ipynb #941ca1e7
 def make_imbalanced(
@@ -321,7 +321,7 @@ def make_imbalanced(
     "A pool in which some classes are rare. A fraction above 0 that rounds to no original is an error."
     fractions = _check_fractions(fractions, data.num_classes)
     place_N, labels_O = _originals(data)
-    keep_N = _which_stay(labels_O, fractions, _generator(generator))[place_N]
+    keep_N = _which_stay(labels_O, fractions, check_generator(generator))[place_N]
     return replace(
         data,
         name=f"{data.name}-imbalanced",
@@ -338,11 +338,11 @@ def flip_labels(
     generator: torch.Generator | None = None,  # a fresh one seeded with 0 if None
 ) -> ActiveLearningData:
     "A pool with wrong labels, each drawn uniformly from the other classes and shared by all copies of an image."
-    C, share = data.num_classes, _as_number(fraction)
+    C, share = data.num_classes, as_number(fraction)
     if not 0 <= share <= 1 or C < 2:
-        found = f"`fraction` is {_brief(fraction)} and `data` has {C} classes"
+        found = f"`fraction` is {brief(fraction)} and `data` has {C} classes"
         raise ValueError(f"{found}; want from 0 to 1, and 2 classes or more")
-    generator = _generator(generator)
+    generator = check_generator(generator)
     place_N, labels_O = _originals(data)
     wrong = _permutation(len(labels_O), generator)[: round(share * len(labels_O))]
     shifts = torch.randint(1, C, wrong.shape, generator=generator, device=generator.device)
@@ -356,7 +356,7 @@ def example_log_probs(
     """Recorded predictions of a small network on real digits.
 
     For float64 work, `example_log_probs().double().log_softmax(-1)` sums to one in float64 too."""
-    if _as_whole(labels) not in (20, 100):
-        raise ValueError(f"`labels` is {_brief(labels)}; want 20 or 100")
-    with as_file(files("batchbald_nbdev") / "data" / f"digits_{_as_whole(labels)}.npz") as path:
+    if as_whole(labels) not in (20, 100):
+        raise ValueError(f"`labels` is {brief(labels)}; want 20 or 100")
+    with as_file(files("batchbald_nbdev") / "data" / f"digits_{as_whole(labels)}.npz") as path:
         return torch.from_numpy(np.load(path)["log_probs_N_K_C"])

@@ -17,11 +17,14 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor
 
-from .bald import CandidateBatch, _check_batch_size, _check_given, compute_bald
-from .batchbald import _best_candidate, _check_race_error, _first, _Rows
-from .information import _as_tensor, _check_count, _shape, _slack
-from .joint_entropy import WeightedJointEntropy, _generator
-from .plain_batchbald import _greedy, _ties
+from .bald import CandidateBatch, compute_bald
+from .batchbald import best_candidate, check_race_error, FIRST, Rows
+from batchbald_nbdev.checks import (
+    SLACK, as_float_tensor, check_batch_size, check_count, check_generator, check_positions,
+)
+from .information import check_axes
+from .joint_entropy import WeightedJointEntropy
+from .plain_batchbald import TIES, pick_batch
 
 # %% ../nbs/04a_many_machines.ipynb #c0adfaeb
 @dataclass(frozen=True)
@@ -86,22 +89,25 @@ def _release():
 def _start(log_probs_n_K_C, dtype: torch.dtype, room: int, slack: float) -> _Part:
     "A part whose bounds are BALD scores. Checks its data."
     _release()
-    x = _as_tensor(log_probs_n_K_C)
+    x = as_float_tensor(log_probs_n_K_C)
     bounds_n = compute_bald(x, dtype) if len(x) else torch.empty(0, dtype=torch.double, device="cpu")
     seen_n, at_r = torch.zeros(len(x), dtype=torch.bool, device="cpu"), torch.arange(len(x), device="cpu")
     return _make_part(bounds_n, seen_n, at_r, x, 0.0, room, slack)
 
 # %% ../nbs/04a_many_machines.ipynb #6063c724
-def _look(part: _Part, log_probs_n_K_C, state, taken: list[int], floor: float, rise: float, race_error: float, elements: int, room: int, slack: float) -> _Part:
+def _look(
+    part: _Part, log_probs_n_K_C, state, taken: list[int], incumbent: float, violation: float,
+    race_error: float, elements: int, room: int, slack: float
+) -> _Part:  # fmt: skip
     "The part after its best point was looked for: among all its points, or without `log_probs_n_K_C` among those that it keeps."
     bounds_n, at_r, x = part.bounds_n.clone(), part.kept_r, part.log_probs_r_K_C
     bounds_n[torch.tensor(taken, dtype=torch.long, device="cpu")] = -math.inf
     if log_probs_n_K_C is not None:
         _release()
-        at_r, x = torch.arange(len(bounds_n), device="cpu"), _as_tensor(log_probs_n_K_C)
-        if x.shape != part.answer.shape or (x[part.kept_r].exp() - part.log_probs_r_K_C.exp()).abs().max() > _slack[x.dtype]:
+        at_r, x = torch.arange(len(bounds_n), device="cpu"), as_float_tensor(log_probs_n_K_C)
+        if x.shape != part.answer.shape or (x[part.kept_r].exp() - part.log_probs_r_K_C.exp()).abs().max() > SLACK[x.dtype]:
             raise ValueError("a chunk of `log_probs_N_K_C` came out different when it was computed again; seed what is random in it, dropout masks for example")
-    read, bounds_r = _Rows(x, state.posteriors_M_K.dtype, x.device, 0), bounds_n[at_r]
+    read, bounds_r = Rows(x, state.posteriors_M_K.dtype, x.device, 0), bounds_n[at_r]
     seen_n = torch.zeros(len(bounds_n), dtype=torch.bool, device="cpu")
 
     def rows(block_r):
@@ -110,13 +116,14 @@ def _look(part: _Part, log_probs_n_K_C, state, taken: list[int], floor: float, r
 
     if (bounds_r > -math.inf).any():
         generator = torch.Generator().manual_seed(0)
-        _, rise = _best_candidate(state, rows, bounds_r, race_error=race_error, elements=elements, generator=generator, floor=floor, rise=rise)
+        options = dict(race_error=race_error, elements=elements, incumbent=incumbent, violation=violation)
+        _, violation = best_candidate(state, rows, bounds_r, generator=generator, **options)
         bounds_n[at_r] = bounds_r
-    return _make_part(bounds_n, seen_n, at_r, x, rise, room, slack)
+    return _make_part(bounds_n, seen_n, at_r, x, violation, room, slack)
 
 
 def _take(log_probs_n_K_C, positions: list[int]) -> Tensor:
-    return _as_tensor(log_probs_n_K_C)[positions]
+    return as_float_tensor(log_probs_n_K_C)[positions]
 
 # %% ../nbs/04a_many_machines.ipynb #43068e61
 class _Leader:
@@ -127,7 +134,7 @@ class _Leader:
 
         self.blocks = x.to_delayed().ravel().tolist()
         room = max(1, max_bytes // len(self.blocks) // (math.prod(x.shape[1:]) * x.dtype.itemsize))
-        self.options = {"room": room, "slack": _ties[dtype]}
+        self.options = {"room": room, "slack": TIES[dtype]}
         self.racing = {"race_error": race_error, "elements": min(2**18, max_bytes // 32)}
         self.parts, self.answers = {}, {}
         self.ask({p: delayed(_start)(block, dtype, **self.options) for p, block in enumerate(self.blocks)})
@@ -166,7 +173,7 @@ class _Leader:
         from dask import delayed
 
         named = [best[-1] for best in map(self.named, self.parts) if best and best[-1][1] not in taken]
-        named = sorted(named, key=lambda o: -o[0])[:_first]
+        named = sorted(named, key=lambda o: -o[0])[:FIRST]
         gains = state.compute_gains(torch.cat([row for _, _, row in named])).tolist() if named else []
         found = [(gain, i, row) for gain, (_, i, row) in zip(gains, named)]
         best, rise = max(gains, default=-math.inf), max([0.0, *(gain - bound for gain, (bound, _, _) in zip(gains, named))])
@@ -190,6 +197,30 @@ class _Leader:
         gain, i, row_1_K_C = min((o for o in found if o[0] >= best - self.options["slack"]), key=lambda o: o[1])
         return i, gain, row_1_K_C
 
+# %% ../nbs/04a_many_machines.ipynb #f4ddefd8
+class _Spread:
+    "The objective of BatchBALD, for a pool that a leader searches."
+
+    def __init__(self, leader: _Leader, state: WeightedJointEntropy, pending: list[int]):
+        self.leader, self.state, self.taken, self.exact = leader, state, list(pending), []
+        self.rows = [leader.rows(pending)]
+        if pending:
+            state.add_variables(self.rows[0])
+
+    def best(self) -> tuple[int, float]:
+        pick, gain, self.row_1_K_C = self.leader.choose(self.state, self.taken)
+        return pick, gain
+
+    def take(self, pick: int) -> None:
+        self.taken.append(pick)
+        self.exact.append(self.state.exact)
+        self.rows.append(self.row_1_K_C)
+        self.state.add_variables(self.row_1_K_C)
+
+    def get_batch(self) -> Tensor:
+        "log_probs_B_K_C of what is pending and of the picks."
+        return torch.cat(self.rows)
+
 # %% ../nbs/04a_many_machines.ipynb #a1efb32f
 def _import_dask():
     try:
@@ -208,40 +239,43 @@ def _whole_rows(log_probs_N_K_C):
             "`dask.array.from_array(x, chunks=(10_000, -1, -1))`, what is made or read piece by piece by `dask.array.from_delayed` or "
             "`map_blocks`; and `get_batchbald_batch` takes tensors and arrays as they are"
         )
-    _, K, C = _shape(log_probs_N_K_C, "log_probs_N_K_C")
+    check_axes(log_probs_N_K_C.shape)
+    _, K, C = log_probs_N_K_C.shape
     if math.isnan(K) or math.isnan(C):
         raise ValueError("`log_probs_N_K_C` has an unknown number of parameter samples or classes; only the number of points may be unknown")
     return log_probs_N_K_C.rechunk({1: -1, 2: -1})
 
 
-def _distributed_batch(log_probs_N_K_C, batch_size, num_samples, dtype, given, generator, progress, race_error, max_bytes) -> CandidateBatch:
-    x, generator = _whole_rows(log_probs_N_K_C), _generator(generator)
+def _distributed_batch(log_probs_N_K_C, batch_size, num_samples, dtype, pending, generator, progress, race_error, max_bytes) -> CandidateBatch:
+    x, generator = _whole_rows(log_probs_N_K_C), check_generator(generator)
     N, K, _ = x.shape  # N is nan where Dask does not know it
-    given, batch_size = _check_given(given, math.inf if math.isnan(N) else N), _check_count(batch_size, "batch_size", 0)
-    race_error, max_bytes = _check_race_error(race_error), _check_count(max_bytes, "max_bytes")
+    pending, batch_size = check_positions(pending, math.inf if math.isnan(N) else N, "pending"), check_count(batch_size, "batch_size", 0)
+    race_error, max_bytes = check_race_error(race_error), check_count(max_bytes, "max_bytes")
+    if dtype is None and x.dtype == "float64":
+        dtype = torch.float64
     state = WeightedJointEntropy(num_samples, K, dtype=dtype, generator=generator)
     leader = _Leader(x, state.posteriors_M_K.dtype, race_error / max(1, batch_size), max_bytes)
     N = leader.starts[-1]
     if not N:
         raise ValueError("`log_probs_N_K_C` has no points: all of its chunks are empty")
-    given = _check_given(given, N)
-    batch_size = _check_batch_size(batch_size, N - len(given))
-    return _greedy(lambda indices: leader.choose(state, given + indices), state, leader.rows(given), batch_size, generator, progress)
+    pending = check_positions(pending, N, "pending")
+    batch_size = check_batch_size(batch_size, N - len(pending))
+    return pick_batch(_Spread(leader, state, pending), batch_size, pending, generator, progress, stacklevel=5)
 
 # %% ../nbs/04a_many_machines.ipynb #8affd108
 def get_distributed_batchbald_batch(
     log_probs_N_K_C,  # log p(y_n = c | w_k), a dask.array; one chunk at a time has to fit in the memory of a worker
     batch_size: int,  # points to pick, B
     num_samples: int = 4_000,  # label configurations to carry, M; exact while they suffice
-    dtype: torch.dtype | None = None,  # of the products: torch.float32 (None) or torch.double; sums are float64
+    dtype: torch.dtype | None = None,  # of the products; None is torch.double for float64 input, else torch.float32
     *,
-    given: Iterable[int] = (),  # positions already out for labelling
+    pending: Iterable[int] = (),  # positions already out for labelling
     generator: torch.Generator | None = None,  # for resampling; a fresh one seeded with 0 if None
     progress: bool = False,  # show a progress bar
     race_error: float = 1e-4,  # chance of dropping the best candidate of a step in the races; 0 turns racing off
     max_bytes: int = 2**28,  # for candidates kept between steps, all parts together
-) -> CandidateBatch:  # scores: joint information of picks 0..i beyond `given`, nats, never falling
+) -> CandidateBatch:  # scores: joint information of picks 0..i beyond `pending`, nats, never falling
     """The batch of `get_batchbald_batch` for a pool in chunks, picked where they are: by threads, or by the workers of a `dask.distributed` client.
 
-    Raises `ValueError` on bad input, `ImportError` without Dask. Warns (`CeilingWarning`) where the batch has used up what K parameter samples can tell, log K."""
-    return _distributed_batch(log_probs_N_K_C, batch_size, num_samples, dtype, given, generator, progress, race_error, max_bytes)
+    Raises `ImportError` without Dask. Warns (`CeilingWarning`) where the batch has used up what K parameter samples can tell, log K."""
+    return _distributed_batch(log_probs_N_K_C, batch_size, num_samples, dtype, pending, generator, progress, race_error, max_bytes)

@@ -10,134 +10,150 @@ __all__ = ['compute_epig', 'get_epig_batch', 'compute_epig_bald', 'get_batchepig
 import copy
 import math
 from collections.abc import Iterable
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from .bald import CandidateBatch, _check_batch_size, _check_given, _first_best, compute_bald
-from .batchbald import _halving, _plogp_
-from batchbald_nbdev.information import (
-    _as_tensor, _check_count, _full_precision, _iter_probs, _plogp, _probs, _shape,
-    _warn, _work_device, _work_dtype, check_log_probs,
+from .bald import CandidateBatch, compute_bald, find_left, get_top_k_batch
+from .batchbald import halving, plogp_
+from batchbald_nbdev.checks import (
+    as_float_tensor, check_batch_size, check_count, check_generator, check_positions, choose_device, choose_dtype,
+    full_precision, warn,
 )
-from .joint_entropy import WeightedJointEntropy, _generator, _repeat_information, _repeats, _uniform
-from .plain_batchbald import CeilingWarning, _over_runs, _ties, _warn_near_ceiling, _warn_share
-from .stochastic import _check_temperature, get_softmax_batch
+from .information import Predictions, plogp, check_log_probs
+from .joint_entropy import WeightedJointEntropy, estimate_information, REPEATS, uniform
+from batchbald_nbdev.plain_batchbald import (
+    TIES, WARN_SHARE, CeilingWarning, Objective, report_runs, search_greedily, warn_near_ceiling,
+)
+from .stochastic import check_temperature, get_softmax_batch
 
 # %% ../nbs/07_epig.ipynb #a07d75c2
-@_full_precision
+@full_precision
 def _evaluation_gains(
     x: Tensor,  # log_probs_N_K_C
     y: Tensor,  # log_probs_E_K_C
     posteriors_M_K: Tensor,  # p(w_k | configuration m)
-    pairs: tuple[Tensor, Tensor, Tensor],  # of evaluation points and configurations: positions of both, and weights that sum to 1, float64
+    pairs: tuple[Tensor, Tensor, Tensor],  # positions of evaluation points and configurations, and weights; see `_pairs`
     max_bytes: int,
     elements: int,  # of one block of products
 ) -> Tensor:  # gains_N, nats, float64
     "Mean of I(y_n; y_e | configuration m) over pairs."
     (N, K, C), D, device = x.shape, y.shape[2], posteriors_M_K.device
+    pool, evaluation = (
+        Predictions(z, posteriors_M_K.dtype, device, name=name)
+        for z, name in ((x, "log_probs_N_K_C"), (y, "log_probs_E_K_C"))
+    )
     point_P, configuration_P, weights_P = pairs
     used_m, place_P = configuration_P.unique(return_inverse=True)
-    columns, weights = [posteriors_M_K[used_m].T], [-torch.zeros_like(used_m, dtype=torch.double).index_add_(0, place_P, weights_P)]
+    columns = [posteriors_M_K[used_m].T]
+    weights = [-torch.zeros_like(used_m, dtype=torch.double).index_add_(0, place_P, weights_P)]
     gains_N = torch.zeros(N, dtype=torch.double, device=device)
-    for part_p in torch.arange(len(weights_P), device=device).split(max(1, max_bytes // 8 // (K * D * posteriors_M_K.element_size()))):
-        probs_p_K_D = _probs(y[point_P[part_p].to(y.device)].to(device), posteriors_M_K.dtype, "log_probs_E_K_C")
+    together = max(1, max_bytes // 8 // (K * D * posteriors_M_K.element_size()))
+    for part_p in torch.arange(len(weights_P), device=device).split(together):
+        probs_p_K_D = evaluation[point_P[part_p]]
         joint_p_K_D = probs_p_K_D.mul_(posteriors_M_K[configuration_P[part_p], :, None])  # p(y_e, w_k | configuration)
-        gains_N -= weights_P[part_p] @ _plogp(joint_p_K_D.sum(1, dtype=torch.double)).sum(1)
+        gains_N -= weights_P[part_p] @ plogp(joint_p_K_D.sum(1, dtype=torch.double)).sum(1)
         columns_K_c = torch.cat([*columns, joint_p_K_D.transpose(0, 1).reshape(K, -1)], 1)
         weights_c = torch.cat([*weights, weights_P[part_p].repeat_interleave(D)])
         columns, weights, side = [], [], max(1, math.isqrt(elements))
-        for block, probs_n_K_C in _iter_probs(x, posteriors_M_K.dtype, device):
+        for block, probs_n_K_C in pool:
             rows_nC_K = probs_n_K_C.transpose(1, 2).reshape(-1, K)
             sums_nC = torch.zeros(len(rows_nC_K), dtype=torch.double, device=device)
             for rows_r_K, sums_r in zip(rows_nC_K.split(side), sums_nC.split(side)):
                 for columns_K_w, weights_w in zip(columns_K_c.split(side, 1), weights_c.split(side)):
-                    sums_r += _plogp_(rows_r_K @ columns_K_w).double() @ weights_w
+                    sums_r += plogp_(rows_r_K @ columns_K_w).double() @ weights_w
             gains_N[block] += sums_nC.view(-1, C).sum(1)
     return gains_N.clamp_min(0)
 
 # %% ../nbs/07_epig.ipynb #5a6f06db
-def _check_evaluation(log_probs_N_K_C, log_probs_E_K_C, given=(), batch_size: int = 0) -> tuple[Tensor, Tensor, list[int], int]:
-    "Pool and evaluation set as tensors whose axes fit, positions that are given, and how many points to pick."
-    x, y = _as_tensor(log_probs_N_K_C), _as_tensor(log_probs_E_K_C, "log_probs_E_K_C")
-    (N, K, _), (_, K_of_E, _) = _shape(x, "log_probs_N_K_C"), _shape(y, "log_probs_E_K_C", "E evaluation points")
+def _check_evaluation(
+    log_probs_N_K_C, log_probs_E_K_C, pending=(), batch_size: int = 0
+) -> tuple[Tensor, Tensor, list[int], int]:
+    "Pool and evaluation set as tensors whose axes fit, positions that are pending, and how many points to pick."
+    pool = Predictions(log_probs_N_K_C)
+    evaluation = Predictions(log_probs_E_K_C, name="log_probs_E_K_C", points="E evaluation points")
+    x, y, (N, K, _), K_of_E = pool.log_probs_N_K_C, evaluation.log_probs_N_K_C, pool.shape, evaluation.shape[1]
     if K != K_of_E:
-        raise ValueError(f"`log_probs_E_K_C` has {K_of_E} parameter samples and `log_probs_N_K_C` has {K}; want predictions under the same samples, in the same order")
-    given = _check_given(given, N)
-    return x, y, given, _check_batch_size(batch_size, N - len(given))
+        found = f"`log_probs_E_K_C` has {K_of_E} parameter samples and `log_probs_N_K_C` has {K}"
+        raise ValueError(f"{found}; want predictions under the same samples, in the same order")
+    pending = check_positions(pending, N, "pending")
+    return x, y, pending, check_batch_size(batch_size, N - len(pending))
 
-
+# %% ../nbs/07_epig.ipynb #979a84b9
 def _gains_of(x, y, posteriors_M_K, pairs, max_bytes: int) -> Tensor:
     "`_evaluation_gains` with blocks that suit the device, smaller ones where memory runs out."
-    max_bytes = _check_count(max_bytes, "max_bytes")
+    max_bytes = check_count(max_bytes, "max_bytes")
     elements = max(2**12, min(2**18 if posteriors_M_K.device.type == "cpu" else 2**24, max_bytes // 32))
-    return _halving(lambda elements: _evaluation_gains(x, y, posteriors_M_K, pairs, max_bytes, elements), elements)[0]
+    return halving(lambda elements: _evaluation_gains(x, y, posteriors_M_K, pairs, max_bytes, elements), elements)[0]
 
 # %% ../nbs/07_epig.ipynb #62f65d22
 def compute_epig(
     log_probs_N_K_C,  # log p(y_n = c | w_k) of the pool
     log_probs_E_K_C,  # log p(y_e = c | w_k) of the evaluation inputs, under the same samples; may have other classes
-    dtype: torch.dtype | None = None,  # arithmetic: torch.float32, torch.double; None follows the pool
+    dtype: torch.dtype | None = None,  # of the products; None is torch.double for float64 input, else torch.float32
     device=None,  # where to compute; None means where the pool lies
     *,
     max_bytes: int = 2**28,  # for intermediate results
 ) -> Tensor:  # scores_N, nats, float64, from 0 to the point's BALD score
-    """Expected predictive information gain, the mean of $I(y_n; y_e)$ over evaluation inputs (Bickford Smith et al. 2023).
+    """Expected predictive information gain, the mean of $I(y_n; y_e)$ (Bickford Smith et al. 2023).
 
-    Raises `ValueError` on bad input and where the parameter samples of the two cannot be the same."""
+    Raises `ValueError` where the parameter samples of the two cannot be the same."""
     x, y, _, _ = _check_evaluation(log_probs_N_K_C, log_probs_E_K_C)
     K, E = x.shape[1], len(y)
-    posteriors_1_K = torch.full((1, K), 1 / K, dtype=_work_dtype(x, dtype), device=_work_device(device, x))
+    posteriors_1_K = torch.full((1, K), 1 / K, dtype=choose_dtype(x, dtype), device=choose_device(device, x))
     once_E = torch.zeros(E, dtype=torch.long, device=posteriors_1_K.device)
-    pairs = torch.arange(E, device=once_E.device), once_E, torch.full((E,), 1 / E, dtype=torch.double, device=once_E.device)
+    weights_E = torch.full((E,), 1 / E, dtype=torch.double, device=once_E.device)
+    pairs = torch.arange(E, device=once_E.device), once_E, weights_E
     return _gains_of(x, y, posteriors_1_K, pairs, max_bytes)
 
-
+# %% ../nbs/07_epig.ipynb #5fb169cf
 def get_epig_batch(
     log_probs_N_K_C,  # log p(y_n = c | w_k) of the pool
     log_probs_E_K_C,  # log p(y_e = c | w_k) of the evaluation inputs, under the same samples; may have other classes
     batch_size: int,  # points to pick, B
-    dtype: torch.dtype | None = None,  # arithmetic: torch.float32, torch.double; None follows the pool
+    dtype: torch.dtype | None = None,  # of the products; None is torch.double for float64 input, else torch.float32
     device=None,  # where to compute; None means where the pool lies
     *,
+    pending: Iterable[int] = (),  # positions already out for labelling
     max_bytes: int = 2**28,  # for intermediate results
 ) -> CandidateBatch:  # scores: each point's EPIG, nats
-    "Top-k EPIG: the points with the largest own scores, whatever they have in common; ties go to the lowest position. Raises `ValueError` on bad input."
-    x, y, _, batch_size = _check_evaluation(log_probs_N_K_C, log_probs_E_K_C, batch_size=batch_size)
+    "Top-k EPIG: the points with the largest own scores, whatever they have in common; ties go to the lowest position."
+    x, y, pending, batch_size = _check_evaluation(log_probs_N_K_C, log_probs_E_K_C, pending, batch_size)
     scores_N = compute_epig(x, y, dtype, device, max_bytes=max_bytes)
-    left_N, indices = scores_N.clone(), []
-    for _ in range(batch_size):
-        indices.append(_first_best(left_N, _ties[_work_dtype(x, dtype)]))
-        left_N[indices[-1]] = -math.inf
-    return CandidateBatch(scores_N[indices].tolist(), indices)
+    return get_top_k_batch(scores_N, batch_size, pending=pending, tolerance=TIES[choose_dtype(x, dtype)])
 
 # %% ../nbs/07_epig.ipynb #9a940e65
 def _warn_if_bald(known: float, E: int, K: int, stacklevel: int):
     "Where the evaluation labels alone use up what K parameter samples can tell, so that EPIG-BALD is BALD."
-    if known > _warn_share * math.log(K) > 0:
-        _warn(
-            f"the labels of the {E} evaluation points use more than {_warn_share:.0%} of log K = {math.log(K):.3f} nats, all that K = {K} parameter samples can tell, "
-            "so that EPIG-BALD is BALD here. Use fewer evaluation points, more parameter samples, a second model, or EPIG.",
+    if known > WARN_SHARE * math.log(K) > 0:
+        warn(
+            f"the labels of the {E} evaluation points use more than {WARN_SHARE:.0%} of log K = {math.log(K):.3f} nats, "
+            f"all that K = {K} parameter samples can tell, so that EPIG-BALD is BALD here. "
+            "Use fewer evaluation points, more parameter samples, a second model, or EPIG.",
             CeilingWarning,
             stacklevel=stacklevel + 1,
         )
 
-
+# %% ../nbs/07_epig.ipynb #135a7da8
 def _before_and_after(log_probs_N_K_C, log_probs_E_K_C, log_probs_after_N_K_C, num_samples, dtype, device, generator):
     "The pool, a state that knows nothing; the pool again, and a state that knows the evaluation labels."
     if (log_probs_E_K_C is None) == (log_probs_after_N_K_C is None):
-        raise ValueError("want one of `log_probs_E_K_C` (evaluation points under the same samples) and `log_probs_after_N_K_C` (the pool under a second model), and not both")
-    x = _as_tensor(log_probs_N_K_C)
-    N, K, C = _shape(x, "log_probs_N_K_C")
-    options = dict(dtype=_work_dtype(x, dtype), device=_work_device(device, x), generator=_generator(generator))
+        one = "`log_probs_E_K_C` (evaluation points under the same samples)"
+        raise ValueError(f"want one of {one} and `log_probs_after_N_K_C` (the pool under a second model), and not both")
+    pool = Predictions(log_probs_N_K_C, dtype, device)
+    x, (N, K, C) = pool.log_probs_N_K_C, pool.shape
+    options = dict(dtype=pool.dtype, device=pool.device, generator=check_generator(generator))
     if log_probs_E_K_C is not None:
         x, y, _, _ = _check_evaluation(x, log_probs_E_K_C)
         check_log_probs(y, name="log_probs_E_K_C")
-        return x, WeightedJointEntropy(num_samples, K, **options), x, WeightedJointEntropy(num_samples, K, **options).add_variables(y)
-    z = _as_tensor(log_probs_after_N_K_C, "log_probs_after_N_K_C")
+        before, after = (WeightedJointEntropy(num_samples, K, **options) for _ in range(2))
+        return x, before, x, after.add_variables(y)
+    z = as_float_tensor(log_probs_after_N_K_C, "log_probs_after_N_K_C")
     N_after, K_after, C_after = check_log_probs(z, name="log_probs_after_N_K_C")
     if (N_after, C_after) != (N, C):
-        raise ValueError(f"`log_probs_after_N_K_C` has {N_after} points of {C_after} classes and `log_probs_N_K_C` has {N} of {C}; want the same pool in the same order")
+        found = f"`log_probs_after_N_K_C` has {N_after} points of {C_after} classes"
+        raise ValueError(f"{found} and `log_probs_N_K_C` has {N} of {C}; want the same pool in the same order")
     return x, WeightedJointEntropy(num_samples, K, **options), z, WeightedJointEntropy(num_samples, K_after, **options)
 
 # %% ../nbs/07_epig.ipynb #6d79ac70
@@ -145,17 +161,18 @@ def compute_epig_bald(
     log_probs_N_K_C,  # log p(y_n = c | w_k) of the pool
     log_probs_E_K_C=None,  # of the evaluation inputs, under the same samples; may have other classes
     num_samples: int = 1_000,  # configurations of evaluation labels to carry; exact while they suffice
-    dtype: torch.dtype | None = None,  # arithmetic: torch.float32, torch.double; None follows the pool
+    dtype: torch.dtype | None = None,  # of the products; None is torch.double for float64 input, else torch.float32
     device=None,  # where to compute; None means where the pool lies
     *,
-    log_probs_after_N_K_C=None,  # in place of the evaluation inputs: the pool under a second model that was also trained on predictions for them
+    log_probs_after_N_K_C=None,  # instead: the pool under a second model that was also trained on predictions for them
     generator: torch.Generator | None = None,  # for resampling configurations; a fresh one seeded with 0 if None
 ) -> Tensor:  # scores_N, nats, float64; with a second model of either sign
-    """EPIG-BALD, $I(y_n; w) - I(y_n; w | y_1, ..., y_E) = I(y_n; y_1, ..., y_E)$: a difference of two BALD scores (section 6, Kirsch et al. 2021a).
+    """EPIG-BALD, $I(y_n; w) - I(y_n; w | y_1, ..., y_E) = I(y_n; y_1, ..., y_E)$ (section 6, Kirsch et al. 2021a).
 
-    Raises `ValueError` on bad input, and unless exactly one of `log_probs_E_K_C` and `log_probs_after_N_K_C` is given.
-    Warns (`CeilingWarning`) where the evaluation labels use up what K parameter samples can tell, so that nothing but BALD is left."""
-    x, before, z, after = _before_and_after(log_probs_N_K_C, log_probs_E_K_C, log_probs_after_N_K_C, num_samples, dtype, device, generator)
+    Raises `ValueError` unless exactly one of `log_probs_E_K_C` and `log_probs_after_N_K_C` is given.
+    Warns (`CeilingWarning`) where the evaluation labels use up log K, so that nothing but BALD is left."""
+    pools = log_probs_N_K_C, log_probs_E_K_C, log_probs_after_N_K_C
+    x, before, z, after = _before_and_after(*pools, num_samples, dtype, device, generator)
     scores_N = before.compute_gains(x) - after.compute_gains(z)
     if log_probs_E_K_C is None:
         return scores_N
@@ -164,23 +181,27 @@ def compute_epig_bald(
 
 # %% ../nbs/07_epig.ipynb #ac543c4e
 def _pairs(weights_M: Tensor, E: int, num_pairs: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    "Pairs of evaluation point and configuration with weights that sum to 1: all, if they are few enough, else a sample with equally many (at least one) of each point."
+    """Pairs of evaluation point and configuration with weights that sum to 1.
+
+    All, if they are few enough, else a systematic sample with equally many (at least one) of each point."""
     M, device = len(weights_M), weights_M.device
     points_E = torch.arange(E, device=device)
     if M * E <= num_pairs:
         return points_E.repeat_interleave(M), torch.arange(M, device=device).repeat(E), weights_M.repeat(E) / E
     R = max(1, num_pairs // E)
-    shift_E = (_uniform((E,), generator, device).argsort() + _uniform((), generator, device)) / E
-    teeth_E_R = (torch.arange(R, device=device) + shift_E[:, None]) / R
-    line_M = weights_M.cumsum(0)
-    configuration_E_R = torch.searchsorted(line_M / line_M[-1], teeth_E_R, right=True).clamp_max(M - 1)
-    return points_E.repeat_interleave(R), configuration_E_R.flatten(), torch.full((E * R,), 1 / (E * R), dtype=torch.double, device=device)
+    shift_E = (uniform((E,), generator, device).argsort() + uniform((), generator, device)) / E
+    positions_E_R = (torch.arange(R, device=device) + shift_E[:, None]) / R
+    cumulative_M = weights_M.cumsum(0)
+    configuration_E_R = torch.searchsorted(cumulative_M / cumulative_M[-1], positions_E_R, right=True).clamp_max(M - 1)
+    weights_P = torch.full((E * R,), 1 / (E * R), dtype=torch.double, device=device)
+    return points_E.repeat_interleave(R), configuration_E_R.flatten(), weights_P
 
 # %% ../nbs/07_epig.ipynb #9f06007d
 def _reached(log_probs_B_K_C: Tensor, y: Tensor, num_samples: int, options: dict) -> Tensor:
-    "F after each point, reached_R_B in `_repeats` independent runs; they are equal while all configurations are carried."
+    "F after each point in independent runs, reached_R_B; they are equal while all configurations are carried."
     state = WeightedJointEntropy(num_samples, log_probs_B_K_C.shape[1], **options)
-    unknown, reached_R_B = state.compute_gains(y).mean(), torch.zeros(_repeats, len(log_probs_B_K_C), dtype=torch.double, device="cpu")
+    unknown = state.compute_gains(y).mean()
+    reached_R_B = torch.zeros(REPEATS, len(log_probs_B_K_C), dtype=torch.double, device="cpu")
     for b, row_K_C in enumerate(log_probs_B_K_C):
         before = copy.copy(state)
         state.add_variables(row_K_C[None])
@@ -196,94 +217,124 @@ def _reached(log_probs_B_K_C: Tensor, y: Tensor, num_samples: int, options: dict
     return reached_R_B
 
 # %% ../nbs/07_epig.ipynb #4a6c3976
+class _BatchEPIG(Objective):
+    "Mean information about single evaluation labels. It may rise, so every candidate is looked at."
+
+    def __init__(self, x, y, pending, num_samples, max_bytes, options):
+        gains_N = torch.zeros(len(x), dtype=torch.double, device=options["device"])
+        super().__init__(gains_N, pending, TIES[options["dtype"]])
+        self.x, self.y, self.num_samples = x, y, num_samples
+        self.max_bytes, self.generator = max_bytes, options["generator"]
+        self.state, self.information = WeightedJointEntropy(num_samples, x.shape[1], **options), []
+        if pending:
+            self.state.add_variables(x[pending])
+
+    def gains(self, candidates_n):
+        pairs = _pairs(self.state.weights_M, len(self.y), self.num_samples, self.generator)
+        return _gains_of(self.x, self.y, self.state.posteriors_M_K, pairs, self.max_bytes)[candidates_n]
+
+    def add(self, pick):
+        self.information.append(self.state.add_variables(self.x[pick : pick + 1]).information)
+
+# %% ../nbs/07_epig.ipynb #5bc7b303
 def get_batchepig_batch(
     log_probs_N_K_C,  # log p(y_n = c | w_k) of the pool
     log_probs_E_K_C,  # log p(y_e = c | w_k) of the evaluation inputs, under the same samples; may have other classes
     batch_size: int,  # points to pick, B
-    num_samples: int = 1_000,  # most label configurations to carry, and most pairs of one and an evaluation point in a step (at least one of each point)
-    dtype: torch.dtype | None = None,  # arithmetic: torch.float32, torch.double; None follows the pool
+    num_samples: int = 1_000,  # most configurations to carry, and most pairs of one and an evaluation point in a step
+    dtype: torch.dtype | None = None,  # of the products; None is torch.double for float64 input, else torch.float32
     device=None,  # where to compute; None means where the pool lies
     *,
-    given: Iterable[int] = (),  # positions already out for labelling
+    pending: Iterable[int] = (),  # positions already out for labelling
     generator: torch.Generator | None = None,  # for resampling and pairs; a fresh one seeded with 0 if None
     max_bytes: int = 2**28,  # for intermediate results
-) -> CandidateBatch:  # scores: mean over evaluation inputs of I(y_1..y_i; y_e) beyond `given`, nats, never falling
-    """Greedy BatchEPIG: each pick adds most to the mean of $I(y_1, ..., y_B; y_e)$ over evaluation inputs. A step costs what EPIG costs with `num_samples` evaluation inputs.
+) -> CandidateBatch:  # scores: mean over evaluation inputs of I(y_1..y_i; y_e) beyond `pending`, nats, never falling
+    """Greedy BatchEPIG: each pick adds most to the mean of $I(y_1, ..., y_B; y_e)$ over evaluation inputs.
 
-    Raises `ValueError` on bad input. Warns (`CeilingWarning`) where the batch has used up what K parameter samples can tell, log K."""
-    x, y, given, batch_size = _check_evaluation(log_probs_N_K_C, log_probs_E_K_C, given, batch_size)
-    num_samples, max_bytes = _check_count(num_samples, "num_samples"), _check_count(max_bytes, "max_bytes")
+    A step costs what EPIG costs with `num_samples` evaluation inputs.
+
+    Warns (`CeilingWarning`) where the batch has used up what K parameter samples can tell, log K."""
+    x, y, pending, batch_size = _check_evaluation(log_probs_N_K_C, log_probs_E_K_C, pending, batch_size)
+    num_samples, max_bytes = check_count(num_samples, "num_samples"), check_count(max_bytes, "max_bytes")
     K = check_log_probs(x)[1]
     check_log_probs(y, name="log_probs_E_K_C")
-    options = dict(dtype=_work_dtype(x, dtype), device=_work_device(device, x), generator=_generator(generator))
-    state = WeightedJointEntropy(num_samples, K, **options)
+    options = dict(dtype=choose_dtype(x, dtype), device=choose_device(device, x), generator=check_generator(generator))
     ceiling = compute_bald(y, options["dtype"], options["device"]).mean().item()
-    if given:
-        state.add_variables(x[given])
-    indices, information = [], []
-    for _ in range(batch_size):
-        gains_N = _gains_of(x, y, state.posteriors_M_K, _pairs(state.weights_M, len(y), num_samples, options["generator"]), max_bytes)
-        gains_N[given + indices] = -math.inf
-        indices.append(_first_best(gains_N, _ties[options["dtype"]]))
-        information.append(state.add_variables(x[indices[-1:]]).information)
-    _warn_near_ceiling(information, K, bool(given), stacklevel=2)
-    return _over_runs(indices, _reached(x[given + indices], y, num_samples, options), ceiling)
+    objective = _BatchEPIG(x, y, pending, num_samples, max_bytes, options)
+    indices, _ = search_greedily(objective, batch_size)
+    warn_near_ceiling(objective.information, K, bool(pending), stacklevel=2)
+    return report_runs(indices, _reached(x[pending + indices], y, num_samples, options), ceiling)
 
+# %% ../nbs/07_epig.ipynb #21abc117
+class _BatchEPIGBALD(Objective):
+    "Information about all evaluation labels jointly: a BatchBALD score before they are known, less one after."
 
+    def __init__(self, x, before, z, after, pending):
+        gains_N = torch.zeros(len(x), dtype=torch.double, device=before.weights_M.device)
+        super().__init__(gains_N, pending, TIES[before.posteriors_M_K.dtype])
+        self.x, self.before, self.z, self.after, self.information = x, before, z, after, []
+        if pending:
+            before.add_variables(x[pending])
+            after.add_variables(z[pending])
+
+    def gains(self, candidates_n):
+        return (self.before.compute_gains(self.x) - self.after.compute_gains(self.z))[candidates_n]
+
+    def add(self, pick):
+        self.information.append(self.before.add_variables(self.x[pick : pick + 1]).information)
+        self.after.add_variables(self.z[pick : pick + 1])
+
+# %% ../nbs/07_epig.ipynb #374ffbe4
 def get_batchepigbald_batch(
     log_probs_N_K_C,  # log p(y_n = c | w_k) of the pool
-    log_probs_E_K_C,  # of the evaluation inputs, under the same samples; may have other classes; None with a second model
+    log_probs_E_K_C,  # of the evaluation inputs, under the same samples; None with a second model
     batch_size: int,  # points to pick, B
     num_samples: int = 1_000,  # label configurations to carry; exact while they suffice
-    dtype: torch.dtype | None = None,  # arithmetic: torch.float32, torch.double; None follows the pool
+    dtype: torch.dtype | None = None,  # of the products; None is torch.double for float64 input, else torch.float32
     device=None,  # where to compute; None means where the pool lies
     *,
-    log_probs_after_N_K_C=None,  # in place of the evaluation inputs: the pool under a second model that was also trained on predictions for them
-    given: Iterable[int] = (),  # positions already out for labelling
+    log_probs_after_N_K_C=None,  # instead: the pool under a second model that was also trained on predictions for them
+    pending: Iterable[int] = (),  # positions already out for labelling
     generator: torch.Generator | None = None,  # for resampling; a fresh one seeded with 0 if None
-) -> CandidateBatch:  # scores: difference of two BatchBALD scores of picks 0..i beyond `given`, nats; with a second model it may fall and go negative
-    """Greedy BatchEPIG-BALD, $I(y_1, ..., y_B; w) - I(y_1, ..., y_B; w | y_E)$: information about all evaluation labels jointly (section 6, Kirsch et al. 2021a).
+) -> CandidateBatch:  # scores: of picks 0..i beyond `pending`, nats; may fall and go negative with a second model
+    """Greedy BatchEPIG-BALD, $I(y_1, ..., y_B; w) - I(y_1, ..., y_B; w | y_E)$ (section 6, Kirsch et al. 2021a).
 
-    Raises `ValueError` on bad input, and unless exactly one of `log_probs_E_K_C` and `log_probs_after_N_K_C` is given. Warns as `get_batchepig_batch` and `compute_epig_bald` do.
+    Information about all evaluation labels jointly, a difference of two BatchBALD scores.
+
+    Raises `ValueError` unless exactly one of `log_probs_E_K_C` and `log_probs_after_N_K_C` is given.
+    Warns as `get_batchepig_batch` and `compute_epig_bald` do.
     The `ceiling` is $I(y_E; w)$, what the evaluation labels tell about the parameters, and log K with a second model."""
-    generator, x = _generator(generator), _as_tensor(log_probs_N_K_C)
+    generator, x = check_generator(generator), as_float_tensor(log_probs_N_K_C)
     N, K, _ = check_log_probs(x)
-    given = _check_given(given, N)
-    batch_size = _check_batch_size(batch_size, N - len(given))  # all is checked before anything is drawn
+    pending = check_positions(pending, N, "pending")
+    batch_size = check_batch_size(batch_size, N - len(pending))  # all is checked before anything is drawn
     options = num_samples, dtype, device, generator
     x, before, z, after = _before_and_after(x, log_probs_E_K_C, log_probs_after_N_K_C, *options)
-    known_E_K_C = z[:0] if log_probs_E_K_C is None else _as_tensor(log_probs_E_K_C)
+    known_E_K_C = z[:0] if log_probs_E_K_C is None else as_float_tensor(log_probs_E_K_C)
     E, bounded, ceiling = len(known_E_K_C), log_probs_E_K_C is not None, math.log(K)
     if bounded:
         ceiling = min(after.information, ceiling)
         _warn_if_bald(ceiling, E, K, stacklevel=2)
-    if given:
-        before.add_variables(x[given])
-        after.add_variables(z[given])
-    indices, information = [], []
-    for _ in range(batch_size):
-        gains_N = before.compute_gains(x) - after.compute_gains(z)
-        gains_N[given + indices] = -math.inf
-        indices.append(_first_best(gains_N, _ties[before.posteriors_M_K.dtype]))
-        information.append(before.add_variables(x[indices[-1:]]).information)
-        after.add_variables(z[indices[-1:]])
-    _warn_near_ceiling(information, K, bool(given), stacklevel=2)
-
+    objective = _BatchEPIGBALD(x, before, z, after, pending)
+    indices, _ = search_greedily(objective, batch_size)
+    warn_near_ceiling(objective.information, K, bool(pending), stacklevel=2)
     if not indices:
         return CandidateBatch([], [], [], [], ceiling)
-    picks = given + indices
+    picks = pending + indices
 
     def repeat(*parts_K_C):
         parts = [part.to(before.weights_M.device).double().log_softmax(-1) for part in parts_K_C if len(part)]
         C = max(part.shape[2] for part in parts)
-        rows_B_K_C = torch.cat([torch.nn.functional.pad(part, (0, C - part.shape[2]), value=-math.inf) for part in parts])  # classes that never occur
-        return _repeat_information(rows_B_K_C, num_samples, dtype=before.posteriors_M_K.dtype, generator=generator)
+        pad = partial(torch.nn.functional.pad, value=-math.inf)  # classes that never occur
+        rows_B_K_C = torch.cat([pad(part, (0, C - part.shape[2])) for part in parts])
+        return estimate_information(rows_B_K_C, num_samples, dtype=before.posteriors_M_K.dtype, generator=generator)
 
     after_R_B = repeat(known_E_K_C, z[picks])
     if bounded:
-        ceiling = min(after_R_B[:, E - 1].mean().item(), math.log(K))  # sixteen runs know it better than the one before the search
+        # sixteen runs know it better than the one before the search
+        ceiling = min(after_R_B[:, E - 1].mean().item(), math.log(K))
         after_R_B = after_R_B[:, E:] - after_R_B[:, E - 1 : E]
-    return _over_runs(indices, repeat(x[picks]) - after_R_B, ceiling, bounded)
+    return report_runs(indices, repeat(x[picks]) - after_R_B, ceiling, bounded)
 
 # %% ../nbs/07_epig.ipynb #8c08ba12
 def get_softmaxepig_batch(
@@ -291,13 +342,18 @@ def get_softmaxepig_batch(
     log_probs_E_K_C,  # log p(y_e = c | w_k) of the evaluation inputs, under the same samples; may have other classes
     batch_size: int,  # points to draw, B
     *,
-    temperature: float = 1 / 8,  # T, in units of the largest EPIG of the pool; 0 is top-k, infinity random
+    temperature: float = 1 / 8,  # T, in units of the largest EPIG that is left; 0 is top-k, infinity random
+    pending: Iterable[int] = (),  # positions already out for labelling; never drawn
     generator: torch.Generator | None = None,  # a fresh one seeded with 0 if None
     max_bytes: int = 2**28,  # for intermediate results
 ) -> CandidateBatch:  # scores: each point's EPIG, nats, in the order drawn
-    "`get_softmax_batch` of EPIG scores, $p_i \\propto \\exp(s_i / (T \\max_n s_n))$; reported are the scores, not the noised ones. Raises `ValueError` on bad input."
-    temperature, batch_size = _check_temperature(temperature), _check_count(batch_size, "batch_size", 0)
-    scores_N = compute_epig(log_probs_N_K_C, log_probs_E_K_C, max_bytes=max_bytes)
-    largest = scores_N.max().item()
-    unit = largest if largest > _ties[_work_dtype(_as_tensor(log_probs_N_K_C))] else 1.0  # less than that is rounding: no point tells anything
-    return get_softmax_batch(scores_N, batch_size, temperature=temperature * unit, generator=generator)
+    "`get_softmax_batch` of EPIG scores, $p_i \\propto \\exp(s_i / (T \\max_n s_n))$."
+    temperature = check_temperature(temperature)
+    x, y, pending, batch_size = _check_evaluation(log_probs_N_K_C, log_probs_E_K_C, pending, batch_size)
+    if temperature == 0:
+        return get_epig_batch(x, y, batch_size, pending=pending, max_bytes=max_bytes)
+    scores_N = compute_epig(x, y, max_bytes=max_bytes)
+    left = find_left(len(x), pending)
+    largest = scores_N[left].max().item() if left else 0.0
+    unit = largest if largest > TIES[choose_dtype(x)] else 1.0  # less than that is rounding: no point tells anything
+    return get_softmax_batch(scores_N, batch_size, temperature=temperature * unit, pending=pending, generator=generator)

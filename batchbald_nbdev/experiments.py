@@ -22,9 +22,9 @@ from torch import nn
 
 from .active_learning import derive_generator, make_mlp, make_seeded, run_trials, train_models
 from .bald import CandidateBatch
+from .checks import as_tensor, choose_device
 from .datasets import ActiveLearningData, get_balanced_indices, make_active_learning_data
 from .image_sets import image_sets, load_images
-from .information import _tensor, _work_device
 from .methods import Round, get_method, label_of_method, names_in_words
 from .plots import get_curves, plot_learning_curves
 from .records import fail, open_folder, write_csv, write_whole
@@ -285,7 +285,7 @@ def compare_methods(
         fail(f"`together` is {together}; want 1 or more")
     options = _check_options(presets[preset] | {k: v for k, v in options.items() if v is not None})
     methods = {name: get_method(name) for name in options["methods"]}
-    out, device = Path(out), str(_work_device(device))
+    out, device = Path(out), str(choose_device(device))
     datasets, make_model = _load_data(options, data, download)
     initial = _get_initial(options, datasets)
     training = _get_training(options["dataset"]) | ({"together": together} if together else {})
@@ -311,7 +311,7 @@ def record_trials(
     """`run_trials` with its records in a folder, where a run that was interrupted goes on with `resume`.
 
     Raises `ValueError` where an option or the folder is not usable; nothing is written to `out` then."""
-    everything = options | {"oracle": oracle, "device": str(_work_device(device)), "together": together}
+    everything = options | {"oracle": oracle, "device": str(choose_device(device)), "together": together}
     run_trials(datasets, methods, make_model, done=(), progress=None, **everything)  # only its checks: nothing runs before it is asked for records
     defaults = {p.name: p.default for f in (train_models, run_trials) for p in inspect.signature(f).parameters.values() if p.kind is p.KEYWORD_ONLY}
     unknown = set(options) - (set(defaults) - {"validation"})
@@ -319,7 +319,7 @@ def record_trials(
         raise TypeError(f"`{min(unknown)}` is not an option of `run_trials`")
     known = {k: v for k, v in (defaults | options).items() if k not in ("validation", "oracle", "device", "together", "done", "progress")}
     if known["initial"] is not None:
-        known["initial"] = [_tensor(positions).tolist() for positions in known["initial"]]
+        known["initial"] = [as_tensor(positions).tolist() for positions in known["initial"]]
     names = [f"{data.name}, {len(data.pool_labels)} points" for data in datasets]
     try:
         if not isinstance(settings or {}, dict):

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .checks import as_tensor, check_count
 from .datasets import get_repeated_digits, mnist_initial_indices
-from .information import _check_count, _tensor
 from .networks import make_cifar10_resnet, make_cinic10_vgg, make_emnist_cnn, make_mlp, make_mnist_cnn
 
 # %% ../nbs/09a_image_sets.ipynb #2f7d60b4
@@ -52,8 +52,8 @@ def _check_image_set(image_set: ImageSet) -> None:
     if not isinstance(image_set.shape, tuple) or not image_set.shape:
         raise ValueError(f"`shape` is {image_set.shape!r}; want the axes of one image, say (1, 28, 28)")
     for size in image_set.shape:
-        _check_count(size, "shape")
-    _check_count(image_set.num_classes, "num_classes", 2)
+        check_count(size, "shape")
+    check_count(image_set.num_classes, "num_classes", 2)
     if callable(image_set.load) == callable(image_set.draw):
         raise ValueError("`load` and `draw`: want one of them, a function")
     if not (image_set.network is None or callable(image_set.network)):
@@ -154,7 +154,7 @@ def _load_torchvision(kind: str, arrange: Callable, folder: Path, *, download: b
 
     def load(download):
         sets = [kind(folder, train=train, download=download, **options) for train in (True, False)]
-        return [(arrange(_tensor(o.data)).contiguous(), _tensor(o.targets)) for o in sets]
+        return [(arrange(as_tensor(o.data)).contiguous(), as_tensor(o.targets)) for o in sets]
 
     try:
         try:
@@ -257,7 +257,7 @@ def _read_cinic10_split(root: Path, split: str, progress: bool) -> tuple[Tensor,
         raise _cinic10_error(root.parent, f"{root / split}: {error}") from error
     except ValueError as error:
         raise _cinic10_error(root.parent, str(error)) from error
-    return inputs, _tensor(images.targets)
+    return inputs, as_tensor(images.targets)
 
 # %% ../nbs/09a_image_sets.ipynb #6577d082
 def _load_cinic10(folder: Path, *, download: bool, progress: bool):

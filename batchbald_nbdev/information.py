@@ -9,79 +9,26 @@ __all__ = ['check_log_probs', 'as_log_probs', 'compute_entropy', 'compute_condit
 
 # %% ../nbs/00_information.ipynb #d624501a
 import math
-import operator
-import os
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from contextvars import ContextVar
-from functools import wraps
+from collections.abc import Iterable, Iterator
 from itertools import combinations
 
-import numpy as np
 import torch
+from fastcore.basics import patch
 from torch import Tensor
 
-# %% ../nbs/00_information.ipynb #3f0c9a52
-class _ReadOnly:
-    "The memory of a NumPy array that may not be written to, without that mark: PyTorch warns of it, and nothing here writes."
+from batchbald_nbdev.checks import (
+    SLACK, as_float_tensor, as_whole, brief, check_count, check_number, check_room, choose_device, choose_dtype,
+)
 
-    def __init__(self, array: np.ndarray):
-        self.array = array  # as long as the tensor lives
-        self.__array_interface__ = array.__array_interface__ | {"data": (array.__array_interface__["data"][0], False)}
-
-
-def _tensor(x) -> Tensor:
-    "A tensor as it is; anything else on the CPU, sharing memory where that is possible, Python's numbers as float32."
-    if isinstance(x, Tensor):
-        return x
-    if hasattr(x, "__cuda_array_interface__"):
-        return torch.as_tensor(x)  # where it lies
-    if isinstance(x, np.ndarray) and not x.flags.writeable:
-        x = np.asarray(_ReadOnly(x))
-    found, first = torch.as_tensor(x, device="cpu"), x
-    while isinstance(first, Sequence) and len(first):  # what PyTorch's default dtype would decide
-        first = first[0]
-    if found.is_floating_point() and found.dtype != torch.float32 and isinstance(first, (int, float)):
-        return torch.as_tensor(x, dtype=torch.float32, device="cpu")
-    return found
-
-# %% ../nbs/00_information.ipynb #97be708c
-_slack = {torch.float16: 2e-2, torch.bfloat16: 5e-2, torch.float32: 1e-4, torch.float64: 1e-8}
-_block_elements = 2**20  # elements converted at a time: 4 MB in float32, so that they stay in the processor's cache
-
-
-def _as_tensor(x, name: str = "log_probs_N_K_C", whole: bool = False) -> Tensor:
-    "`x` as a floating tensor without gradient, in the same memory if possible; `whole` numbers become float64."
-    if not isinstance(x, Tensor):
-        if hasattr(x, "__dask_graph__"):  # reading it would load all of it
-            raise ValueError(f"`{name}` is a Dask collection; `get_distributed_batchbald_batch` picks from it, and `compute()` loads what fits in memory")
-        if hasattr(x, "mask"):  # a masked array would lose its mask
-            raise ValueError(f"`{name}` is a masked array; leave the masked points out with an index, and add that to the positions that come back")
-        try:
-            x = _tensor(x)
-        except (TypeError, ValueError, RuntimeError, OverflowError) as e:
-            raise ValueError(f"`{name}` cannot be read as a tensor ({e}); pass a tensor or a numeric array") from None
-    if x.is_meta:  # say from an input that was made under `torch.set_default_device("meta")`
-        raise ValueError(f"`{name}` is on the meta device, which holds no numbers; make it on another one")
-    if x.layout != torch.strided:
-        raise ValueError(f"`{name}` is a {x.layout} tensor; pass its `to_dense()`")
-    if whole and not (x.is_floating_point() or x.is_complex()):
-        if x.numel() and not -(2**53) <= int(x.min()) <= int(x.max()) <= 2**53:
-            raise ValueError(f"`{name}` has whole numbers beyond 2^53, which float64 cannot tell apart; make them smaller")
-        x = x.double()
-    if x.dtype not in _slack:
-        raise ValueError(f"`{name}` has dtype {x.dtype}; convert it to float16, bfloat16, float32 or float64")
-    return x.detach()
-
-
-def _shape(log_probs_N_K_C: Tensor, name: str, points: str = "N points") -> tuple[int, int, int]:
-    shape = tuple(log_probs_N_K_C.shape)
+# %% ../nbs/00_information.ipynb #05fe7db0
+def check_axes(shape, name: str = "log_probs_N_K_C", points: str = "N points") -> tuple[int, int, int]:
+    shape = tuple(shape)
     if len(shape) != 3 or 0 in shape:
-        raise ValueError(f"`{name}` has shape {shape}; want three non-empty axes ({points}, K parameter samples, C classes)")
+        axes = f"three non-empty axes ({points}, K parameter samples, C classes)"
+        raise ValueError(f"`{name}` has shape {shape}; want {axes}")
     return shape
 
-
+# %% ../nbs/00_information.ipynb #97be708c
 def _likely_mistake(log_probs_n_K_C: Tensor) -> str:
     "What to tell someone whose rows do not sum to one."
     x = log_probs_n_K_C.double()
@@ -92,143 +39,65 @@ def _likely_mistake(log_probs_n_K_C: Tensor) -> str:
     if x.min() >= 0 and (x.sum(-1) - 1).abs().max() < 5e-2:
         return 'looks like probabilities; convert it with `as_log_probs(x, kind="probs")`'
     if (x.exp().sum(-1) - 1).abs().max() < 5e-2:
-        return "is nearly normalised; if it was stored with fewer digits than it has now, renormalise it with `x.log_softmax(-1)`"
+        stored = "if it was stored with fewer digits than it has now, renormalise it with `x.log_softmax(-1)`"
+        return f"is nearly normalised; {stored}"
     return 'is not normalised; if these are logits, convert them with `as_log_probs(x, kind="logits")`'
 
-# %% ../nbs/00_information.ipynb #ef9b08c4
-def _brief(value) -> str:
-    "A value in one line, cut short where it is long, for a message."
-    if isinstance(value, int) and abs(value) >= 10**30:
-        return f"{'minus ' * (value < 0)}a whole number of {int(math.log10(abs(value))) + 1} digits"
-    try:
-        text = " ".join(repr(value).split())
-    except Exception:  # numbers too long to print, and whatever a class may do
-        return f"a {type(value).__name__} that cannot be printed"
-    return text if len(text) <= 100 else f"{text[:60]} ... {text[-30:]}"
-
-
-def _as_scalar(value):
-    "A number of NumPy or PyTorch as one of Python's, other things as they are; None for flags and the like."
-    if hasattr(value, "dtype") and hasattr(value, "item"):
-        try:
-            value = value.detach().item() if isinstance(value, Tensor) else value.item()
-        except (TypeError, ValueError, RuntimeError):  # several numbers, or none, or a device that holds none
-            return None
-    return None if isinstance(value, (bool, str, bytes, bytearray, complex)) else value
-
-
-def _as_whole(value) -> int | None:
-    "A whole number, or None for what is none."
-    try:
-        return operator.index(_as_scalar(value))
-    except TypeError:
-        return None
-
-
-def _as_number(value) -> float:
-    "A real number, infinite where it is beyond floating-point numbers; NaN for what is none."
-    value = _as_scalar(value)
-    try:
-        return float(value)
-    except OverflowError:
-        return math.inf if value > 0 else -math.inf
-    except (TypeError, ValueError):
-        return math.nan
-
-
-_endless = 2**62  # more than any memory holds, and still a number that PyTorch can count with
-
-
-def _check_count(value, name: str, least: int = 1, most: float = _endless) -> int:
-    "A whole number of at least `least`, or an error that names the argument; what is above `most` comes back as that."
-    number = _as_whole(value)
-    if number is None or number < least:
-        raise ValueError(f"`{name}` is {_brief(value)}; want a whole number, {least} or more")
-    return min(number, most)
-
-
-def _check_number(
-    value,
-    name: str,  # of the argument
-    least: float = 0.0,
-    most: float = math.inf,
-    *,
-    below: float | None = None,  # a bound that the number must not reach
-    want: str | None = None,  # what it should be, in words
-) -> float:
-    "A number from `least` to `most`, or an error that names the argument and says what it should be."
-    number = _as_number(value)
-    if not least <= number <= most or below is not None and not number < below:
-        raise ValueError(f"`{name}` is {_brief(value)}; want {want or f'a number from {least:g} to {most:g}'}")
-    return number
-
-# %% ../nbs/00_information.ipynb #5c1e7a90
-def _memory(device) -> float:
-    "Bytes of memory: what is free on a GPU, elsewhere all that the machine has; infinity where nobody says."
-    device = torch.device(device)
-    if device.type == "cuda":
-        held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # by PyTorch
-        return torch.cuda.mem_get_info(device)[0] + held
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, OSError, ValueError):  # Windows
-        return math.inf
-
-
-def _check_room(needed: float, name: str, what: str, device="cpu") -> None:
-    "Refuse what memory cannot hold before it is allocated: `needed` bytes for `what`, which `name` asked for."
-    there = _memory(device)
-    if needed > there:
-        sizes = f"would take {needed / 1e9:,.4g} GB, and there are {there / 1e9:,.4g} GB of memory"
-        raise ValueError(f"`{name}` is too large: {what} {sizes}; want less of them")
-
 # %% ../nbs/00_information.ipynb #a59dd32f
-def _work_dtype(log_probs_N_K_C: Tensor | None, dtype: torch.dtype | None = None) -> torch.dtype:
-    "The arithmetic to use: `dtype` if given, else float64 for float64 input and float32 for the rest or without input."
-    if dtype is None:
-        return torch.float64 if getattr(log_probs_N_K_C, "dtype", None) == torch.float64 else torch.float32
-    if dtype not in (torch.float32, torch.float64):
-        raise ValueError(f"`dtype` is {dtype}; want torch.float32, torch.float64 or None")
-    return dtype
+BLOCK_ELEMENTS = 2**20  # converted at a time: 4 MB in float32, so that they stay in the processor's cache
 
 
-def _work_device(device, log_probs_N_K_C: Tensor | None = None) -> torch.device:
-    "Where to compute: on `device` if given, else where the input lies, or without input on the CPU."
-    if device is None:
-        return torch.device("cpu") if log_probs_N_K_C is None else log_probs_N_K_C.device
-    try:
-        found = torch.device(device)
-        probe = torch.empty(0, dtype=torch.float32, device=found)
-        if found.type not in ("cpu", "cuda"):
-            probe.sum().item()  # there are devices whose tensors have no numbers, such as meta
-    except (RuntimeError, AssertionError, TypeError, ValueError, ImportError) as e:  # what PyTorch raises, as the case may be
-        why = str(e).splitlines()[0].partition(". ")[0]
-        raise ValueError(
-            f"`device` is {device!r}, which PyTorch cannot use here ({why}); want cpu, cuda where there is a GPU, or None"
-        ) from None
-    return found
+class Predictions:
+    "A view of log_probs_N_K_C as probabilities. Iterated, it yields `(positions, probs_n_K_C)` block by block."
 
+    def __init__(
+        self,
+        log_probs_N_K_C,  # tensor or array
+        dtype: torch.dtype | None = None,  # None is torch.double for float64 input, else torch.float32
+        device=None,  # where to compute; None means where the input lies
+        *,
+        name: str = "log_probs_N_K_C",  # of the argument, in messages
+        points: str = "N points",  # its first axis, in messages
+        atol: float | None = None,  # slack on the sum of a row; None chooses it by dtype
+    ):
+        self.log_probs_N_K_C, self.name = as_float_tensor(log_probs_N_K_C, name), name
+        self.shape = check_axes(self.log_probs_N_K_C.shape, name, points)
+        self.dtype = choose_dtype(self.log_probs_N_K_C, dtype)
+        self.device = choose_device(device, self.log_probs_N_K_C)
+        self.slack = SLACK[self.log_probs_N_K_C.dtype] if atol is None else atol
 
-def _probs(log_probs_n_K_C: Tensor, dtype: torch.dtype, name: str = "log_probs_N_K_C", atol: float | None = None) -> Tensor:
-    "Checked probabilities of one block, renormalised in `dtype`."
-    probs_n_K_C = log_probs_n_K_C.to(torch.promote_types(log_probs_n_K_C.dtype, dtype)).exp()  # checked with all the digits it has
+    def __len__(self) -> int:
+        return self.shape[0]
+
+# %% ../nbs/00_information.ipynb #c395c444
+@patch
+def __getitem__(self: Predictions, positions: slice | Tensor) -> Tensor:
+    "Checked probabilities of some points, probs_n_K_C."
+    x = self.log_probs_N_K_C
+    x = x[positions] if isinstance(positions, slice) else x.index_select(0, positions.to(x.device))
+    x = x.to(self.device)
+    probs_n_K_C = x.to(torch.promote_types(x.dtype, self.dtype)).exp()
     sums_n_K_1 = probs_n_K_C.sum(-1, keepdim=True)
-    slack = _slack[log_probs_n_K_C.dtype] if atol is None else atol
-    if not (sums_n_K_1 - 1).abs().max() <= slack:  # "not <=" rather than ">", so that NaN fails too
+    if not (sums_n_K_1 - 1).abs().max() <= self.slack:  # "not <=" rather than ">", so that NaN fails too
         worst = (sums_n_K_1 - 1).abs().max().item()
-        raise ValueError(f"`{name}` {_likely_mistake(log_probs_n_K_C)} (a row of exponentials misses 1 by {worst:.2g}, allowed {slack:g})")
-    return (probs_n_K_C / sums_n_K_1).to(dtype)
+        misses = f"(a row of exponentials misses 1 by {worst:.2g}, allowed {self.slack:g})"
+        raise ValueError(f"`{self.name}` {_likely_mistake(x)} {misses}")
+    return (probs_n_K_C / sums_n_K_1).to(self.dtype)
 
-
-def _iter_probs(
-    log_probs_N_K_C: Tensor, dtype: torch.dtype, device=None, name: str = "log_probs_N_K_C", atol: float | None = None
-) -> Iterator[tuple[slice, Tensor]]:
-    "Yield `(positions, probs_n_K_C)` block by block, on `device` or where the input lies."
-    (N, K, C), device = _shape(log_probs_N_K_C, name), _work_device(device, log_probs_N_K_C)
-    step = max(1, _block_elements // (K * C))
+# %% ../nbs/00_information.ipynb #7eff176c
+@patch
+def __iter__(self: Predictions) -> Iterator[tuple[slice, Tensor]]:
+    N, K, C = self.shape
+    step = max(1, BLOCK_ELEMENTS // (K * C))
     for start in range(0, N, step):
         block = slice(start, min(start + step, N))
-        yield block, _probs(log_probs_N_K_C[block].to(device), dtype, name, atol)
+        yield block, self[block]
+
+# %% ../nbs/00_information.ipynb #2739e8ca
+@patch
+def read(self: Predictions) -> Tensor:
+    "All of them at once, probs_N_K_C."
+    return torch.cat([probs_n_K_C for _, probs_n_K_C in self])
 
 # %% ../nbs/00_information.ipynb #bbcb4356
 def check_log_probs(
@@ -237,87 +106,56 @@ def check_log_probs(
     name: str = "log_probs_N_K_C",  # what to call the argument in messages
 ) -> tuple[int, int, int]:  # N, K, C
     "Return the axis sizes, or raise `ValueError` naming the likely mistake."
-    x, atol = _as_tensor(log_probs_N_K_C, name), None if atol is None else _check_number(atol, "atol")
-    for _ in _iter_probs(x, _work_dtype(x), name=name, atol=atol):
+    atol = None if atol is None else check_number(atol, "atol")
+    predictions = Predictions(log_probs_N_K_C, name=name, atol=atol)
+    for _ in predictions:
         pass
-    return _shape(x, name)
+    return predictions.shape
 
 # %% ../nbs/00_information.ipynb #81d9cf65
+def _refuse_no_logits(x: Tensor) -> None:
+    if x.isnan().any() or (x == math.inf).any() or (x == -math.inf).all(-1).any():
+        wrong = "logits that are NaN or +inf, or a row that is -inf throughout"
+        raise ValueError(f"`x` has {wrong}; no distribution belongs to them")
+    if x.shape[-1] > 1 and x.min() >= 0 and (x.to(choose_dtype(x)).sum(-1) - 1).abs().max() <= SLACK[x.dtype]:
+        looks = "looks like probabilities (no entry below 0, every row sums to 1) and not like logits"
+        raise ValueError(f"`x` {looks}; is `kind` right?")
+
+# %% ../nbs/00_information.ipynb #805827d1
+def _refuse_no_probs(x: Tensor, sums_N_K_1: Tensor) -> None:
+    worst, slack = (sums_N_K_1 - 1).abs().max().item(), SLACK[x.dtype]
+    if x.min() >= 0 and worst <= slack:
+        return
+    wrong = f"a row misses the sum 1 by {worst:.2g}, allowed {slack:g}"
+    if x.isnan().any():
+        wrong = "an entry is NaN"
+    elif x.min() < 0:
+        wrong = f"the least entry is {x.min().item():.3g}"
+    raise ValueError(f"`x` does not hold probabilities: {wrong}; is `kind` right?")
+
+# %% ../nbs/00_information.ipynb #121301fc
 def as_log_probs(
     x,  # predictions (N, K, C), tensor or array
     kind: str = "log_probs",  # what `x` holds: "probs", "logits" or "log_probs"
 ) -> Tensor:  # log_probs_N_K_C; what was converted is float64 if `x` was, else float32
-    "Natural-log class probabilities from predictions of another kind. Raises `ValueError` where `x` is not of that kind."
+    "Natural-log class probabilities from predictions of another kind."
     if kind not in ("probs", "logits", "log_probs"):
         raise ValueError(f"`kind` is {kind!r}; want 'probs', 'logits' or 'log_probs'")
-    x = _as_tensor(x, "x")
-    _shape(x, "x")
+    predictions = Predictions(x, name="x")
+    x = predictions.log_probs_N_K_C
     if kind == "logits":
-        if x.isnan().any() or (x == math.inf).any() or (x == -math.inf).all(-1).any():
-            raise ValueError("`x` has logits that are NaN or +inf, or a row that is -inf throughout; no distribution belongs to them")
-        if x.shape[-1] > 1 and x.min() >= 0 and (x.to(_work_dtype(x)).sum(-1) - 1).abs().max() <= _slack[x.dtype]:
-            raise ValueError("`x` looks like probabilities (no entry below 0, every row sums to 1) and not like logits; is `kind` right?")
-        return x.to(_work_dtype(x)).log_softmax(-1)
+        _refuse_no_logits(x)
+        return x.to(predictions.dtype).log_softmax(-1)
     if kind == "probs":
-        probs_N_K_C = x.to(_work_dtype(x))
+        probs_N_K_C = x.to(predictions.dtype)
         sums_N_K_1 = probs_N_K_C.sum(-1, keepdim=True)
-        worst = (sums_N_K_1 - 1).abs().max().item()
-        if not (x.min() >= 0 and worst <= _slack[x.dtype]):
-            wrong = "an entry is NaN" if x.isnan().any() else f"the least entry is {x.min().item():.3g}" if x.min() < 0 else f"a row misses the sum 1 by {worst:.2g}, allowed {_slack[x.dtype]:g}"
-            raise ValueError(f"`x` does not hold probabilities: {wrong}; is `kind` right?")
+        _refuse_no_probs(x, sums_N_K_1)
         return (probs_N_K_C / sums_N_K_1).log()
     check_log_probs(x, name="x")
     return x
 
-# %% ../nbs/00_information.ipynb #a4c95d10
-def _full_precision(function: Callable) -> Callable:
-    "`function`, without `torch.autocast` where it is on in the thread that calls."
-
-    @wraps(function)
-    def call(*args, **options):
-        on = [kind for kind in ("cpu", "cuda", "mps", "xpu") if torch.is_autocast_enabled(kind)]
-        if not on:
-            return function(*args, **options)
-        with ExitStack() as stack:
-            for kind in on:
-                stack.enter_context(torch.autocast(kind, enabled=False))
-            return function(*args, **options)
-
-    return call
-
-# %% ../nbs/00_information.ipynb #c7e1a38b
-_listener: ContextVar[Callable | None] = ContextVar("_listener", default=None)
-
-
-def _warn(message: str, category: type[Warning] = UserWarning, stacklevel: int = 1) -> None:
-    "`warnings.warn`, or what listens in this thread instead."
-    (_listener.get() or warnings.warn)(message, category, stacklevel + 1)
-
-
-@contextmanager
-def _listening(listener: Callable) -> Iterator[None]:
-    "Warnings of this package go to `listener(message, category, stacklevel)`, in this thread."
-    token = _listener.set(listener)
-    try:
-        yield
-    finally:
-        _listener.reset(token)
-
-
-@contextmanager
-def _without(category: type[Warning]) -> Iterator[None]:
-    "Warnings of this package but those of a category, which are not given, in this thread."
-    outer = _listener.get() or warnings.warn
-
-    def listener(message, kind, stacklevel):
-        if not issubclass(kind, category):
-            outer(message, kind, stacklevel + 1)
-
-    with _listening(listener):
-        yield
-
 # %% ../nbs/00_information.ipynb #3075c110
-def _plogp(probs: Tensor) -> Tensor:
+def plogp(probs: Tensor) -> Tensor:
     "p log p with 0 log 0 = 0. (`torch.special.entr` says the same and is several times slower on a CPU.)"
     return probs * probs.clamp_min(torch.finfo(probs.dtype).tiny).log()
 
@@ -325,29 +163,29 @@ def _plogp(probs: Tensor) -> Tensor:
 def compute_entropy(
     log_probs_N_K_C,  # log p(y_n = c | w_k)
 ) -> Tensor:  # entropies_N, nats, float64, in [0, log C]
-    "Entropy of the averaged prediction, $H(y_n)$: the first term of eq. 2 (Kirsch et al. 2019). Raises `ValueError` on bad input."
-    return _entropies(log_probs_N_K_C)[0]
+    "Entropy of the averaged prediction, $H(y_n)$: the first term of eq. 2 (Kirsch et al. 2019)."
+    return compute_both_entropies(log_probs_N_K_C)[0]
 
 # %% ../nbs/00_information.ipynb #3c7fb76e
 def compute_conditional_entropy(
     log_probs_N_K_C,  # log p(y_n = c | w_k)
 ) -> Tensor:  # entropies_N, nats, float64, in [0, log C]
-    "Expected entropy given the parameters, $E[H(y_n | w)]$: the second term of eq. 2 (Kirsch et al. 2019). Raises `ValueError` on bad input."
-    return _entropies(log_probs_N_K_C)[1]
+    "Expected entropy given the parameters, $E[H(y_n | w)]$: the second term of eq. 2 (Kirsch et al. 2019)."
+    return compute_both_entropies(log_probs_N_K_C)[1]
 
 # %% ../nbs/00_information.ipynb #cf5f07d0
-def _entropies(log_probs_N_K_C, dtype: torch.dtype | None = None, device=None) -> tuple[Tensor, Tensor]:
+def compute_both_entropies(log_probs_N_K_C, dtype: torch.dtype | None = None, device=None) -> tuple[Tensor, Tensor]:
     "Entropy of the mean and mean of the entropies of every point, float64, where the input lies or on `device`."
-    x = _as_tensor(log_probs_N_K_C)
-    N, K, C = _shape(x, "log_probs_N_K_C")
-    marginal_N, conditional_N = torch.empty(2, N, dtype=torch.double, device=_work_device(device, x))
-    for block, probs_n_K_C in _iter_probs(x, _work_dtype(x, dtype), device):
-        marginal_N[block] = 0 - _plogp(probs_n_K_C.mean(1, dtype=torch.double)).sum(-1)
-        conditional_N[block] = 0 - _plogp(probs_n_K_C).sum((1, 2), dtype=torch.double) / K
+    predictions = Predictions(log_probs_N_K_C, dtype, device)
+    N, K, _ = predictions.shape
+    marginal_N, conditional_N = torch.empty(2, N, dtype=torch.double, device=predictions.device)
+    for block, probs_n_K_C in predictions:
+        marginal_N[block] = 0 - plogp(probs_n_K_C.mean(1, dtype=torch.double)).sum(-1)
+        conditional_N[block] = 0 - plogp(probs_n_K_C).sum((1, 2), dtype=torch.double) / K
     return marginal_N, conditional_N
 
 # %% ../nbs/00_information.ipynb #2baf765b
-_most_entries = 2**24  # of a joint distribution; 128 MB
+MOST_ENTRIES = 2**24  # of a joint distribution; 128 MB
 
 
 def _label_products(probs_B_K_C: Tensor) -> Tensor:
@@ -362,15 +200,16 @@ def compute_joint_probs(
     log_probs_B_K_C,  # log p(y_i = c | w_k), the same samples for all B labels
     *,
     with_parameters: bool = False,  # keep the parameter sample as a last axis?
-) -> Tensor:  # p(y_1, ..., y_B) with B axes of size C, or p(y_1, ..., y_B, w_k) with one more of size K; float64, sums to 1
-    "Joint distribution of B labels by enumeration, the bracket in eq. 12. Raises `ValueError` on bad input and beyond 2^24 entries."
-    x = _as_tensor(log_probs_B_K_C, "log_probs_B_K_C")
-    B, K, C = _shape(x, "log_probs_B_K_C")
+) -> Tensor:  # p(y_1, ..., y_B), B axes of size C, or p(y_1, ..., y_B, w_k), one more of size K; float64, sums to 1
+    "Joint distribution of B labels by enumeration, the bracket in eq. 12. At most 2^24 entries."
+    predictions = Predictions(log_probs_B_K_C, torch.float64, name="log_probs_B_K_C")
+    B, K, C = predictions.shape
     log2_entries = B * math.log2(C) + (math.log2(K) if with_parameters else 0)
-    if log2_entries > math.log2(_most_entries) or B > 60:
+    if log2_entries > math.log2(MOST_ENTRIES) or B > 60:
         size = f"{C}^{B}" + (f" * {K}" if with_parameters else "")
-        raise ValueError(f"`log_probs_B_K_C` asks for {size} entries (2^{log2_entries:.1f}); at most 2^24 entries and 60 labels are enumerated")
-    probs_B_K_C = torch.cat([probs for _, probs in _iter_probs(x, torch.float64, name="log_probs_B_K_C")])
+        asked = f"{size} entries (2^{log2_entries:.1f})"
+        raise ValueError(f"`log_probs_B_K_C` asks for {asked}; at most 2^24 entries and 60 labels are enumerated")
+    probs_B_K_C = predictions.read()
     if with_parameters:
         return (_label_products(probs_B_K_C) / K).reshape([C] * B + [K])
     return (_label_products(probs_B_K_C[: B // 2]) @ _label_products(probs_B_K_C[B // 2 :]).T / K).reshape([C] * B)
@@ -378,11 +217,15 @@ def compute_joint_probs(
 # %% ../nbs/00_information.ipynb #214fd20c
 def _as_joint(joint_probs) -> Tensor:
     "Checked joint distribution in float64, summing to 1 to the last digit."
-    x = _as_tensor(joint_probs, "joint_probs")
-    slack, x = max(1e-6, _slack[x.dtype]), x.double()
+    x = as_float_tensor(joint_probs, "joint_probs")
+    slack, x = max(1e-6, SLACK[x.dtype]), x.double()
     if x.ndim == 0 or 0 in x.shape or not (x.min() >= 0 and (x.sum() - 1).abs() <= slack):
-        found = f"; found shape {tuple(x.shape)}, entries from {x.min():.3g} to {x.max():.3g} and a sum of {x.sum():.6g}" if x.numel() else ""
-        raise ValueError(f"`joint_probs` is not a distribution; want one axis or more, entries of at least 0 (not logarithms) and a sum of 1{found}")
+        found = ""
+        if x.numel():
+            entries = f"entries from {x.min():.3g} to {x.max():.3g} and a sum of {x.sum():.6g}"
+            found = f"; found shape {tuple(x.shape)}, {entries}"
+        want = "one axis or more, entries of at least 0 (not logarithms) and a sum of 1"
+        raise ValueError(f"`joint_probs` is not a distribution; want {want}{found}")
     return x / x.sum()
 
 
@@ -390,13 +233,13 @@ def _as_axes(axes: int | Iterable[int], ndim: int, name: str) -> frozenset[int]:
     "One axis number or several as a set, counted from the front."
     try:
         axes = axes.tolist() if hasattr(axes, "tolist") else axes  # arrays
-        numbers = {_as_whole(axis) for axis in ([axes] if hasattr(axes, "__index__") else axes)}
+        numbers = {as_whole(axis) for axis in ([axes] if hasattr(axes, "__index__") else axes)}
     except (TypeError, RuntimeError):
         numbers = {None}
     if None in numbers:
-        raise ValueError(f"`{name}` is {_brief(axes)}; want an axis number or several")
+        raise ValueError(f"`{name}` is {brief(axes)}; want an axis number or several")
     if any(not -ndim <= axis < ndim for axis in numbers):
-        wrong = f"`{name}` is {_brief(axes)}, but `joint_probs` has {ndim} axes"
+        wrong = f"`{name}` is {brief(axes)}, but `joint_probs` has {ndim} axes"
         raise ValueError(f"{wrong}; want numbers from {-ndim} to {ndim - 1}")
     return frozenset(axis % ndim for axis in numbers)
 
@@ -404,7 +247,7 @@ def _as_axes(axes: int | Iterable[int], ndim: int, name: str) -> frozenset[int]:
 def _axes_entropy(joint_probs: Tensor, axes: Iterable[int]) -> float:
     "Entropy of the variables on these axes."
     gone = [v for v in range(joint_probs.ndim) if v not in axes]
-    return 0 - _plogp(joint_probs.sum(gone) if gone else joint_probs).sum().item()
+    return 0 - plogp(joint_probs.sum(gone) if gone else joint_probs).sum().item()
 
 # %% ../nbs/00_information.ipynb #d30f1812
 def compute_axes_entropy(
@@ -412,7 +255,7 @@ def compute_axes_entropy(
     axes: int | Iterable[int],  # of the variables in question
     given: int | Iterable[int] = (),  # axes of the variables that are known
 ) -> float:  # nats, at least 0
-    "$H(axes | given)$, averaged over the values of what is given. Raises `ValueError` on bad input."
+    "$H(axes | given)$, averaged over the values of what is given."
     joint_probs = _as_joint(joint_probs)
     axes, given = _as_axes(axes, joint_probs.ndim, "axes"), _as_axes(given, joint_probs.ndim, "given")
     return max(0.0, _axes_entropy(joint_probs, axes | given) - _axes_entropy(joint_probs, given))
@@ -424,17 +267,18 @@ def compute_mutual_information(
     b: int | Iterable[int],  # axes on the other side
     given: int | Iterable[int] = (),  # axes of the variables that are known
 ) -> float:  # nats, at least 0
-    "$I(a; b | given)$, averaged over the values of what is given. Raises `ValueError` on bad input."
+    "$I(a; b | given)$, averaged over the values of what is given."
     joint_probs = _as_joint(joint_probs)
     a, b, given = (_as_axes(axes, joint_probs.ndim, name) for axes, name in ((a, "a"), (b, "b"), (given, "given")))
-    with_a, with_b, with_both, rest = (_axes_entropy(joint_probs, axes) for axes in (a | given, b | given, a | b | given, given))
+    parts = a | given, b | given, a | b | given, given
+    with_a, with_b, with_both, rest = (_axes_entropy(joint_probs, axes) for axes in parts)
     return max(0.0, with_a + with_b - with_both - rest)
 
 # %% ../nbs/00_information.ipynb #449a3daf
 def compute_atoms(
     joint_probs: Tensor,  # joint distribution, one axis for each variable, summing to 1
 ) -> dict[tuple[int, ...], float]:  # nats, by the variables that the atom lies inside
-    "Atoms of the I-diagram (Yeung 1991): the signed measure of every region. Raises `ValueError` when the array is not a distribution."
+    "Atoms of the I-diagram (Yeung 1991): the signed measure of every region."
     joint_probs = _as_joint(joint_probs)
     variables = range(joint_probs.ndim)
     sets = [S for r in range(joint_probs.ndim + 1) for S in combinations(variables, r)]
@@ -450,7 +294,7 @@ def compute_atoms(
 def compute_interaction_information(
     joint_probs,  # joint distribution, one axis for each variable, summing to 1
 ) -> float:  # nats, of either sign from three variables on
-    "$I(y_1; ...; y_n)$, what is common to all variables: the central atom. Raises `ValueError` on bad input."
+    "$I(y_1; ...; y_n)$, what is common to all variables: the central atom."
     joint_probs = _as_joint(joint_probs)
     n = joint_probs.ndim
     return -sum((-1) ** r * _axes_entropy(joint_probs, T) for r in range(1, n + 1) for T in combinations(range(n), r))
@@ -459,7 +303,7 @@ def compute_interaction_information(
 def compute_total_correlation(
     joint_probs,  # joint distribution, one axis for each variable, summing to 1
 ) -> float:  # nats, at least 0
-    "$\\sum_i H(y_i) - H(y_1, ..., y_n)$, 0 for independent variables (Kirsch 2023, section 2). Raises `ValueError` on bad input."
+    "$\\sum_i H(y_i) - H(y_1, ..., y_n)$, 0 for independent variables (Kirsch 2023, section 2)."
     joint_probs = _as_joint(joint_probs)
     singles = sum(_axes_entropy(joint_probs, (v,)) for v in range(joint_probs.ndim))
     return max(0.0, singles - _axes_entropy(joint_probs, range(joint_probs.ndim)))
@@ -470,13 +314,13 @@ def make_binary_pair(
     confidence: float,  # of each sample in its opinion, in [0, 1]
     K: int = 40,  # parameter samples, a multiple of 4
 ) -> Tensor:  # log_probs_2_K_2, float64
-    "Predictions for two binary labels whose samples agree as often, and are as sure, as asked for. Raises `ValueError` on bad input."
-    correlation = _check_number(correlation, "correlation", -1, 1)
-    confidence = _check_number(confidence, "confidence", 0, 1)
-    if _check_count(K, "K", 4) % 4:
-        raise ValueError(f"`K` is {_brief(K)}; want a multiple of 4")
-    K = _check_count(K, "K", 4)
-    _check_room(100 * K, "K", f"predictions of {K:,} parameter samples")
+    "Predictions for two binary labels whose samples agree as often, and are as sure, as asked for."
+    correlation = check_number(correlation, "correlation", -1, 1)
+    confidence = check_number(confidence, "confidence", 0, 1)
+    if check_count(K, "K", 4) % 4:
+        raise ValueError(f"`K` is {brief(K)}; want a multiple of 4")
+    K = check_count(K, "K", 4)
+    check_room(100 * K, "K", f"predictions of {K:,} parameter samples")
     half = K // 2
     first_K = torch.ones(K, dtype=torch.double, device="cpu")
     first_K[half:] = -1

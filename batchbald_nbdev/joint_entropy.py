@@ -7,17 +7,19 @@ __all__ = ['JointEntropy', 'ExactJointEntropy', 'SampledJointEntropy', 'DynamicJ
 
 # %% ../nbs/02_joint_entropy.ipynb #9c51c5eb
 import torch
+from fastcore.basics import patch
 from torch import Tensor
 
-from batchbald_nbdev.information import (
-    _as_tensor, _check_count, _check_room, _full_precision, _iter_probs, _plogp, _shape, _work_device, _work_dtype,
+from batchbald_nbdev.checks import (
+    as_float_tensor, check_count, check_generator, check_room, choose_device, choose_dtype, full_precision,
 )
+from .information import Predictions, plogp
 
 # %% ../nbs/02_joint_entropy.ipynb #01a9bbe3
 _product_elements = 2**18  # size of one block of products: 1 MB in float32
 
 
-@_full_precision
+@full_precision
 def _mean_entropies(weights_M: Tensor, posteriors_M_K: Tensor, probs_n_K_C: Tensor) -> Tensor:
     "$\\sum_m \\pi_m H(W_m P_n)$ for each of n candidates: products as wide as `posteriors_M_K`, sums in float64."
     n, K, C = probs_n_K_C.shape
@@ -26,30 +28,33 @@ def _mean_entropies(weights_M: Tensor, posteriors_M_K: Tensor, probs_n_K_C: Tens
     step = max(1, _product_elements // (n * C))
     for start in range(0, len(weights_M), step):
         products_m_nC = posteriors_M_K[start : start + step] @ probs_K_nC
-        sums_nC -= weights_M[start : start + step] @ _plogp(products_m_nC).double()
+        sums_nC -= weights_M[start : start + step] @ plogp(products_m_nC).double()
     return sums_nC.view(n, C).sum(1)
 
 # %% ../nbs/02_joint_entropy.ipynb #9aecf1b7
-@_full_precision
+@full_precision
 def _label_probs(posteriors_M_K: Tensor, probs_K_C: Tensor) -> Tensor:
-    "Probability of each label under each configuration, probs_C_M; this way round the product is several times as fast."
-    return probs_K_C.T.contiguous() @ posteriors_M_K.T
+    "Probability of each label under each configuration, probs_C_M."
+    return probs_K_C.T.contiguous() @ posteriors_M_K.T  # this way round it is several times as fast
 
-
+# %% ../nbs/02_joint_entropy.ipynb #5ae5dea8
 def _child_weights(weights_M: Tensor, probs_C_M: Tensor) -> Tensor:
     "Probabilities of the M C children, float64; child m C + c is configuration m followed by label c."
     return (weights_M * probs_C_M).T.flatten()
 
-
+# %% ../nbs/02_joint_entropy.ipynb #d62ff62b
 def _child_posteriors(posteriors_M_K: Tensor, probs_K_C: Tensor, children_M: Tensor) -> Tensor:
     "Posteriors over parameters of the named children."
     C = probs_K_C.shape[1]
-    joint_M_K = posteriors_M_K.index_select(0, children_M // C).mul_(probs_K_C.T.contiguous().index_select(0, children_M % C))
+    joint_M_K = posteriors_M_K.index_select(0, children_M // C)
+    joint_M_K.mul_(probs_K_C.T.contiguous().index_select(0, children_M % C))
     return joint_M_K.div_(joint_M_K.sum(1, keepdim=True))
 
 # %% ../nbs/02_joint_entropy.ipynb #aac6a8f4
 class JointEntropy:
-    "Joint entropy of the labels added so far. Subclasses hold configurations as weights $\\pi_m$ and posteriors $W_{mk}$."
+    """Joint entropy of the labels added so far.
+
+    Subclasses hold configurations as weights $\\pi_m$ and posteriors $W_{mk}$."""
 
     weights_M: Tensor  # float64, sums to 1
     posteriors_M_K: Tensor  # rows sum to 1
@@ -68,46 +73,52 @@ class JointEntropy:
         output_entropies_B: Tensor | None = None,  # filled and returned if given
     ) -> Tensor:  # entropies_B, nats, float64
         "Joint entropy of the variables added so far with each candidate in turn (eq. 13)."
-        entropies_B = self.compute() + torch.cat([_mean_entropies(self.weights_M, self.posteriors_M_K, p) for p in self._probs(log_probs_B_K_C)])
-        return self._output(entropies_B, output_entropies_B)
+        blocks = self._probs(log_probs_B_K_C)
+        beyond_B = torch.cat([_mean_entropies(self.weights_M, self.posteriors_M_K, probs) for probs in blocks])
+        return self._output(self.compute() + beyond_B, output_entropies_B)
 
     @staticmethod
     def _output(entropies_B: Tensor, output_entropies_B: Tensor | None) -> Tensor:
         "What was computed, in the caller's tensor if there is one."
         if output_entropies_B is None:
             return entropies_B
-        if not isinstance(output_entropies_B, Tensor) or output_entropies_B.shape != entropies_B.shape or not output_entropies_B.is_floating_point():
-            raise ValueError(f"`output_entropies_B` wants to be a floating tensor of shape {tuple(entropies_B.shape)}, one place for each candidate")
+        out, shape = output_entropies_B, entropies_B.shape
+        if not isinstance(out, Tensor) or out.shape != shape or not out.is_floating_point():
+            wanted = f"a floating tensor of shape {tuple(shape)}, one place for each candidate"
+            raise ValueError(f"`output_entropies_B` wants to be {wanted}")
         return output_entropies_B.copy_(entropies_B)
 
     def _probs(self, log_probs_N_K_C):
         "Blocks of checked probabilities with the right K."
-        x = _as_tensor(log_probs_N_K_C)
-        if x.ndim == 3 and x.shape[1] != self.posteriors_M_K.shape[1]:
-            raise ValueError(f"`log_probs_N_K_C` has {x.shape[1]} parameter samples, but {self.posteriors_M_K.shape[1]} were used so far")
-        return (p for _, p in _iter_probs(x, self.posteriors_M_K.dtype, self.posteriors_M_K.device))
+        predictions = Predictions(log_probs_N_K_C, self.posteriors_M_K.dtype, self.posteriors_M_K.device)
+        K = self.posteriors_M_K.shape[1]
+        if predictions.shape[1] != K:
+            found = f"`log_probs_N_K_C` has {predictions.shape[1]} parameter samples"
+            raise ValueError(f"{found}, but {K} were used so far")
+        return (probs_n_K_C for _, probs_n_K_C in predictions)
 
 # %% ../nbs/02_joint_entropy.ipynb #99baa3fa
 def _check_joint_probs(joint_probs_M_K, name: str) -> Tensor:
     "Probabilities of configurations under each parameter sample."
-    x = _as_tensor(joint_probs_M_K, name)
+    x = as_float_tensor(joint_probs_M_K, name)
     if x.ndim != 2 or 0 in x.shape or not (x.min() >= 0 and x.max() <= 1 + 1e-3):
-        raise ValueError(f"`{name}` wants probabilities (not logarithms) with the axes (M configurations, K parameter samples), none of them empty")
-    return x.to(_work_dtype(x))
+        axes = "(M configurations, K parameter samples), none of them empty"
+        raise ValueError(f"`{name}` wants probabilities (not logarithms) with the axes {axes}")
+    return x.to(choose_dtype(x))
 
-
+# %% ../nbs/02_joint_entropy.ipynb #134a4d12
 def _ones(K: int, device, dtype: torch.dtype | None) -> Tensor:
     "One configuration, certain, under K parameter samples."
-    K, device, dtype = _check_count(K, "K"), _work_device(device), _work_dtype(None, dtype)
-    _check_room(K * dtype.itemsize, "K", f"a configuration under {K:,} parameter samples", device)
+    K, device, dtype = check_count(K, "K"), choose_device(device), choose_dtype(None, dtype)
+    check_room(K * dtype.itemsize, "K", f"a configuration under {K:,} parameter samples", device)
     return torch.ones((1, K), device=device, dtype=dtype)
 
-
+# %% ../nbs/02_joint_entropy.ipynb #31bc0031
 def _check_configurations(M: int, posteriors_M_K: Tensor, C: int, name: str) -> None:
     "Refuse M configurations that memory cannot hold, with tables as wide as K and C that are made on the way."
     K = posteriors_M_K.shape[1]
     what = f"{M:,} configurations under {K:,} parameter samples"
-    _check_room(M * (3 * K * posteriors_M_K.element_size() + 8 * C), name, what, posteriors_M_K.device)
+    check_room(M * (3 * K * posteriors_M_K.element_size() + 8 * C), name, what, posteriors_M_K.device)
 
 # %% ../nbs/02_joint_entropy.ipynb #8e67dbf0
 class ExactJointEntropy(JointEntropy):
@@ -116,7 +127,8 @@ class ExactJointEntropy(JointEntropy):
     def __init__(self, joint_probs_M_K: Tensor):  # p(configuration m | w_k) of all configurations
         joint_probs_M_K = _check_joint_probs(joint_probs_M_K, "joint_probs_M_K")
         if not (joint_probs_M_K.sum(0) - 1).abs().max() <= 1e-3:
-            raise ValueError("`joint_probs_M_K` has columns that do not sum to 1; want all configurations, with p(configuration | w_k) in column k")
+            wanted = "all configurations, with p(configuration | w_k) in column k"
+            raise ValueError(f"`joint_probs_M_K` has columns that do not sum to 1; want {wanted}")
         joint_probs_M_K = joint_probs_M_K[joint_probs_M_K.sum(1) > 0]  # what cannot happen has no posterior
         self.weights_M = joint_probs_M_K.mean(1, dtype=torch.double)
         self.posteriors_M_K = joint_probs_M_K / joint_probs_M_K.sum(1, keepdim=True)
@@ -131,7 +143,7 @@ class ExactJointEntropy(JointEntropy):
         for probs_n_K_C in list(self._probs(log_probs_N_K_C)):  # a list: all is checked before anything changes
             for probs_K_C in probs_n_K_C:
                 M = len(weights_M) * probs_K_C.shape[1]
-                _check_room(25 * M, "log_probs_N_K_C", f"{M:,} configurations", posteriors_M_K.device)
+                check_room(25 * M, "log_probs_N_K_C", f"{M:,} configurations", posteriors_M_K.device)
                 weights_M = _child_weights(weights_M, _label_probs(posteriors_M_K, probs_K_C))
                 children_M = (weights_M > 0).nonzero()[:, 0]
                 _check_configurations(len(children_M), posteriors_M_K, 1, "log_probs_N_K_C")
@@ -141,19 +153,10 @@ class ExactJointEntropy(JointEntropy):
         return self
 
     def compute(self) -> Tensor:
-        return -_plogp(self.weights_M).sum()
+        return -plogp(self.weights_M).sum()
 
 # %% ../nbs/02_joint_entropy.ipynb #e2decf8f
-def _generator(generator: torch.Generator | None) -> torch.Generator:
-    "`generator`, or a fresh one seeded with 0: nothing here touches the global random state."
-    if generator is None:
-        return torch.Generator().manual_seed(0)
-    if not isinstance(generator, torch.Generator):
-        raise ValueError(f"`generator` is {generator!r}; want a torch.Generator such as torch.Generator().manual_seed(0)")
-    return generator
-
-
-def _uniform(shape: tuple[int, ...], generator: torch.Generator, device) -> Tensor:
+def uniform(shape: tuple[int, ...], generator: torch.Generator, device) -> Tensor:
     "Random numbers in [0, 1), float64, the same on every device for the same CPU generator."
     return torch.rand(shape, generator=generator, dtype=torch.double, device=generator.device).to(device)
 
@@ -180,23 +183,25 @@ class SampledJointEntropy(JointEntropy):
     @staticmethod
     def sample(probs_N_K_C: Tensor, M: int, *, generator: torch.Generator | None = None) -> "SampledJointEntropy":
         "M configurations of N variables given by their probabilities (not logarithms)."
-        x = _as_tensor(probs_N_K_C, "probs_N_K_C")
-        M = _check_count(M, "M")
+        M, predictions = check_count(M, "M"), Predictions(probs_N_K_C, name="probs_N_K_C")
+        x = predictions.log_probs_N_K_C
         if not x.min() >= 0:
-            raise ValueError("`probs_N_K_C` has entries below 0 or NaN; it wants probabilities, so pass the exponentials of log-probabilities")
-        empty = SampledJointEntropy.empty(_shape(x, "probs_N_K_C")[1], x.device, _work_dtype(x))
+            wanted = "probabilities, so pass the exponentials of log-probabilities"
+            raise ValueError(f"`probs_N_K_C` has entries below 0 or NaN; it wants {wanted}")
+        empty = SampledJointEntropy.empty(x.shape[1], predictions.device, predictions.dtype)
         _check_configurations(M, empty.posteriors_M_K, x.shape[2], "M")
         return empty.add_variables(x.log(), M, generator=generator)
 
-    def add_variables(self, log_probs_N_K_C, M2: int, *, generator: torch.Generator | None = None) -> "SampledJointEntropy":
-        "Extend every configuration by `M2` draws of the new labels given what it already implies; the number of configurations grows M2-fold."
-        M2, log_probs_N_K_C = _check_count(M2, "M2"), _as_tensor(log_probs_N_K_C)
-        C = _shape(log_probs_N_K_C, "log_probs_N_K_C")[2]
+    def add_variables(
+        self, log_probs_N_K_C, M2: int, *, generator: torch.Generator | None = None
+    ) -> "SampledJointEntropy":
+        "Extend every configuration by `M2` draws of the new labels given what it implies: M2 times as many."
+        M2, C = check_count(M2, "M2"), Predictions(log_probs_N_K_C).shape[2]
         _check_configurations(len(self.weights_M) * M2, self.posteriors_M_K, C, "M2")
-        generator, device = _generator(generator), self.posteriors_M_K.device
+        generator, device = check_generator(generator), self.posteriors_M_K.device
         probs = list(self._probs(log_probs_N_K_C))  # a list: all is checked before anything is drawn
         # one systematic draw of parameter samples for each configuration: proportional, and no K is left out by chance
-        points_M_M2 = (torch.arange(M2, device=device) + _uniform((len(self.weights_M), 1), generator, device)) / M2
+        points_M_M2 = (torch.arange(M2, device=device) + uniform((len(self.weights_M), 1), generator, device)) / M2
         cumulative_M_K = self.posteriors_M_K.double().cumsum(1)
         sample_M = torch.searchsorted(cumulative_M_K / cumulative_M_K[:, -1:], points_M_M2, right=True).flatten()
         posteriors_M_K = self.posteriors_M_K.repeat_interleave(M2, 0)
@@ -204,11 +209,12 @@ class SampledJointEntropy(JointEntropy):
         for probs_n_K_C in probs:
             for probs_K_C in probs_n_K_C:
                 cumulative_M_C = probs_K_C.double().cumsum(1)[sample_M]
-                u_M_1 = _uniform((len(sample_M), 1), generator, device) * cumulative_M_C[:, -1:]
+                u_M_1 = uniform((len(sample_M), 1), generator, device) * cumulative_M_C[:, -1:]
                 labels_M = torch.searchsorted(cumulative_M_C, u_M_1, right=True)[:, 0]
                 joint_M_K = posteriors_M_K * probs_K_C.T[labels_M]
                 evidence_M_1 = joint_M_K.sum(1, keepdim=True)
-                posteriors_M_K, log_evidence_M = joint_M_K / evidence_M_1, log_evidence_M + evidence_M_1[:, 0].double().log()
+                posteriors_M_K = joint_M_K / evidence_M_1
+                log_evidence_M = log_evidence_M + evidence_M_1[:, 0].double().log()
         self.posteriors_M_K = posteriors_M_K
         self._set_evidence(log_evidence_M)
         return self
@@ -231,13 +237,13 @@ class DynamicJointEntropy(JointEntropy):
         *,
         generator: torch.Generator | None = None,  # for the sampled part; a fresh one seeded with 0 if None
     ):
-        self.M, self.max_N, self.C, self.N = _check_count(M, "M"), _check_count(max_N, "max_N"), _check_count(C, "C"), 0
-        self.generator = _generator(generator)
+        self.M, self.max_N, self.C, self.N = check_count(M, "M"), check_count(max_N, "max_N"), check_count(C, "C"), 0
+        self.generator = check_generator(generator)
         self.inner: JointEntropy = ExactJointEntropy.empty(K, device, dtype)
         one, K = self.inner.posteriors_M_K, self.inner.posteriors_M_K.shape[1]
         for name, n in (("C", 1), ("max_N", self.max_N)):
             what = f"room for {n:,} variables of {self.C:,} classes under {K:,} parameter samples"
-            _check_room(n * K * self.C * one.element_size(), name, what, one.device)
+            check_room(n * K * self.C * one.element_size(), name, what, one.device)
         with torch.inference_mode(False):  # it is written to later, maybe outside of that mode
             self.probs_max_N_K_C = one.new_empty((self.max_N, K, self.C))
 
@@ -248,7 +254,8 @@ class DynamicJointEntropy(JointEntropy):
         probs_N_K_C = torch.cat(list(self._probs(log_probs_N_K_C)))
         N = self.N + len(probs_N_K_C)
         if N > self.max_N or probs_N_K_C.shape[2] != self.C:
-            raise ValueError(f"`log_probs_N_K_C`: {N} variables of {probs_N_K_C.shape[2]} classes; room was made for {self.max_N} of {self.C}")
+            found = f"`log_probs_N_K_C`: {N} variables of {probs_N_K_C.shape[2]} classes"
+            raise ValueError(f"{found}; room was made for {self.max_N} of {self.C}")
         self.probs_max_N_K_C[self.N : N] = probs_N_K_C
         if self.C**N > self.M:
             self.inner = SampledJointEntropy.sample(self.probs_max_N_K_C[:N], self.M, generator=self.generator)
@@ -261,25 +268,31 @@ class DynamicJointEntropy(JointEntropy):
         return self.inner.compute()
 
 # %% ../nbs/02_joint_entropy.ipynb #4c3b9618
-def _resample(weights_M: Tensor, num_samples: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    "Positions and new weights of at most `num_samples` survivors, in order (Fearnhead & Clifford 2003). Same sum of weights, same expectation."
+def resample(weights_M: Tensor, num_samples: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Positions and new weights of at most `num_samples` survivors, in order (Fearnhead & Clifford 2003).
+
+    Same sum of weights, same expectation."""
     if int((weights_M > 0).sum()) <= num_samples:
         alive_M = (weights_M > 0).nonzero()[:, 0]
         return alive_M, weights_M[alive_M]
     threshold, heavy_M = weights_M.sum() / num_samples, torch.zeros_like(weights_M, dtype=torch.bool)
-    while (now_M := weights_M > threshold).sum() > heavy_M.sum():  # what is heavy leaves less for the rest, so that more may be heavy
+    # what is heavy leaves less for the rest, so that more may be heavy
+    while (now_M := weights_M > threshold).sum() > heavy_M.sum():
         heavy_M = now_M
         threshold = weights_M.masked_fill(heavy_M, 0).sum() / (num_samples - heavy_M.sum())
-    line_M = torch.where(heavy_M, 0, weights_M).cumsum(0)
+    cumulative_M = torch.where(heavy_M, 0, weights_M).cumsum(0)
     places = num_samples - heavy_M.sum()
-    teeth_M = (line_M / line_M[-1] * places + _uniform((), generator, weights_M.device)).floor()
-    survivors_M = heavy_M | (teeth_M.diff(prepend=teeth_M.new_zeros(1)) > 0)
+    # systematic resampling: one shift for all places
+    positions_M = cumulative_M / cumulative_M[-1] * places + uniform((), generator, weights_M.device)
+    survivors_M = heavy_M | (positions_M.floor().diff(prepend=positions_M.new_zeros(1)) > 0)
     survivors_M = survivors_M.nonzero()[:, 0]
     return survivors_M, torch.where(heavy_M, weights_M, threshold)[survivors_M]
 
 # %% ../nbs/02_joint_entropy.ipynb #9a52c3c3
 class WeightedJointEntropy(JointEntropy):
-    "Carries at most `num_samples` weighted configurations: exact while all fit, then resampled (Fearnhead & Clifford 2003). Estimates information gains directly."
+    """Carries at most `num_samples` weighted configurations: exact while all fit, then resampled.
+
+    Estimates information gains directly (Fearnhead & Clifford 2003)."""
 
     def __init__(
         self,
@@ -290,66 +303,81 @@ class WeightedJointEntropy(JointEntropy):
         device=None,  # where to compute
         generator: torch.Generator | None = None,  # for resampling; a fresh one seeded with 0 if None
     ):
-        self.num_samples, self.generator, K = _check_count(num_samples, "num_samples"), _generator(generator), _check_count(K, "K")
-        self.weights_M = torch.ones(1, dtype=torch.double, device=_work_device(device))
-        dtype = _work_dtype(None, dtype)
-        _check_room(K * dtype.itemsize, "K", f"a configuration under {K:,} parameter samples", self.weights_M.device)
+        self.num_samples, K = check_count(num_samples, "num_samples"), check_count(K, "K")
+        self.generator = check_generator(generator)
+        self.weights_M = torch.ones(1, dtype=torch.double, device=choose_device(device))
+        dtype = choose_dtype(None, dtype)
+        check_room(K * dtype.itemsize, "K", f"a configuration under {K:,} parameter samples", self.weights_M.device)
         self.posteriors_M_K = torch.full((1, K), 1 / K, dtype=dtype, device=self.weights_M.device)
         self.information = 0.0  # sum of the gains of the added variables, nats
         self.noise = 0.0  # sum of their conditional entropies, nats
         self.exact = True  # whether every configuration is still there
 
-    def _gains(self, probs_n_K_C: Tensor) -> Tensor:
-        entropies_n_K = -_plogp(probs_n_K_C).sum(-1).double()
-        known_n = entropies_n_K @ (self.weights_M @ self.posteriors_M_K.double())
-        return (_mean_entropies(self.weights_M, self.posteriors_M_K, probs_n_K_C) - known_n).clamp_min(0)
+# %% ../nbs/02_joint_entropy.ipynb #d65fd574
+@patch
+def _gains(self: WeightedJointEntropy, probs_n_K_C: Tensor) -> Tensor:
+    entropies_n_K = -plogp(probs_n_K_C).sum(-1).double()
+    known_n = entropies_n_K @ (self.weights_M @ self.posteriors_M_K.double())
+    return (_mean_entropies(self.weights_M, self.posteriors_M_K, probs_n_K_C) - known_n).clamp_min(0)
 
-    def compute_gains(self, log_probs_N_K_C) -> Tensor:  # gains_N, nats, float64, at least 0
-        "What each candidate's label would tell about the parameters beyond the labels added so far (eq. 27, Kirsch et al. 2019)."
-        return torch.cat([self._gains(p) for p in self._probs(log_probs_N_K_C)])
+# %% ../nbs/02_joint_entropy.ipynb #f950ff86
+@patch
+def compute_gains(self: WeightedJointEntropy, log_probs_N_K_C) -> Tensor:  # gains_N, nats, float64, at least 0
+    "What each candidate's label would tell about the parameters beyond the labels added so far (eq. 27)."
+    return torch.cat([self._gains(p) for p in self._probs(log_probs_N_K_C)])
 
-    def add_variables(self, log_probs_N_K_C) -> "WeightedJointEntropy":
-        probs = list(self._probs(log_probs_N_K_C))  # a list: all is checked before anything changes
-        before, draws = self.__dict__.copy(), self.generator.get_state()
-        try:
-            for probs_n_K_C in probs:
-                for probs_K_C in probs_n_K_C:
-                    self._add(probs_K_C)
-        except ValueError:  # no room for the configurations
-            self.__dict__.update(before)
-            self.generator.set_state(draws)
-            raise
-        return self
+# %% ../nbs/02_joint_entropy.ipynb #aa288167
+@patch
+def _add(self: WeightedJointEntropy, probs_K_C: Tensor):
+    "Add one checked variable."
+    M, C = len(self.weights_M), probs_K_C.shape[1]
+    check_room(M * C * 49, "num_samples", f"{M * C:,} configurations to choose from", self.weights_M.device)
+    entropies_K = -plogp(probs_K_C).sum(-1).double()
+    known_K = self.weights_M @ self.posteriors_M_K.double()
+    probs_C_M = _label_probs(self.posteriors_M_K, probs_K_C)
+    gain = -plogp(probs_C_M).sum(0, dtype=torch.double) @ self.weights_M - entropies_K @ known_K  # as in `_gains`
+    self.information += max(gain.item(), 0.0)
+    self.noise += entropies_K.mean().item()
+    weights_MC = _child_weights(self.weights_M, probs_C_M)
+    children_M, weights_M = resample(weights_MC, self.num_samples, self.generator)
+    _check_configurations(len(children_M), self.posteriors_M_K, 1, "num_samples")
+    self.exact = self.exact and len(children_M) == int((weights_MC > 0).sum())
+    self.posteriors_M_K = _child_posteriors(self.posteriors_M_K, probs_K_C, children_M)
+    self.weights_M = weights_M / weights_M.sum()
 
-    def _add(self, probs_K_C: Tensor):
-        "Add one checked variable."
-        M, C = len(self.weights_M), probs_K_C.shape[1]
-        _check_room(M * C * 49, "num_samples", f"{M * C:,} configurations to choose from", self.weights_M.device)
-        entropies_K, known_K = -_plogp(probs_K_C).sum(-1).double(), self.weights_M @ self.posteriors_M_K.double()
-        probs_C_M = _label_probs(self.posteriors_M_K, probs_K_C)
-        gain = -_plogp(probs_C_M).sum(0, dtype=torch.double) @ self.weights_M - entropies_K @ known_K  # as in `_gains`
-        self.information += max(gain.item(), 0.0)
-        self.noise += entropies_K.mean().item()
-        weights_MC = _child_weights(self.weights_M, probs_C_M)
-        children_M, weights_M = _resample(weights_MC, self.num_samples, self.generator)
-        _check_configurations(len(children_M), self.posteriors_M_K, 1, "num_samples")
-        self.exact = self.exact and len(children_M) == int((weights_MC > 0).sum())
-        self.posteriors_M_K = _child_posteriors(self.posteriors_M_K, probs_K_C, children_M)
-        self.weights_M = weights_M / weights_M.sum()
+# %% ../nbs/02_joint_entropy.ipynb #6d7ac384
+@patch
+def add_variables(self: WeightedJointEntropy, log_probs_N_K_C) -> "WeightedJointEntropy":
+    probs = list(self._probs(log_probs_N_K_C))  # a list: all is checked before anything changes
+    before, draws = self.__dict__.copy(), self.generator.get_state()
+    try:
+        for probs_n_K_C in probs:
+            for probs_K_C in probs_n_K_C:
+                self._add(probs_K_C)
+    except ValueError:  # no room for the configurations
+        self.__dict__.update(before)
+        self.generator.set_state(draws)
+        raise
+    return self
 
-    def compute(self) -> Tensor:
-        return torch.tensor(self.information + self.noise, dtype=torch.double, device="cpu")
+# %% ../nbs/02_joint_entropy.ipynb #ab67d048
+@patch
+def compute(self: WeightedJointEntropy) -> Tensor:
+    return torch.tensor(self.information + self.noise, dtype=torch.double, device="cpu")
 
-    def compute_batch(self, log_probs_B_K_C, output_entropies_B: Tensor | None = None) -> Tensor:
-        noise_B = torch.cat([-_plogp(p).sum((1, 2), dtype=torch.double) / p.shape[1] for p in self._probs(log_probs_B_K_C)])
-        entropies_B = self.compute().to(noise_B) + self.compute_gains(log_probs_B_K_C) + noise_B
-        return self._output(entropies_B, output_entropies_B)
+# %% ../nbs/02_joint_entropy.ipynb #79309508
+@patch
+def compute_batch(self: WeightedJointEntropy, log_probs_B_K_C, output_entropies_B: Tensor | None = None) -> Tensor:
+    blocks = self._probs(log_probs_B_K_C)
+    noise_B = torch.cat([-plogp(p).sum((1, 2), dtype=torch.double) / p.shape[1] for p in blocks])
+    entropies_B = self.compute().to(noise_B) + self.compute_gains(log_probs_B_K_C) + noise_B
+    return self._output(entropies_B, output_entropies_B)
 
 # %% ../nbs/02_joint_entropy.ipynb #fdd0fd65
-_repeats = 16
+REPEATS = 16
 
 
-def _repeat_information(
+def estimate_information(
     log_probs_B_K_C,  # points in the order in which they were picked
     num_samples: int,  # configurations while all are enumerated; each run has a quarter of them afterwards
     *,
@@ -357,12 +385,12 @@ def _repeat_information(
     device=None,
     generator: torch.Generator | None = None,
 ) -> Tensor:  # information_R_B, nats: after each point, in each of R independent runs
-    "Estimate the information of a batch `_repeats` times over."
-    x, generator = _as_tensor(log_probs_B_K_C), _generator(generator)
-    (B, K, _), device = _shape(x, "log_probs_B_K_C"), _work_device(device, x)
+    "Estimate the information of a batch `REPEATS` times over."
+    generator, predictions = check_generator(generator), Predictions(log_probs_B_K_C, dtype, device)
+    (B, K, _), dtype, device = predictions.shape, predictions.dtype, predictions.device
     enumerated = WeightedJointEntropy(num_samples, K, dtype=dtype, device=device, generator=generator)
-    probs_B_K_C = torch.cat(list(enumerated._probs(x)))
-    information_R_B = torch.zeros(_repeats, B, dtype=torch.double, device="cpu")
+    probs_B_K_C = predictions.read()
+    information_R_B = torch.zeros(REPEATS, B, dtype=torch.double, device="cpu")
     for b in range(B):
         before = enumerated.weights_M, enumerated.posteriors_M_K, enumerated.information
         enumerated._add(probs_B_K_C[b])

@@ -9,53 +9,61 @@ __all__ = ['compute_pair_information', 'compute_kbald_gains', 'compute_kbald', '
 
 # %% ../nbs/05_kbald.ipynb #b22ed5b0
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import combinations, islice
 
 import torch
+from fastcore.basics import patch
 from torch import Tensor
 
-from .bald import CandidateBatch, _check_given, _first_best, compute_bald
-from .batchbald import _halving, _mean_gains, _Rows, get_batchbald_batch
-from batchbald_nbdev.information import (
-    _as_tensor, _check_count, _check_number, _full_precision, _iter_probs, _plogp, _probs, _shape,
-    _warn, _without, _work_device, _work_dtype, check_log_probs,
+from .bald import CandidateBatch, compute_bald, find_left, rank
+from .batchbald import halving, mean_gains, Rows, get_batchbald_batch
+from batchbald_nbdev.checks import (
+    as_float_tensor, check_count, check_generator, check_number, check_positions, choose_device, choose_dtype,
+    full_precision, silencing, warn,
 )
-from .joint_entropy import WeightedJointEntropy, _generator, _repeat_information
-from .plain_batchbald import CeilingWarning, _over_runs, _ties, _warn_near_ceiling
+from .information import Predictions, plogp, check_log_probs
+from .joint_entropy import WeightedJointEntropy, estimate_information
+from batchbald_nbdev.plain_batchbald import (
+    TIES, CeilingWarning, Objective, report_runs, search_greedily, warn_near_ceiling,
+)
 
 # %% ../nbs/05_kbald.ipynb #ac4f9c4d
 def _check_picks(log_probs_B_K_C, K: int, C: int) -> Tensor:
     "Picks that fit candidates with these axes; none at all are fine."
-    x = _as_tensor(log_probs_B_K_C, "log_probs_B_K_C")
+    x = as_float_tensor(log_probs_B_K_C, "log_probs_B_K_C")
     if x.ndim != 3 or tuple(x.shape[1:]) != (K, C):
-        raise ValueError(f"`log_probs_B_K_C` has shape {tuple(x.shape)}; want (B picks, {K} parameter samples, {C} classes) as for the candidates")
+        wanted = f"(B picks, {K} parameter samples, {C} classes) as for the candidates"
+        raise ValueError(f"`log_probs_B_K_C` has shape {tuple(x.shape)}; want {wanted}")
     return x
 
 # %% ../nbs/05_kbald.ipynb #ecd801d2
-@_full_precision
+@full_precision
 def compute_pair_information(
     log_probs_N_K_C,  # log p(y_n = c | w_k), candidates
     log_probs_B_K_C,  # the same for picks, under the same parameter samples
-    dtype: torch.dtype | None = None,  # arithmetic: torch.float32, torch.double; None is torch.double for float64 input, else torch.float32
+    dtype: torch.dtype | None = None,  # of the products; None is torch.double for float64 input, else torch.float32
     device=None,  # where to compute; None means where the input lies
 ) -> Tensor:  # information_N_B, nats, float64, at least 0
-    "Mutual information $I(y_n; y_b)$ of the label of every candidate and of every pick (eq. 6, second term). Raises `ValueError` on bad input."
-    x = _as_tensor(log_probs_N_K_C)
-    N, K, C = _shape(x, "log_probs_N_K_C")
+    "Mutual information $I(y_n; y_b)$ of the label of every candidate and of every pick (eq. 6, second term)."
+    candidates = Predictions(log_probs_N_K_C, dtype, device)
+    N, K, C = candidates.shape
     picks = _check_picks(log_probs_B_K_C, K, C)
-    dtype, device, B = _work_dtype(x, dtype), _work_device(device, x), len(picks)
+    B, dtype, device = len(picks), candidates.dtype, candidates.device
     information_N_B = torch.empty(N, B, dtype=torch.double, device=device)
     if not B:
-        check_log_probs(x)
+        check_log_probs(log_probs_N_K_C)
         return information_N_B
-    probs_K_BC = torch.cat([p for _, p in _iter_probs(picks, dtype, device, "log_probs_B_K_C")]).transpose(0, 1).reshape(K, B * C)
-    entropies_B = -_plogp(probs_K_BC.mean(0, dtype=torch.double)).view(B, C).sum(1)
+    probs_B_K_C = Predictions(picks, dtype, device, name="log_probs_B_K_C").read()
+    probs_K_BC = probs_B_K_C.transpose(0, 1).reshape(K, B * C)
+    entropies_B = -plogp(probs_K_BC.mean(0, dtype=torch.double)).view(B, C).sum(1)
     step = max(1, 2**20 // (C * B * C))  # candidates at a time: 4 MB of tables in float32
-    for block, probs_n_K_C in _iter_probs(x, dtype, device):
-        entropies_n = -_plogp(probs_n_K_C.mean(1, dtype=torch.double)).sum(1)
-        joints = [-_plogp(p.transpose(1, 2) @ probs_K_BC / K).view(len(p), C, B, C).sum((1, 3), dtype=torch.double) for p in probs_n_K_C.split(step)]
-        information_N_B[block] = (entropies_n[:, None] + entropies_B - torch.cat(joints)).clamp_min(0)
+    for block, probs_n_K_C in candidates:
+        entropies_n = -plogp(probs_n_K_C.mean(1, dtype=torch.double)).sum(1)
+        tables = (-plogp(p.transpose(1, 2) @ probs_K_BC / K).view(len(p), C, B, C) for p in probs_n_K_C.split(step))
+        joint_n_B = torch.cat([table.sum((1, 3), dtype=torch.double) for table in tables])
+        information_N_B[block] = (entropies_n[:, None] + entropies_B - joint_n_B).clamp_min(0)
     return information_N_B
 
 # %% ../nbs/05_kbald.ipynb #02161a52
@@ -66,7 +74,9 @@ def _weights(m: int, k: int) -> list[float]:
     return [(-1.0) ** (k - 1 - r) * math.comb(m - r - 1, k - 1 - r) for r in range(1, k)]
 
 # %% ../nbs/05_kbald.ipynb #022dd3eb
-_most_products, _most_entries, _chunk_entries = 2**40, 2**24, 2**22  # of a whole search; of the posteriors of one set of picks; of those stacked
+_most_products = 2**40  # of a whole search
+MOST_ENTRIES = 2**24  # of the posteriors of one set of picks
+_chunk_entries = 2**22  # of those stacked
 
 
 _remedy = "a smaller `k` or `batch_size`, or `get_batchbald_batch`, which needs neither"
@@ -77,11 +87,13 @@ def _check_work(N: int, K: int, C: int, k: int, most: int, remedy: str = _remedy
     if k > most:
         configurations = sum(C**m for m in range(1, most + 1)) if most * math.log2(C) < 60 else math.inf
     else:
-        configurations = sum(math.comb(most, r) * C**r for r in range(1, k)) if k * math.log2(C * most) < 200 else math.inf
+        few = k * math.log2(C * most) < 200
+        configurations = sum(math.comb(most, r) * C**r for r in range(1, k)) if few else math.inf
     size = min(k - 1, most) * math.log2(C) + math.log2(K)
-    if N * C * configurations > _most_products or size > math.log2(_most_entries):
+    if N * C * configurations > _most_products or size > math.log2(MOST_ENTRIES):
         raise ValueError(
-            f"{k}-BALD: beside {most} earlier picks its terms take {N * C * configurations:.2g} products of {K} numbers (at most {_most_products:.2g} are computed), "
+            f"{k}-BALD: beside {most} earlier picks its terms take {N * C * configurations:.2g} products "
+            f"of {K} numbers (at most {_most_products:.2g} are computed), "
             f"and a term's table 2^{size:.0f} entries (at most 2^24); choose {remedy}"
         )
 
@@ -89,170 +101,166 @@ def _check_work(N: int, K: int, C: int, k: int, most: int, remedy: str = _remedy
 _block = 256  # candidates brought up to date at a time
 
 
-class _Expansion:
+class _Expansion(Objective):
     "k-BALD gains of candidates beside a growing batch. A candidate is brought up to date when asked for."
 
-    def __init__(self, log_probs_N_K_C: Tensor, k: int, most: int, dtype: torch.dtype, device, max_bytes: int, pair_weight: float = 1.0):
+    def __init__(
+        self, log_probs_N_K_C: Tensor, k: int, most: int, dtype: torch.dtype, device, max_bytes: int, pair_weight=1.0
+    ):
         N = len(log_probs_N_K_C)
-        self.x, self.dtype, self.device, self.pair_weight = log_probs_N_K_C, dtype, _work_device(device, log_probs_N_K_C), pair_weight
+        self.x, self.dtype, self.pair_weight = log_probs_N_K_C, dtype, pair_weight
+        self.device = choose_device(device, log_probs_N_K_C)
         self.k, self.exact = min(k, most + 1), k > most  # exact: nothing is ever cut off
         self.bald_N = compute_bald(log_probs_N_K_C, dtype, self.device)
-        self.gains_N = self.bald_N.clone()  # beside the picks that `done_N` counts; -inf for points that cannot be picked
+        super().__init__(self.bald_N.clone(), [], TIES[dtype])  # gains beside the picks that `done_N` counts
+        self.current_N[:] = True
+        self.lazy = self.k <= 2 or self.exact  # then gains can only fall
         self.done_N = torch.zeros(N, dtype=torch.long, device=self.device)
         self.sums_r_N = self.bald_N.new_zeros(self.k - 1, N)  # J_1, ..., J_(k-1)
         self.picks = []  # probs_K_C of each
-        self.rows = _Rows(log_probs_N_K_C, dtype, self.device, max_bytes // 4 * 3)
+        self.rows = Rows(log_probs_N_K_C, dtype, self.device, max_bytes // 4 * 3)
         self.elements = min(2**18 if self.device.type == "cpu" else 2**24, max(1, max_bytes // 32))
 
-    def _sets(self, done: int, r: int) -> Iterator[tuple[int, ...]]:
-        "Sets of r picks that were not there when `done` picks were."
-        m = len(self.picks)
-        if self.exact:
-            return iter([tuple(range(m))] if r == m else [])
-        return ((*rest, last) for last in range(done, m) for rest in combinations(range(last), r - 1))
+# %% ../nbs/05_kbald.ipynb #18e59c3e
+@patch
+def _sets(self: _Expansion, done: int, r: int) -> Iterator[tuple[int, ...]]:
+    "Sets of r picks that were not there when `done` picks were."
+    m = len(self.picks)
+    if self.exact:
+        return iter([tuple(range(m))] if r == m else [])
+    return ((*rest, last) for last in range(done, m) for rest in combinations(range(last), r - 1))
 
-    def _states(self, done: int, r: int) -> Iterator[tuple[Tensor, Tensor, int]]:
-        "Configurations of these sets, stacked: weights_M, posteriors_K_M, and the number of sets."
-        K, C = self.picks[0].shape
-        picks_B_C_K, sets = torch.stack(self.picks).transpose(1, 2), self._sets(done, r)
-        while chunk := list(islice(sets, max(1, _chunk_entries // (C**r * K)))):
-            members_s_r = torch.tensor(chunk, device=self.device)
-            products_s_M_K = picks_B_C_K[members_s_r[:, 0]]
-            for i in range(1, r):
-                products_s_M_K = (products_s_M_K[:, :, None] * picks_B_C_K[members_s_r[:, i]][:, None]).flatten(1, 2)
-            products_M_K = products_s_M_K.flatten(0, 1)
-            products_M_K = products_M_K[products_M_K.sum(1) > 0]  # what cannot happen has no posterior
-            yield products_M_K.mean(1, dtype=torch.double), (products_M_K / products_M_K.sum(1, keepdim=True)).T.contiguous(), len(chunk)
+# %% ../nbs/05_kbald.ipynb #54e89f26
+@patch
+def _states(self: _Expansion, done: int, r: int) -> Iterator[tuple[Tensor, Tensor, int]]:
+    "Configurations of these sets, stacked: weights_M, posteriors_K_M, and the number of sets."
+    K, C = self.picks[0].shape
+    picks_B_C_K, sets = torch.stack(self.picks).transpose(1, 2), self._sets(done, r)
+    while chunk := list(islice(sets, max(1, _chunk_entries // (C**r * K)))):
+        members_s_r = torch.tensor(chunk, device=self.device)
+        products_s_M_K = picks_B_C_K[members_s_r[:, 0]]
+        for i in range(1, r):
+            products_s_M_K = (products_s_M_K[:, :, None] * picks_B_C_K[members_s_r[:, i]][:, None]).flatten(1, 2)
+        products_M_K = products_s_M_K.flatten(0, 1)
+        products_M_K = products_M_K[products_M_K.sum(1) > 0]  # what cannot happen has no posterior
+        posteriors_M_K = products_M_K / products_M_K.sum(1, keepdim=True)
+        yield products_M_K.mean(1, dtype=torch.double), posteriors_M_K.T.contiguous(), len(chunk)
 
-    def _new_sums(self, candidates_n: Tensor, done: int, elements: int) -> Tensor:
-        "What these candidates have in common with the sets of picks that are new to them, summed by size: sums_r_n."
-        sums_r_n = self.sums_r_N.new_zeros(self.k - 1, len(candidates_n))
-        for r in range(1, self.k):
-            for weights_M, posteriors_K_M, count in self._states(done, r):
-                known_K = weights_M.new_full((len(posteriors_K_M),), count / len(posteriors_K_M))
-                for place_b in torch.arange(len(candidates_n), device=self.device).split(_block):
-                    gains_b = _mean_gains(weights_M, posteriors_K_M, known_K, *self.rows(candidates_n[place_b]), elements)
-                    sums_r_n[r - 1, place_b] += (count * self.bald_N[candidates_n[place_b]] - gains_b).clamp_min(0)
-        return sums_r_n
+# %% ../nbs/05_kbald.ipynb #d1c9de6a
+@patch
+def _new_sums(self: _Expansion, candidates_n: Tensor, done: int, elements: int) -> Tensor:
+    "What these candidates have in common with the sets of picks that are new to them, summed by size: sums_r_n."
+    sums_r_n = self.sums_r_N.new_zeros(self.k - 1, len(candidates_n))
+    for r in range(1, self.k):
+        for weights_M, posteriors_K_M, count in self._states(done, r):
+            known_K = weights_M.new_full((len(posteriors_K_M),), count / len(posteriors_K_M))
+            for place_b in torch.arange(len(candidates_n), device=self.device).split(_block):
+                rows_b = self.rows(candidates_n[place_b])
+                gains_b = mean_gains(weights_M, posteriors_K_M, known_K, *rows_b, elements)
+                sums_r_n[r - 1, place_b] += (count * self.bald_N[candidates_n[place_b]] - gains_b).clamp_min(0)
+    return sums_r_n
 
-    def update(self, candidates_n: Tensor) -> Tensor:
-        "Bring candidates up to date; their gains."
-        m = len(self.picks)
-        for done in self.done_N[candidates_n].unique().tolist():
-            if done < m and self.k > 1:
-                group_n = candidates_n[self.done_N[candidates_n] == done]
-                sums_r_n, self.elements = _halving(lambda elements: self._new_sums(group_n, done, elements), self.elements)
-                self.sums_r_N[:, group_n] += sums_r_n
-                self.done_N[group_n] = m
-        weights_r = self.pair_weight * self.bald_N.new_tensor(_weights(m, self.k))
-        self.gains_N[candidates_n] = self.bald_N[candidates_n] - weights_r @ self.sums_r_N[:, candidates_n]
-        return self.gains_N[candidates_n]
+# %% ../nbs/05_kbald.ipynb #5b8a4ed3
+@patch
+def add(self: _Expansion, pick: int) -> None:
+    self.picks.append(self.rows.predictions[pick : pick + 1][0])
+
+# %% ../nbs/05_kbald.ipynb #71a3b4f3
+@patch
+def gains(self: _Expansion, candidates_n: Tensor) -> Tensor:
+    "Bring candidates up to date; their gains."
+    m = len(self.picks)
+    for done in self.done_N[candidates_n].unique().tolist():
+        if done < m and self.k > 1:
+            group_n = candidates_n[self.done_N[candidates_n] == done]
+            step = partial(self._new_sums, group_n, done)
+            sums_r_n, self.elements = halving(step, self.elements)
+            self.sums_r_N[:, group_n] += sums_r_n
+            self.done_N[group_n] = m
+    weights_r = self.pair_weight * self.bald_N.new_tensor(_weights(m, self.k))
+    return self.bald_N[candidates_n] - weights_r @ self.sums_r_N[:, candidates_n]
 
 # %% ../nbs/05_kbald.ipynb #d37de443
 def compute_kbald_gains(
     log_probs_N_K_C,  # log p(y_n = c | w_k), candidates
     log_probs_B_K_C,  # the same for picks, under the same parameter samples
     k: int = 2,  # most labels in a term; from B + 1 on nothing is cut off
-    dtype: torch.dtype | None = None,  # arithmetic: torch.float32, torch.double; None is torch.double for float64 input, else torch.float32
+    dtype: torch.dtype | None = None,  # of the products; None is torch.double for float64 input, else torch.float32
     device=None,  # where to compute; None means where the input lies
     *,
     max_bytes: int = 2**28,  # for candidates kept, and for intermediate results
 ) -> Tensor:  # gains_N, nats, float64, of either sign
-    "What k-BALD says each candidate adds to the picks: the terms of eq. 6 (Kirsch 2023) that contain it. Raises `ValueError` on bad input."
-    x = _as_tensor(log_probs_N_K_C)
-    N, K, C = _shape(x, "log_probs_N_K_C")
-    picks, dtype = _check_picks(log_probs_B_K_C, K, C), _work_dtype(x, dtype)
-    k, max_bytes = _check_count(k, "k"), _check_count(max_bytes, "max_bytes")
+    "What k-BALD says each candidate adds to the picks: the terms of eq. 6 (Kirsch 2023) that contain it."
+    candidates = Predictions(log_probs_N_K_C, dtype, device)
+    x, (N, K, C) = candidates.log_probs_N_K_C, candidates.shape
+    picks, dtype = _check_picks(log_probs_B_K_C, K, C), candidates.dtype
+    k, max_bytes = check_count(k, "k"), check_count(max_bytes, "max_bytes")
     _check_work(N, K, C, k, len(picks), "a smaller `k` or fewer picks")
     search = _Expansion(x, k, len(picks), dtype, device, max_bytes)
     if len(picks):
-        search.picks = [probs_K_C for _, p in _iter_probs(picks, dtype, search.device, "log_probs_B_K_C") for probs_K_C in p]
-    return search.update(torch.arange(N, device=search.device))
+        search.picks = list(Predictions(picks, dtype, search.device, name="log_probs_B_K_C").read())
+    return search.gains(torch.arange(N, device=search.device))
 
-
+# %% ../nbs/05_kbald.ipynb #f0ee41a4
 def compute_kbald(
     log_probs_B_K_C,  # log p(y_i = c | w_k) of a batch
     k: int = 2,  # most labels in a term; from B on it is the joint information
-    dtype: torch.dtype | None = None,  # arithmetic: torch.float32, torch.double; None is torch.double for float64 input, else torch.float32
+    dtype: torch.dtype | None = None,  # of the products; None is torch.double for float64 input, else torch.float32
     device=None,  # where to compute; None means where the input lies
 ) -> float:  # nats, of either sign
-    "k-BALD score of a batch (eq. 6 cut off after terms of k labels, Kirsch 2023). Raises `ValueError` on bad input."
-    x = _as_tensor(log_probs_B_K_C, "log_probs_B_K_C")
-    _shape(x, "log_probs_B_K_C", "B points")
+    "k-BALD score of a batch (eq. 6 cut off after terms of k labels, Kirsch 2023)."
+    x = Predictions(log_probs_B_K_C, name="log_probs_B_K_C", points="B points").log_probs_N_K_C
     check_log_probs(x, name="log_probs_B_K_C")
     return sum(compute_kbald_gains(x[i : i + 1], x[:i], k, dtype, device).item() for i in range(len(x)))
 
 # %% ../nbs/05_kbald.ipynb #5f5898e4
-def _best_gain(search: _Expansion, lazy: bool = True) -> int:
-    "Position of the largest gain; every candidate that might have it is brought up to date."
-    slack, m = _ties[search.dtype], len(search.picks)
-    open_n = (search.gains_N > -math.inf).nonzero()[:, 0]
-    if search.k > 1 and lazy and (search.k == 2 or search.exact):
-        current_n = search.done_N[open_n] == m
-        best = search.gains_N[open_n[current_n]].max().item() if current_n.any() else -math.inf
-        open_n = open_n[~current_n]
-        open_n = open_n[search.gains_N[open_n].argsort(descending=True, stable=True)]
-        for block_n in open_n.split(_block):
-            block_n = block_n[search.gains_N[block_n] >= best - slack]
-            if not len(block_n):
-                break
-            best = max(best, search.update(block_n).max().item())
-    elif search.k > 1:
-        search.update(open_n)
-    return _first_best(search.gains_N, slack)
-
-
-def _take(search: _Expansion, pick: int):
-    "Make a candidate a pick."
-    search.picks.append(_probs(search.x[pick : pick + 1].to(search.device), search.dtype)[0])
-    search.gains_N[pick] = -math.inf
-
-
-def _expand(log_probs_N_K_C, batch_size, name, k, dtype, device, given, max_bytes, pair_weight=1.0, remedy=_remedy) -> tuple[_Expansion, int, list[int]]:
+def _expand(
+    log_probs_N_K_C, batch_size, name, k, dtype, device, pending, max_bytes, pair_weight=1.0, remedy=_remedy
+) -> tuple[_Expansion, int, list[int]]:
     "Checked arguments: a search that knows what is given, and how many points to pick."
-    x = _as_tensor(log_probs_N_K_C)
-    N, K, C = _shape(x, "log_probs_N_K_C")
-    k, max_bytes, given = _check_count(k, "k"), _check_count(max_bytes, "max_bytes"), _check_given(given, N)
-    batch_size = min(_check_count(batch_size, name, 0), N - len(given))
-    most = max(0, len(given) + batch_size - 1)
+    predictions = Predictions(log_probs_N_K_C, dtype, device)
+    x, (N, K, C) = predictions.log_probs_N_K_C, predictions.shape
+    k, max_bytes = check_count(k, "k"), check_count(max_bytes, "max_bytes")
+    pending = check_positions(pending, N, "pending")
+    batch_size = min(check_count(batch_size, name, 0), N - len(pending))
+    most = max(0, len(pending) + batch_size - 1)
     _check_work(N, K, C, k, most, remedy)
-    search = _Expansion(x, k, most, _work_dtype(x, dtype), device, max_bytes, pair_weight)
-    for pick in given:
-        _take(search, pick)
-    return search, batch_size, given
+    search = _Expansion(x, k, most, choose_dtype(x, dtype), device, max_bytes, pair_weight)
+    for pick in pending:
+        search.take(pick)
+    return search, batch_size, pending
 
-
-def _greedy(search: _Expansion, batch_size: int, lazy: bool = True) -> CandidateBatch:
-    indices, gains = [], []
-    for _ in range(batch_size):
-        indices.append(_best_gain(search, lazy))
-        gains.append(search.gains_N[indices[-1]].item())
-        _take(search, indices[-1])
-    return CandidateBatch(torch.tensor(gains, dtype=torch.double, device="cpu").cumsum(0).tolist(), indices, gains)
+# %% ../nbs/05_kbald.ipynb #b3a5eff3
+def _search(search: _Expansion, batch_size: int, stop: Callable | None = None) -> CandidateBatch:
+    indices, gains = search_greedily(search, batch_size, stop=stop)
+    scores_B = torch.tensor(gains, dtype=torch.double, device="cpu").cumsum(0)
+    return CandidateBatch(scores_B.tolist(), indices, gains)
 
 # %% ../nbs/05_kbald.ipynb #1ae6c5e0
 def get_kbald_batch(
     log_probs_N_K_C,  # log p(y_n = c | w_k)
     batch_size: int,  # points to pick, B
-    k: int = 2,  # most labels in a term: 1 is top-k BALD; from `batch_size` (and `given`) on it is BatchBALD
-    dtype: torch.dtype | None = None,  # arithmetic: torch.float32, torch.double; None is torch.double for float64 input, else torch.float32
+    k: int = 2,  # most labels in a term: 1 is top-k BALD; from `batch_size` (and `pending`) on it is BatchBALD
+    dtype: torch.dtype | None = None,  # of the products; None is torch.double for float64 input, else torch.float32
     device=None,  # where to compute; None means where the input lies
     *,
-    given: Iterable[int] = (),  # positions already out for labelling
+    pending: Iterable[int] = (),  # positions already out for labelling
     lazy: bool = True,  # pass over candidates whose earlier gain shows that they cannot win, where gains can only fall
     max_bytes: int = 2**28,  # for candidates kept between steps, and for intermediate results
 ) -> CandidateBatch:  # scores: k-BALD score of picks 0..i, nats; may fall and go negative
     """Greedy k-BALD (eq. 6 cut off after terms of k labels, Kirsch 2023).
 
-    Raises `ValueError` on bad input, and where terms of k labels would take more than 2^40 products or tables of more than 2^24 entries.
+    Raises `ValueError` where terms of k labels would take more than 2^40 products or tables of more than 2^24 entries.
     Warns (`CeilingWarning`) where a score is above log K and so no information any more."""
-    search, batch_size, _ = _expand(log_probs_N_K_C, batch_size, "batch_size", k, dtype, device, given, max_bytes)
-    batch, K = _greedy(search, batch_size, lazy), search.x.shape[1]
-    above = [n for n, score in enumerate(batch.scores, 1) if score > math.log(K) + 100 * _ties[search.dtype]]
+    search, batch_size, _ = _expand(log_probs_N_K_C, batch_size, "batch_size", k, dtype, device, pending, max_bytes)
+    search.lazy = search.lazy and lazy
+    batch, K = _search(search, batch_size), search.x.shape[1]
+    above = [n for n, score in enumerate(batch.scores, 1) if score > math.log(K) + 100 * TIES[search.dtype]]
     if above:
-        _warn(
-            f"the first {above[0]} of {batch_size} picks have a {k}-BALD score above log K = {math.log(K):.3f} nats, more than K = {K} parameter samples can tell: "
-            "such a score is no information any more. Pick fewer points, use more parameter samples, or `get_batchbald_batch`.",
+        warn(
+            f"the first {above[0]} of {batch_size} picks have a {k}-BALD score above log K = {math.log(K):.3f} nats, "
+            f"more than K = {K} parameter samples can tell: such a score is no information any more. "
+            "Pick fewer points, use more parameter samples, or `get_batchbald_batch`.",
             CeilingWarning,
             stacklevel=2,
         )
@@ -262,100 +270,110 @@ def get_kbald_batch(
 def get_dynamic_kbald_batch(
     log_probs_N_K_C,  # log p(y_n = c | w_k)
     max_batch_size: int,  # most points to pick
-    dtype: torch.dtype | None = None,  # arithmetic: torch.float32, torch.double; None is torch.double for float64 input, else torch.float32
+    dtype: torch.dtype | None = None,  # of the products; None is torch.double for float64 input, else torch.float32
     device=None,  # where to compute; None means where the input lies
     *,
-    tolerance: float = 0.1,  # most that 2- and 3-BALD of the batch may differ, as a share of 2-BALD; infinity never stops
-    given: Iterable[int] = (),  # positions already out for labelling
+    tolerance: float = 0.1,  # most that 2- and 3-BALD may differ, as a share of 2-BALD; infinity never stops
+    pending: Iterable[int] = (),  # positions already out for labelling
     max_bytes: int = 2**28,  # for candidates kept between steps, and for intermediate results
 ) -> CandidateBatch:  # scores: 2-BALD score of picks 0..i, nats
     """Greedy 2-BALD until 2- and 3-BALD diverge (section 2, Kirsch 2023); at least one pick.
 
-    Raises `ValueError` on bad input, and before the search where terms of three labels would be too large."""
-    tolerance = _check_number(tolerance, "tolerance")
+    Raises `ValueError` before the search where terms of three labels would be too large."""
+    tolerance = check_number(tolerance, "tolerance")
     remedy = "a smaller `max_batch_size`, or `get_dynamic_batchbald_batch`, which has no such limit"
-    search, max_batch_size, given = _expand(log_probs_N_K_C, max_batch_size, "max_batch_size", 2, dtype, device, given, max_bytes, remedy=remedy)
+    search, max_batch_size, pending = _expand(
+        log_probs_N_K_C, max_batch_size, "max_batch_size", 2, dtype, device, pending, max_bytes, remedy=remedy
+    )
     if tolerance < math.inf:  # every pick is looked at by 3-BALD: better refused now than half-way
-        _check_work(1, *search.x.shape[1:], 3, max(0, len(given) + max_batch_size - 1), remedy + ", or infinite `tolerance`")
-    indices, gains, difference = [], [], 0.0
-    for _ in range(max_batch_size):
-        pick = _best_gain(search)
-        gain, known = search.gains_N[pick].item(), given + indices
+        most = max(0, len(pending) + max_batch_size - 1)
+        _check_work(1, *search.x.shape[1:], 3, most, remedy + ", or infinite `tolerance`")
+    difference = 0.0
+
+    def stop(indices, gains, pick, gain):
+        nonlocal difference
         if tolerance < math.inf:
-            difference += compute_kbald_gains(search.x[pick : pick + 1], search.x[known], 3, search.dtype, search.device, max_bytes=max_bytes).item() - gain
-        if indices and abs(difference) > tolerance * abs(sum(gains) + gain) + 100 * _ties[search.dtype]:
-            break
-        indices.append(pick)
-        gains.append(gain)
-        _take(search, pick)
-    return CandidateBatch(torch.tensor(gains, dtype=torch.double, device="cpu").cumsum(0).tolist(), indices, gains)
+            here, known = search.x[pick : pick + 1], search.x[pending + indices]
+            by_three = compute_kbald_gains(here, known, 3, search.dtype, search.device, max_bytes=max_bytes)
+            difference += by_three.item() - gain
+        return indices and abs(difference) > tolerance * abs(sum(gains) + gain) + 100 * TIES[search.dtype]
+
+    return _search(search, max_batch_size, stop)
 
 # %% ../nbs/05_kbald.ipynb #a72c84ff
 def get_dynamic_batchbald_batch(
     log_probs_N_K_C,  # log p(y_n = c | w_k)
     max_batch_size: int,  # most points to pick
     num_samples: int = 4_000,  # label configurations to carry, M; exact while they suffice
-    dtype: torch.dtype | None = None,  # of the products: torch.float32 (None, whatever the input is) or torch.double; sums are float64
+    dtype: torch.dtype | None = None,  # of the products; None is torch.double for float64 input, else torch.float32
     device=None,  # where to compute; None means where the input lies
     *,
     gain_share: float = 0.2,  # least that a pick may add, as a share of what the first one adds; 0 never stops
-    ceiling_share: float = 0.9,  # most of log K that picks, and what is given, may use; 1 never stops
-    given: Iterable[int] = (),  # positions already out for labelling
+    ceiling_share: float = 0.9,  # most of log K that picks, and what is pending, may use; 1 never stops
+    pending: Iterable[int] = (),  # positions already out for labelling
     generator: torch.Generator | None = None,  # for resampling; a fresh one seeded with 0 if None
     max_bytes: int = 2**28,  # for candidates kept between steps, and for intermediate results
-) -> CandidateBatch:  # scores: joint information of picks 0..i beyond `given`, nats, never falling
-    "Greedy BatchBALD until a pick adds little or log K is used up; at least one pick, and no `CeilingWarning`. Raises `ValueError` on bad input."
-    gain_share = _check_number(gain_share, "gain_share", most=1)
-    ceiling_share = _check_number(ceiling_share, "ceiling_share", most=1)
-    max_batch_size, generator = _check_count(max_batch_size, "max_batch_size", 0), _generator(generator)
-    x, start, size, used = _as_tensor(log_probs_N_K_C), generator.get_state(), 4, 0.0
-    N, K, _ = _shape(x, "log_probs_N_K_C")
-    given = _check_given(given, N)
-    if given:
-        state = WeightedJointEntropy(num_samples, K, dtype=dtype, device=_work_device(device, x))
-        used = state.add_variables(x[given]).information
+) -> CandidateBatch:  # scores: joint information of picks 0..i beyond `pending`, nats, never falling
+    "Greedy BatchBALD until a pick adds little or log K is used up; at least one pick, and no `CeilingWarning`."
+    gain_share = check_number(gain_share, "gain_share", most=1)
+    ceiling_share = check_number(ceiling_share, "ceiling_share", most=1)
+    max_batch_size, generator = check_count(max_batch_size, "max_batch_size", 0), check_generator(generator)
+    predictions = Predictions(log_probs_N_K_C, dtype, device)
+    x, (N, K, _) = predictions.log_probs_N_K_C, predictions.shape
+    start, size, used = generator.get_state(), 4, 0.0
+    pending = check_positions(pending, N, "pending")
+    if pending:
+        state = WeightedJointEntropy(num_samples, K, dtype=predictions.dtype, device=predictions.device)
+        used = state.add_variables(x[pending]).information
     most = ceiling_share * math.log(K) if ceiling_share < 1 else math.inf
     while True:
         size = min(2 * size, max_batch_size)
         generator.set_state(start)
-        with _without(CeilingWarning):
-            batch = get_batchbald_batch(x, size, num_samples, dtype, device, given=given, generator=generator, max_bytes=max_bytes)
-        fits = [n == 0 or (gain >= gain_share * batch.gains[0] and used + score <= most) for n, (gain, score) in enumerate(zip(batch.gains, batch.scores))]
+        with silencing(CeilingWarning):
+            options = dict(pending=pending, generator=generator, max_bytes=max_bytes)
+            batch = get_batchbald_batch(x, size, num_samples, dtype, device, **options)
+        fits = [
+            n == 0 or (gain >= gain_share * batch.gains[0] and used + score <= most)
+            for n, (gain, score) in enumerate(zip(batch.gains, batch.scores))
+        ]
         if not all(fits) or size == max_batch_size or len(fits) < size:
             end = fits.index(False) if not all(fits) else len(fits)
-            return CandidateBatch(batch.scores[:end], batch.indices[:end], batch.gains[:end], batch.standard_errors[:end], batch.ceiling)
+            parts = batch.scores, batch.indices, batch.gains, batch.standard_errors
+            return CandidateBatch(*(part[:end] for part in parts), batch.ceiling)
 
 # %% ../nbs/05_kbald.ipynb #5afb66d4
-def _ranked(log_probs_N_K_C, max_batch_size, dtype, device, given):
+def _ranked(log_probs_N_K_C, max_batch_size, dtype, device, pending):
     "Checked arguments, BALD scores, and the positions that can be picked, best first."
-    x = _as_tensor(log_probs_N_K_C)
-    N, _, _ = _shape(x, "log_probs_N_K_C")
-    given, max_batch_size = _check_given(given, N), _check_count(max_batch_size, "max_batch_size", 0)
+    x = Predictions(log_probs_N_K_C, dtype, device).log_probs_N_K_C
+    N = len(x)
+    pending, max_batch_size = check_positions(pending, N, "pending"), check_count(max_batch_size, "max_batch_size", 0)
     bald_N = compute_bald(x, dtype, device)
-    order_n = bald_N.argsort(descending=True, stable=True)
-    return x, given, max_batch_size, bald_N, order_n[~torch.isin(order_n, order_n.new_tensor(given))]
+    left_n = torch.tensor(find_left(N, pending), dtype=torch.long, device=bald_N.device)
+    order_n = left_n[torch.tensor(rank(bald_N[left_n], N), dtype=torch.long, device=bald_N.device)]
+    return x, pending, max_batch_size, bald_N, order_n
 
 # %% ../nbs/05_kbald.ipynb #0f754698
 def get_conservativebald_batch(
     log_probs_N_K_C,  # log p(y_n = c | w_k)
     max_batch_size: int,  # most points to pick
-    dtype: torch.dtype | None = None,  # arithmetic: torch.float32, torch.double; None is torch.double for float64 input, else torch.float32
+    dtype: torch.dtype | None = None,  # of the products; None is torch.double for float64 input, else torch.float32
     device=None,  # where to compute; None means where the input lies
     *,
     threshold: float = 0.1,  # most that any two points of the batch may share, nats; infinity is top-k BALD
-    given: Iterable[int] = (),  # positions already out for labelling
+    pending: Iterable[int] = (),  # positions already out for labelling
 ) -> CandidateBatch:  # scores: each point's BALD score, nats
-    "Highest BALD scores first, without points that share more than `threshold` with an earlier pick (section 4, Kirsch 2023). Raises `ValueError` on bad input."
-    threshold = _check_number(threshold, "threshold")
-    x, given, max_batch_size, bald_N, order_n = _ranked(log_probs_N_K_C, max_batch_size, dtype, device, given)
-    threshold += _ties[_work_dtype(x, dtype)]
+    "Highest BALD scores first, without points that share more than `threshold` with an earlier pick."
+    threshold = check_number(threshold, "threshold")
+    x, pending, max_batch_size, bald_N, order_n = _ranked(log_probs_N_K_C, max_batch_size, dtype, device, pending)
+    threshold += TIES[choose_dtype(x, dtype)]
     picks, places_n = [], order_n.to(x.device)
     for block_n in places_n.split(_block):
         if len(picks) >= max_batch_size:
             break
-        for earlier in torch.tensor(given + picks, dtype=torch.long, device=x.device).split(_block):
+        for earlier in torch.tensor(pending + picks, dtype=torch.long, device=x.device).split(_block):
             if len(earlier) and len(block_n):
-                block_n = block_n[(compute_pair_information(x[block_n], x[earlier], dtype, device).amax(1) <= threshold).to(x.device)]
+                shared_n_B = compute_pair_information(x[block_n], x[earlier], dtype, device)
+                block_n = block_n[(shared_n_B.amax(1) <= threshold).to(x.device)]
         if not len(block_n):
             continue
         near_n_n = (compute_pair_information(x[block_n], x[block_n], dtype, device) > threshold).cpu()
@@ -371,27 +389,27 @@ def get_budgetbald_batch(
     log_probs_N_K_C,  # log p(y_n = c | w_k)
     max_batch_size: int,  # most points to pick
     num_samples: int = 4_000,  # label configurations to carry, M; exact while they suffice
-    dtype: torch.dtype | None = None,  # of the products: torch.float32 (None, whatever the input is) or torch.double; sums are float64
+    dtype: torch.dtype | None = None,  # of the products; None is torch.double for float64 input, else torch.float32
     device=None,  # where to compute; None means where the input lies
     *,
-    budget: float = 0.5,  # most that the picks may add to the total correlation of the batch (and of `given`), nats; infinity is top-k BALD
-    given: Iterable[int] = (),  # positions already out for labelling
+    budget: float = 0.5,  # most that the picks may add to the total correlation, nats; infinity is top-k BALD
+    pending: Iterable[int] = (),  # positions already out for labelling
     generator: torch.Generator | None = None,  # for resampling; a fresh one seeded with 0 if None
-) -> CandidateBatch:  # scores: joint information of picks 0..i beyond `given`, nats, never falling
-    """Highest BALD scores first, as long as the total correlation of the batch stays within `budget` (section 4, Kirsch 2023).
+) -> CandidateBatch:  # scores: joint information of picks 0..i beyond `pending`, nats, never falling
+    """Highest BALD scores first, as long as the total correlation of the batch stays within `budget`.
 
-    Raises `ValueError` on bad input. Warns (`CeilingWarning`) where the batch has used up what K parameter samples can tell, log K."""
-    budget, dtype = _check_number(budget, "budget"), _work_dtype(None, dtype)
-    x, given, max_batch_size, bald_N, order_n = _ranked(log_probs_N_K_C, max_batch_size, dtype, device, given)
-    K, generator = x.shape[1], _generator(generator)
+    Warns (`CeilingWarning`) where the batch has used up what K parameter samples can tell, log K."""
+    budget = check_number(budget, "budget")
+    x, pending, max_batch_size, bald_N, order_n = _ranked(log_probs_N_K_C, max_batch_size, dtype, device, pending)
+    K, dtype, generator = x.shape[1], choose_dtype(x, dtype), check_generator(generator)
     state = WeightedJointEntropy(num_samples, K, dtype=dtype, device=bald_N.device, generator=generator)
-    if given:
-        state.add_variables(x[given])
+    if pending:
+        state.add_variables(x[pending])
     spent, picks = 0.0, []
     for block_n in order_n.split(_block // 4):
         while len(block_n) and len(picks) < max_batch_size:
             cost_n = (bald_N[block_n] - state.compute_gains(x[block_n.to(x.device)])).clamp_min(0)
-            fits_n = cost_n <= budget - spent + _ties[dtype]
+            fits_n = cost_n <= budget - spent + TIES[dtype]
             block_n, cost_n = block_n[fits_n], cost_n[fits_n]
             if len(block_n):
                 picks.append(int(block_n[0]))
@@ -402,20 +420,24 @@ def get_budgetbald_batch(
             break
     if not picks:
         return CandidateBatch([], [], [], [], math.log(K))
-    information_R_B = _repeat_information(x[given + picks], num_samples, dtype=dtype, device=bald_N.device, generator=generator)
-    _warn_near_ceiling(information_R_B.mean(0)[len(given) :].tolist(), K, bool(given), stacklevel=2)
-    return _over_runs(picks, information_R_B, math.log(K))
+    options = dict(dtype=dtype, device=bald_N.device, generator=generator)
+    information_R_B = estimate_information(x[pending + picks], num_samples, **options)
+    warn_near_ceiling(information_R_B.mean(0)[len(pending) :].tolist(), K, bool(pending), stacklevel=2)
+    return report_runs(picks, information_R_B, math.log(K))
 
 # %% ../nbs/05_kbald.ipynb #0c044c6c
 def get_largebatchbald_batch(
     log_probs_N_K_C,  # log p(y_n = c | w_k)
     batch_size: int,  # points to pick, B
-    dtype: torch.dtype | None = None,  # arithmetic: torch.float32, torch.double; None is torch.double for float64 input, else torch.float32
+    dtype: torch.dtype | None = None,  # of the products; None is torch.double for float64 input, else torch.float32
     device=None,  # where to compute; None means where the input lies
     *,
-    given: Iterable[int] = (),  # positions already out for labelling
+    pending: Iterable[int] = (),  # positions already out for labelling
     max_bytes: int = 2**28,  # for candidates kept between steps, and for intermediate results
 ) -> CandidateBatch:  # scores: Large BatchBALD score of picks 0..i, nats; may fall and go negative
-    "Greedy Large BatchBALD (Rubashevskii et al. 2023): BALD scores less every pair twice. Raises `ValueError` on bad input."
-    search, batch_size, _ = _expand(log_probs_N_K_C, batch_size, "batch_size", 2, dtype, device, given, max_bytes, 2.0, "a smaller `batch_size`, or `get_batchbald_batch`")
-    return _greedy(search, batch_size)
+    "Greedy Large BatchBALD (Rubashevskii et al. 2023): BALD scores less every pair twice."
+    remedy = "a smaller `batch_size`, or `get_batchbald_batch`"
+    search, batch_size, _ = _expand(
+        log_probs_N_K_C, batch_size, "batch_size", 2, dtype, device, pending, max_bytes, 2.0, remedy
+    )
+    return _search(search, batch_size)

@@ -24,9 +24,9 @@ from torch import Tensor, nn
 
 from .active_learning import acquire, derive_generator, evaluate, make_mlp, make_seeded, train_models
 from .bald import compute_bald
+from .checks import as_tensor, brief, check_count, check_room, choose_device, silencing
 from .collect import collect_log_probs
-from .information import _brief, _check_count, _check_room, _tensor, _without, _work_device
-from .joint_entropy import _repeat_information
+from .joint_entropy import estimate_information
 from .kbald import compute_pair_information
 from .plain_batchbald import CeilingWarning
 from .loop_checks import check_seed, check_training_options
@@ -87,7 +87,7 @@ def _read_records(data: bytes, path) -> tuple[list[dict], int]:
 def _as_labels(labels, n: int, classes: int, name: str) -> Tensor:
     "Class numbers, int64."
     try:
-        labels = _tensor(labels).cpu()
+        labels = as_tensor(labels).cpu()
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         wrong = f"`{name}` cannot be read as numbers ({error})"
         raise ValueError(f"{wrong}; want one whole number for each of the {n} images") from None
@@ -117,18 +117,18 @@ def _as_methods(methods) -> list[str]:
 def _as_names(classes) -> list[str]:
     "The names of the classes."
     named = isinstance(classes, Sequence) and not isinstance(classes, (str, bytes))
-    n = len(classes) if named else _check_count(classes, "classes", 2)
+    n = len(classes) if named else check_count(classes, "classes", 2)
     names = [str(c) for c in (classes if named else range(n))] if n <= _most_classes else []
     if len(names) < 2 or len(set(names)) < len(names):
         wanted = f"how many there are, or two or more different names, and at most {_most_classes:,}"
-        raise ValueError(f"`classes` is {_brief(classes)}; want {wanted}")
+        raise ValueError(f"`classes` is {brief(classes)}; want {wanted}")
     return names
 
 
 def _explain(log_probs_B_K_C: Tensor, generator: torch.Generator) -> dict:
     "Why a batch: own scores, joint information of the first 1, 2, ... points, pairwise information (nats), and the class that the model would have said."
     K = log_probs_B_K_C.shape[1]
-    joint_B = _repeat_information(log_probs_B_K_C, 1_000, generator=generator).mean(0).cummax(0).values.clamp_max(math.log(K))
+    joint_B = estimate_information(log_probs_B_K_C, 1_000, generator=generator).mean(0).cummax(0).values.clamp_max(math.log(K))
     pairs_B_B = compute_pair_information(log_probs_B_K_C, log_probs_B_K_C)
     rounded = {"scores": compute_bald(log_probs_B_K_C), "joint": joint_B, "pairs": pairs_B_B}
     explained = {key: (values * 1e6).round().div(1e6).tolist() for key, values in rounded.items()}
@@ -162,25 +162,25 @@ class Labelling:
         seed: int = 0,
         device=None,  # where to train and predict; None means the CPU
     ):
-        inputs = _tensor(inputs).detach().cpu()
+        inputs = as_tensor(inputs).detach().cpu()
         self.images, self.class_names = _as_images(inputs, image_shape), _as_names(classes)
         N, C = len(inputs), len(self.class_names)
         self.methods = _as_methods(methods)
-        self.batch_size, self.steps, self.samples = _check_count(batch_size, "batch_size"), _check_count(steps, "steps"), _check_count(samples, "samples")
+        self.batch_size, self.steps, self.samples = check_count(batch_size, "batch_size"), check_count(steps, "steps"), check_count(samples, "samples")
         check_training_options({"steps": steps})
         what = f"predictions for {N:,} images, {self.samples:,} parameter samples and {C} classes"
-        _check_room(4 * N * self.samples * C, "samples", what)
-        self.seed, self.device = check_seed(seed), _work_device(device)
+        check_room(4 * N * self.samples * C, "samples", what)
+        self.seed, self.device = check_seed(seed), choose_device(device)
         if not isinstance(start or {}, Mapping):
             raise ValueError(f"`start` is a {type(start).__name__}; want labels by position, such as {{3: 0, 17: 2}}")
-        self.start = {_check_count(i, "start", 0): _check_count(c, "start", 0) for i, c in (start or {}).items()}
+        self.start = {check_count(i, "start", 0): check_count(c, "start", 0) for i, c in (start or {}).items()}
         if any(i >= N or c >= C for i, c in self.start.items()):
             raise ValueError(f"`start` has positions or labels that do not exist; want positions from 0 to {N - 1} and labels from 0 to {C - 1}")
         self.pool_labels = None if pool_labels is None else _as_labels(pool_labels, N, C, "pool_labels")
         if (test_inputs is None) != (test_labels is None):
             raise ValueError("`test_inputs` and `test_labels` come together; one of them is missing")
         if test_inputs is not None:
-            test_inputs = _tensor(test_inputs).detach().cpu()
+            test_inputs = as_tensor(test_inputs).detach().cpu()
             if test_inputs.shape[1:] != inputs.shape[1:] or not len(test_inputs) or not test_inputs.isfinite().all():
                 raise ValueError(f"`test_inputs` has shape {tuple(test_inputs.shape)}; want finite inputs of shape {tuple(inputs.shape[1:])}, as in the pool")
             test_labels = _as_labels(test_labels, len(test_inputs), C, "test_labels")
@@ -354,7 +354,7 @@ def label(
 ) -> None:
     "The reader says what `current` shows. Raises `ValueError` where that cannot be, and `LabelsChanged` where another panel was quicker."
     position = self._asked()
-    if _check_count(label, "label", 0) >= len(self.class_names):
+    if check_count(label, "label", 0) >= len(self.class_names):
         raise ValueError(f"`label` is {label}; want 0 to {len(self.class_names) - 1}")
     self._write(_click("label", self.round, position, label=int(label)))
 
@@ -440,7 +440,7 @@ def _ask(self: Labelling, name: str, model: nn.Module | None, mine: list[int], r
         first = derive_generator(*key, "first")
         picks = get_random_batch(len(free), self.batch_size, generator=first).indices if free else []
         return {"accuracy": accuracy, "indices": [free[i] for i in picks], **_unexplained}
-    with _without(CeilingWarning):  # the panel shows the ceiling
+    with silencing(CeilingWarning):  # the panel shows the ceiling
         options = {"key": key, "samples": self.samples, "configs": 1_000, "collect": collect}  # M as in `_explain`
         batch, seen = acquire(get_method(name), model, self.inputs, sorted(taken), self.batch_size, **options)
     picked_B_K_C = seen.log_probs_N_K_C[[free.index(i) for i in batch.indices]]

@@ -11,33 +11,12 @@ import reprlib
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from .bald import CandidateBatch
 from .bayesian_models import evaluating, dropout_layers
-from .information import _brief, _check_count, _check_number, _check_room, _endless, _tensor
+from .checks import ENDLESS, as_tensor, brief, check_count, check_labels, check_number, check_room
 from .methods import check_batch
-
-# %% ../nbs/92a_loop_checks.ipynb #4b789a98
-def check_labels(name: str, labels, n: int, classes: int) -> Tensor:
-    "The classes of `n` points, whole numbers below `classes`, as a tensor of int64."
-    try:
-        labels_n = _tensor(labels)
-    except (TypeError, ValueError, RuntimeError, OverflowError):  # nothing, words, ...
-        labels_n = torch.empty(0, dtype=torch.float32, device="cpu")
-    broken = labels_n.is_floating_point() or labels_n.is_complex() or labels_n.is_meta
-    whole = not broken and labels_n.dtype != torch.bool
-    if labels_n.shape != (n,) or n and not (whole and 0 <= labels_n.min() and labels_n.max() < classes):
-        wish = f"want for each its class, a whole number from 0 to {classes - 1}"
-        raise ValueError(f"{name} {_describe_labels(labels, labels_n)} for {n} points; {wish}")
-    return labels_n.long()
-
-# %% ../nbs/92a_loop_checks.ipynb #cdec2815
-def _describe_labels(labels, labels_n: Tensor) -> str:
-    if not hasattr(labels, "shape"):
-        return reprlib.repr(labels)
-    values = f", {labels_n.min()} to {labels_n.max()}," if labels_n.numel() else ""
-    return f"of shape {tuple(labels_n.shape)}, {labels_n.dtype}{values}"
 
 # %% ../nbs/92a_loop_checks.ipynb #78e7bcef
 MOST_STEPS = 10**9  # a day at the least
@@ -47,11 +26,11 @@ def check_training_options(options: dict) -> None:
     "How to train: those of the options that are given."
     for name, least in {"steps": 0, "minibatch_size": 1, "patience": 1, "epoch_steps": 1}.items():
         if name in options:
-            _check_count(options[name], name, least)
+            check_count(options[name], name, least)
     rule = options.get("early_stopping")
-    _check_number(options.get("learning_rate", 0.0), "learning_rate", below=math.inf, want="a number of 0 or more")
-    if not rule and _check_count(options.get("steps", 0), "steps", 0) > MOST_STEPS:
-        found = f"`steps` is {_brief(options['steps'])}, which would take for ever"
+    check_number(options.get("learning_rate", 0.0), "learning_rate", below=math.inf, want="a number of 0 or more")
+    if not rule and check_count(options.get("steps", 0), "steps", 0) > MOST_STEPS:
+        found = f"`steps` is {brief(options['steps'])}, which would take for ever"
         raise ValueError(f"{found}; want at most {MOST_STEPS:,}, or `early_stopping`")
     if rule not in (None, "accuracy", "loss"):
         raise ValueError(f"`early_stopping` is {rule!r}; want None, 'accuracy' or 'loss'")
@@ -111,9 +90,9 @@ def check_loop(datasets, methods, oracle, progress, options: dict) -> dict[str, 
 
 # %% ../nbs/92a_loop_checks.ipynb #a1f0c7d2
 def check_seed(seed) -> int:
-    number = _check_count(seed, "seed", 0)
-    if number == _endless:
-        raise ValueError(f"`seed` is {_brief(seed)}; want a whole number below 2^62")
+    number = check_count(seed, "seed", 0)
+    if number == ENDLESS:
+        raise ValueError(f"`seed` is {brief(seed)}; want a whole number below 2^62")
     return number
 
 # %% ../nbs/92a_loop_checks.ipynb #b2e1d8c3
@@ -121,14 +100,14 @@ def _check_predictions(counts: dict[str, int], data) -> None:
     "Refuse parameter samples whose predictions memory cannot hold."
     for name, part in {"samples": "pool", "test_samples": "test"}.items():
         K, N, C = counts[name], len(getattr(data, f"{part}_inputs")), data.num_classes
-        _check_room(4 * N * K * C, name, f"predictions for {N:,} points, {K:,} parameter samples and {C:,} classes")
+        check_room(4 * N * K * C, name, f"predictions for {N:,} points, {K:,} parameter samples and {C:,} classes")
 
 # %% ../nbs/92a_loop_checks.ipynb #3df8d737
 def _check_options(options: dict) -> dict[str, int]:
     least = {"per_class": 0, "budget": 0} | dict.fromkeys(("size", "samples", "configs", "test_samples", "together"), 1)
-    counts = {name: _check_count(options[name], name, n) for name, n in least.items()}
+    counts = {name: check_count(options[name], name, n) for name, n in least.items()}
     counts["seed"] = check_seed(options["seed"])
-    if counts["budget"] == _endless:
+    if counts["budget"] == ENDLESS:
         del counts["budget"]  # as it was given, for a message
     for name in ("warm_start", "mixed_precision"):
         if not isinstance(options[name], bool):
@@ -168,7 +147,7 @@ def check_model(make_model, make: Callable[[], nn.Module], data) -> None:
 # %% ../nbs/92a_loop_checks.ipynb #d87e20b3
 def check_initial(initial: Sequence[Sequence[int]], datasets: Sequence, budget: int) -> list[list[int]]:
     "Initial positions of every trial, as lists, if they can be that and leave room for the budget."
-    found = [_tensor(positions).tolist() for positions in initial]
+    found = [as_tensor(positions).tolist() for positions in initial]
     sizes = [len(positions) for positions in found]
     if len(found) != len(datasets) or len(set(sizes)) > 1:
         raise ValueError(f"`initial` has {sizes} positions; want equally many for each of {len(datasets)} trials")
@@ -178,7 +157,7 @@ def check_initial(initial: Sequence[Sequence[int]], datasets: Sequence, budget: 
             raise ValueError(f"`initial` has {positions}; want different positions from 0 to {P - 1}")
         if not len(positions) <= budget <= P:
             wish = f"want from {len(positions)} (the initial labels) to {P} (the pool)"
-            raise ValueError(f"`budget` is {_brief(budget)}; {wish}")
+            raise ValueError(f"`budget` is {brief(budget)}; {wish}")
     return found
 
 # %% ../nbs/92a_loop_checks.ipynb #bef9e4ff

@@ -17,13 +17,13 @@ from torch import Tensor
 
 from batchbald_nbdev.bald import (
     CandidateBatch,
-    _check_given,
     compute_mean_std,
     compute_variation_ratios,
     get_bald_batch,
     get_top_k_batch,
 )
 from .batchbald import get_batchbald_batch
+from .checks import check_count, check_positions
 from batchbald_nbdev.epig import (
     compute_epig_bald,
     get_batchepig_batch,
@@ -31,7 +31,7 @@ from batchbald_nbdev.epig import (
     get_epig_batch,
     get_softmaxepig_batch,
 )
-from .information import _check_count, compute_entropy
+from .information import compute_entropy
 from batchbald_nbdev.kbald import (
     get_budgetbald_batch,
     get_conservativebald_batch,
@@ -63,9 +63,9 @@ class Round:
     collect_seconds: float = field(default=0.0, init=False)  # what predictions on the pool took
 
     def __post_init__(self):
-        self.batch_size = _check_count(self.batch_size, "batch_size", 0)
-        self.num_samples = _check_count(self.num_samples, "num_samples")
-        self.pending = _check_given(self.pending, self.pool_size, "pending")
+        self.batch_size = check_count(self.batch_size, "batch_size", 0)
+        self.num_samples = check_count(self.num_samples, "num_samples")
+        self.pending = check_positions(self.pending, self.pool_size, "pending")
 
     @cached_property
     def log_probs_N_K_C(self) -> Tensor:
@@ -138,7 +138,7 @@ def check_batch(name, batch, most: int, N: int, pending=()) -> CandidateBatch:
     if not hasattr(batch, "indices") or not hasattr(batch, "scores"):
         raise ValueError(f"the method {name!r} returned a {type(batch).__name__}; want a CandidateBatch")
     try:
-        indices = [_check_count(i, "indices", 0) for i in batch.indices]
+        indices = [check_count(i, "indices", 0) for i in batch.indices]
     except (TypeError, ValueError):
         indices = [-1]
     if not min(1, most) <= len(indices) <= most or not _are_positions(indices, N, pending):
@@ -209,12 +209,12 @@ def _drawn(select: Callable) -> Callable[..., CandidateBatch]:
 
 # %% ../nbs/09b_methods.ipynb #85b7fc02
 def _exact(select: Callable, *args) -> Callable[[Round], CandidateBatch]:
-    return lambda round: select(round.log_probs_N_K_C, round.batch_size, *args, given=round.pending)
+    return lambda round: select(round.log_probs_N_K_C, round.batch_size, *args, pending=round.pending)
 
 # %% ../nbs/09b_methods.ipynb #85ca3db7
 def _sampled(select: Callable) -> Callable[[Round], CandidateBatch]:
     return lambda round: select(
-        round.log_probs_N_K_C, round.batch_size, round.num_samples, given=round.pending, generator=round.generator
+        round.log_probs_N_K_C, round.batch_size, round.num_samples, pending=round.pending, generator=round.generator
     )
 
 # %% ../nbs/09b_methods.ipynb #8c45fd91
@@ -276,7 +276,7 @@ def _epigbald(round: Round) -> CandidateBatch:
 def _conditioned(select: Callable, share: int = 1) -> Callable[[Round], CandidateBatch]:
     def method(round: Round) -> CandidateBatch:
         predictions, num_samples = (round.log_probs_N_K_C, round.log_probs_E_K_C), max(1, round.num_samples // share)
-        return select(*predictions, round.batch_size, num_samples, given=round.pending, generator=round.generator)
+        return select(*predictions, round.batch_size, num_samples, pending=round.pending, generator=round.generator)
 
     return method
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from .bayesian_models import ConsistentDropout, ConsistentDropout2d
-from .information import _check_count, _check_room
+from .checks import check_count, check_room
 
 # %% ../nbs/08b_networks.ipynb #02cf1323
 def _conv_block(channels: int, filters: int, size: int, p: float, pool: bool = True) -> list[nn.Module]:
@@ -22,8 +22,8 @@ def _conv_block(channels: int, filters: int, size: int, p: float, pool: bool = T
 # %% ../nbs/08b_networks.ipynb #6f7b3876
 def _check_width(value, name: str, inputs: int = 512) -> int:
     "How many features or classes a layer has, with room for its weights in training."
-    value = _check_count(value, name)
-    _check_room(16 * inputs * value, name, f"a layer of {inputs:,} x {value:,} weights")
+    value = check_count(value, name)
+    check_room(16 * inputs * value, name, f"a layer of {inputs:,} x {value:,} weights")
     return value
 
 # %% ../nbs/08b_networks.ipynb #1920e5c3

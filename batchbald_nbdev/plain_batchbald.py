@@ -7,16 +7,90 @@ __all__ = ['CeilingWarning', 'get_plain_batchbald_batch']
 
 # %% ../nbs/03_batchbald.ipynb #13d438e6
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
+from fastcore.basics import patch
 from torch import Tensor
 
-from .bald import CandidateBatch, _check_batch_size, _check_given, _first_best
-from .information import _as_tensor, _shape, _warn, _work_device, _work_dtype, check_log_probs
-from .joint_entropy import WeightedJointEntropy, _generator, _repeat_information
+from .bald import CandidateBatch, first_best
+from .checks import check_batch_size, check_generator, check_positions, warn
+from .information import Predictions, check_log_probs
+from .joint_entropy import WeightedJointEntropy, estimate_information
 
-# %% ../nbs/03_batchbald.ipynb #7267ae53
+# %% ../nbs/03_batchbald.ipynb #ed7f5962
+class Objective:
+    "What each candidate would add to the batch so far. Subclasses define `gains` and `add`."
+
+    lazy = False  # can gains only fall?
+    block = 256  # candidates brought up to date at a time, where they can
+
+    def __init__(self, gains_N: Tensor, barred: list[int], tolerance: float):
+        self.gains_N, self.tolerance = gains_N, tolerance  # last known gains; -inf for points that cannot be picked
+        self.gains_N[barred] = -math.inf
+        self.current_N = torch.zeros_like(gains_N, dtype=torch.bool)  # which of them hold for the batch as it is
+
+    def gains(self, candidates_n: Tensor) -> Tensor:  # gains_n, float64
+        raise NotImplementedError
+
+    def add(self, pick: int) -> None:
+        raise NotImplementedError
+
+# %% ../nbs/03_batchbald.ipynb #00df3a3b
+@patch
+def best(self: Objective) -> tuple[int, float]:
+    "The point with the largest gain, the first of them where they tie, and its gain."
+    open_n = (self.gains_N > -math.inf).nonzero()[:, 0]
+    if self.lazy:
+        self.look(open_n)
+    else:
+        self.gains_N[open_n] = self.gains(open_n)
+    pick = first_best(self.gains_N, self.tolerance)
+    return pick, self.gains_N[pick].item()
+
+# %% ../nbs/03_batchbald.ipynb #d91e57a5
+@patch
+def look(self: Objective, open_n: Tensor) -> None:
+    "Bring up to date, by the highest bounds first, every candidate that might have the largest gain."
+    current_n = self.current_N[open_n]
+    best = self.gains_N[open_n[current_n]].max().item() if current_n.any() else -math.inf
+    open_n = open_n[~current_n]
+    open_n = open_n[self.gains_N[open_n].argsort(descending=True, stable=True)]
+    for block_n in open_n.split(self.block):
+        block_n = block_n[self.gains_N[block_n] >= best - self.tolerance]
+        if not len(block_n):
+            break
+        self.gains_N[block_n], self.current_N[block_n] = self.gains(block_n), True
+        best = max(best, self.gains_N[block_n].max().item())
+
+# %% ../nbs/03_batchbald.ipynb #a0e1b936
+@patch
+def take(self: Objective, pick: int) -> None:
+    "Make a point a pick; what was known of the others is a bound from now on."
+    self.gains_N[pick] = -math.inf
+    self.current_N[:] = False
+    self.add(pick)
+
+# %% ../nbs/03_batchbald.ipynb #cfa801f7
+def search_greedily(
+    objective,  # with `best` and `take`, such as an `Objective`
+    batch_size: int,
+    *,
+    stop: Callable | None = None,  # ends the search before a pick: `stop(indices, gains, pick, gain)`
+    progress: bool = False,
+) -> tuple[list[int], list[float]]:  # picks and their gains
+    "Algorithm 1."
+    indices, gains = [], []
+    for _ in _steps(batch_size, progress):
+        pick, gain = objective.best()
+        if stop is not None and stop(indices, gains, pick, gain):
+            break
+        indices.append(pick)
+        gains.append(gain)
+        objective.take(pick)
+    return indices, gains
+
+# %% ../nbs/03_batchbald.ipynb #543566ac
 def _steps(batch_size: int, progress: bool):
     if not progress:
         return range(batch_size)
@@ -26,28 +100,61 @@ def _steps(batch_size: int, progress: bool):
 
 # %% ../nbs/03_batchbald.ipynb #023a73cc
 class CeilingWarning(UserWarning):
-    "The batch uses nearly all that K parameter samples can tell. To silence it: `warnings.simplefilter('ignore', CeilingWarning)`."
+    """The batch uses nearly all that K parameter samples can tell.
+
+    To silence it: `warnings.simplefilter('ignore', CeilingWarning)`."""
 
 # %% ../nbs/03_batchbald.ipynb #b18f255e
-_warn_share = 0.95
-_ties = {torch.float32: 1e-6, torch.float64: 1e-12}  # gains closer than this are equal but for rounding
+WARN_SHARE = 0.95
 
 
-def _warn_near_ceiling(information_B: list[float], K: int, given: bool, stacklevel: int):
-    "Where the labels of a batch (and of what is given) have used up what K parameter samples can tell."
+def warn_near_ceiling(information_B: list[float], K: int, pending: bool, stacklevel: int):
+    "Where the labels of a batch (and of what is pending) have used up what K parameter samples can tell."
     ceiling = math.log(K)
-    near = [information > _warn_share * ceiling for information in information_B]
+    near = [information > WARN_SHARE * ceiling for information in information_B]
     if ceiling > 0 and any(near):
-        _warn(
-            f"the first {near.index(True) + 1} of {len(near)} picks{' and what is given' if given else ''} use more than {_warn_share:.0%} of log K = {ceiling:.3f} nats, "
-            f"all that K = {K} parameter samples can tell; picks after them say little. Use more parameter samples or a smaller batch.",
+        first = f"the first {near.index(True) + 1} of {len(near)} picks{' and what is pending' if pending else ''}"
+        warn(
+            f"{first} use more than {WARN_SHARE:.0%} of log K = {ceiling:.3f} nats, "
+            f"all that K = {K} parameter samples can tell; picks after them say little. "
+            "Use more parameter samples or a smaller batch.",
             CeilingWarning,
             stacklevel=stacklevel + 1,
         )
 
+# %% ../nbs/03_batchbald.ipynb #27de887a
+TIES = {torch.float32: 1e-6, torch.float64: 1e-12}  # gains closer than this are equal but for rounding
 
-def _over_runs(indices: list[int], values_R_B: Tensor, ceiling: float, bounded: bool = True) -> CandidateBatch:
-    "Means and standard errors over runs, beyond the given points that come first; as information they do not fall and stay within the ceiling."
+
+def as_batch(indices: list[int], scores_B: Tensor, errors_B: Tensor, ceiling: float) -> CandidateBatch:
+    "Cumulative scores with their differences as gains."
+    gains_B = scores_B.diff(prepend=scores_B.new_zeros(1))
+    return CandidateBatch(scores_B.tolist(), indices, gains_B.tolist(), errors_B.tolist(), ceiling)
+
+# %% ../nbs/03_batchbald.ipynb #28b951c1
+def _report(objective, pending: int, indices, gains, generator, stacklevel: int) -> CandidateBatch:
+    "Summed gains while they are exact, then what fresh runs say. The first `pending` points were out already."
+    state, used = objective.state, 0.0
+    log_probs_B_K_C, K = objective.get_batch(), state.posteriors_M_K.shape[1]
+    ceiling = math.log(K)
+    scores_B = torch.tensor(gains, dtype=torch.double, device="cpu").cumsum(0)
+    errors_B = torch.zeros_like(scores_B)
+    if indices and (pending or not all(objective.exact)):
+        options = dict(dtype=state.posteriors_M_K.dtype, device=state.weights_M.device, generator=generator)
+        information_R_B = estimate_information(log_probs_B_K_C, state.num_samples, **options)
+        if pending:
+            used = information_R_B[:, pending - 1].mean().item()
+            information_R_B = information_R_B[:, pending:] - information_R_B[:, pending - 1 : pending]
+        sampled_B = ~torch.tensor(objective.exact, device="cpu")
+        scores_B[sampled_B] = information_R_B.mean(0)[sampled_B]
+        errors_B[sampled_B] = information_R_B.std(0)[sampled_B] / math.sqrt(len(information_R_B))
+        scores_B = scores_B.cummax(0).values  # for the rounding where exact scores end
+    warn_near_ceiling((used + scores_B).tolist(), K, bool(pending), stacklevel)
+    return as_batch(indices, scores_B.clamp_max(max(ceiling - used, 0.0)), errors_B, ceiling)
+
+# %% ../nbs/03_batchbald.ipynb #53e9924a
+def report_runs(indices: list[int], values_R_B: Tensor, ceiling: float, bounded: bool = True) -> CandidateBatch:
+    "Means and standard errors over runs, beyond the pending points that come first."
     first = values_R_B.shape[1] - len(indices)
     if not indices:
         return CandidateBatch([], [], [], [], ceiling)
@@ -57,81 +164,66 @@ def _over_runs(indices: list[int], values_R_B: Tensor, ceiling: float, bounded: 
     scores_B, errors_B = beyond_R_B[0] + apart_R_B.mean(0), apart_R_B.std(0) / math.sqrt(len(values_R_B))
     if bounded:
         scores_B = scores_B.clamp(0, max(ceiling - used_R_1.mean().item(), 0.0)).cummax(0).values
-    gains_B = scores_B.diff(prepend=scores_B.new_zeros(1))
-    return CandidateBatch(scores_B.tolist(), indices, gains_B.tolist(), errors_B.tolist(), ceiling)
+    return as_batch(indices, scores_B, errors_B, ceiling)
 
+# %% ../nbs/03_batchbald.ipynb #36cb80b3
+class BatchBALD(Objective):
+    "Joint information: what a label tells about the parameters beyond the labels of the batch."
 
-def _report(log_probs_B_K_C, given, indices, gains, exact, state, generator) -> CandidateBatch:
-    "Scores, gains, standard errors and the ceiling for a finished batch; the first `given` points were given."
-    K, used = log_probs_B_K_C.shape[1], 0.0
-    ceiling = math.log(K)
-    scores_B = torch.tensor(gains, dtype=torch.double, device="cpu").cumsum(0)
-    errors_B = torch.zeros_like(scores_B)
-    if indices and (given or not all(exact)):
-        information_R_B = _repeat_information(log_probs_B_K_C, state.num_samples, dtype=state.posteriors_M_K.dtype, device=state.weights_M.device, generator=generator)
-        if given:
-            used = information_R_B[:, given - 1].mean().item()
-            information_R_B = information_R_B[:, given:] - information_R_B[:, given - 1 : given]
-        sampled_B = ~torch.tensor(exact, device="cpu")
-        scores_B[sampled_B] = information_R_B.mean(0)[sampled_B]
-        errors_B[sampled_B] = information_R_B.std(0)[sampled_B] / math.sqrt(len(information_R_B))
-        scores_B = scores_B.cummax(0).values  # sums of gains grow in every run; this is for the rounding where exact scores end
-    _warn_near_ceiling((used + scores_B).tolist(), K, bool(given), stacklevel=5)
-    scores_B = scores_B.clamp_max(max(ceiling - used, 0.0))
-    gains_B = scores_B.diff(prepend=scores_B.new_zeros(1))
-    return CandidateBatch(scores_B.tolist(), indices, gains_B.tolist(), errors_B.tolist(), ceiling)
+    def __init__(self, predictions: Predictions, num_samples: int, pending: list[int], generator, gains_N=None):
+        self.x, self.batch, self.exact = predictions.log_probs_N_K_C, list(pending), []
+        options = dict(dtype=predictions.dtype, device=predictions.device, generator=generator)
+        self.state = WeightedJointEntropy(num_samples, predictions.shape[1], **options)
+        if gains_N is None:
+            check_log_probs(self.x)  # before anything is drawn
+            gains_N = torch.zeros(len(self.x), dtype=torch.double, device=predictions.device)
+        super().__init__(gains_N, pending, TIES[predictions.dtype])
+        if pending:
+            self.state.add_variables(self.x[pending])
 
+    def gains(self, candidates_n):
+        return self.state.compute_gains(self.x)[candidates_n]
 
-def _greedy(choose, state, log_probs_g_K_C, batch_size, generator, progress) -> CandidateBatch:
-    "Pick after pick. `choose(indices)` says what to pick after these: its position, its gain, and its log_probs_1_K_C."
-    if len(log_probs_g_K_C):
-        state.add_variables(log_probs_g_K_C)
-    indices, gains, exact, log_probs = [], [], [], [log_probs_g_K_C]
-    for _ in _steps(batch_size, progress):
-        best, gain, log_probs_1_K_C = choose(indices)
-        indices.append(best)
-        gains.append(gain)
-        exact.append(state.exact)
-        log_probs.append(log_probs_1_K_C)
-        state.add_variables(log_probs_1_K_C)
-    return _report(torch.cat(log_probs), len(log_probs_g_K_C), indices, gains, exact, state, generator)
+    def add(self, pick):
+        self.batch.append(pick)
+        self.exact.append(self.state.exact)
+        self.state.add_variables(self.x[pick : pick + 1])
 
+    def get_batch(self) -> Tensor:
+        "log_probs_B_K_C of what is pending and of the picks."
+        return self.x[self.batch]
 
-def _greedy_batch(make_chooser, log_probs_N_K_C, batch_size, num_samples, dtype, device, given, generator, progress) -> CandidateBatch:
-    "What the plain and the fast search share. `make_chooser(x, state, given)` gives what `_greedy` asks."
-    x, generator = _as_tensor(log_probs_N_K_C), _generator(generator)
-    N, K, _ = _shape(x, "log_probs_N_K_C")
-    given = _check_given(given, N)
-    batch_size = _check_batch_size(batch_size, N - len(given))
-    dtype, device = _work_dtype(None, dtype), _work_device(device, x)
-    state = WeightedJointEntropy(num_samples, K, dtype=dtype, device=device, generator=generator)
-    return _greedy(make_chooser(x, state, given), state, x[given], batch_size, generator, progress)
+# %% ../nbs/03_batchbald.ipynb #df8f6af8
+def pick_batch(objective, batch_size, pending, generator, progress, stacklevel: int = 4) -> CandidateBatch:
+    "A search and its report."
+    indices, gains = search_greedily(objective, batch_size, progress=progress)
+    return _report(objective, len(pending), indices, gains, generator, stacklevel)
+
+# %% ../nbs/03_batchbald.ipynb #ef660622
+def check_search(log_probs_N_K_C, batch_size, dtype, device, pending, generator) -> tuple:
+    "What searches ask of their arguments: predictions, number of picks, positions, generator."
+    generator, predictions = check_generator(generator), Predictions(log_probs_N_K_C, dtype, device)
+    pending = check_positions(pending, len(predictions), "pending")
+    return predictions, check_batch_size(batch_size, len(predictions) - len(pending)), pending, generator
 
 # %% ../nbs/03_batchbald.ipynb #0e9fe01d
 def get_plain_batchbald_batch(
     log_probs_N_K_C,  # log p(y_n = c | w_k)
     batch_size: int,  # points to pick, B
     num_samples: int = 4_000,  # label configurations to carry, M; exact while they suffice
-    dtype: torch.dtype | None = None,  # of the products: torch.float32 (None) or torch.double; sums are float64
+    dtype: torch.dtype | None = None,  # of the products; None is torch.double for float64 input, else torch.float32
     device=None,  # where to compute; None means where the input lies
     *,
-    given: Iterable[int] = (),  # positions already out for labelling
+    pending: Iterable[int] = (),  # positions already out for labelling
     generator: torch.Generator | None = None,  # for resampling; a fresh one seeded with 0 if None
     progress: bool = False,  # show a progress bar
-) -> CandidateBatch:  # scores: joint information of picks 0..i beyond `given`, nats, never falling
-    """Greedy BatchBALD (algorithm 1, Kirsch et al. 2019), every candidate evaluated at every step: the referee of `get_batchbald_batch`, which gives the same sooner.
+) -> CandidateBatch:  # scores: joint information of picks 0..i beyond `pending`, nats, never falling
+    """Greedy BatchBALD (algorithm 1, Kirsch et al. 2019), every candidate evaluated at every step.
 
-    Raises `ValueError` on bad input. Warns (`CeilingWarning`) where the batch has used up what K parameter samples can tell, log K."""
-
-    def make_chooser(x, state, given):
-        check_log_probs(x)
-
-        def choose(indices):
-            gains_N = state.compute_gains(x)
-            gains_N[given + indices] = -math.inf
-            best = _first_best(gains_N, _ties[state.posteriors_M_K.dtype])
-            return best, gains_N[best].item(), x[best : best + 1]
-
-        return choose
-
-    return _greedy_batch(make_chooser, log_probs_N_K_C, batch_size, num_samples, dtype, device, given, generator, progress)
+    The reference search: `get_batchbald_batch` gives the same sooner.
+    Warns (`CeilingWarning`) where the batch has used up what K parameter samples can tell, log K."""
+    predictions, batch_size, pending, generator = check_search(
+        log_probs_N_K_C, batch_size, dtype, device, pending, generator
+    )
+    objective = BatchBALD(predictions, num_samples, pending, generator)
+    return pick_batch(objective, batch_size, pending, generator, progress)

@@ -19,7 +19,8 @@ from pathlib import Path
 
 from fastcore.basics import patch
 
-from .information import _warn
+from .checks import warn
+
 
 # %% ../nbs/93_records.ipynb #05479009
 def fail(message: str):
@@ -250,7 +251,7 @@ def open_records(path: Path, new: bool = False) -> RecordFile:
         ) from None
     if file.unlocked:
         why = f"`out`: {path.parent} is where files cannot be locked ({file.unlocked})"
-        _warn(f"{why}; see to it that no other run writes there", stacklevel=2)
+        warn(f"{why}; see to it that no other run writes there", stacklevel=2)
     return file
 
 # %% ../nbs/93_records.ipynb #cc46223f
@@ -291,7 +292,7 @@ def open_folder(
             file = file or stack.enter_context(open_records(records_path, new=True))
             if unfinished:
                 what = f"the last round in {records_path} was not complete ({unfinished})"
-                _warn(f"`out`: {what}; it is run again", stacklevel=5)
+                warn(f"`out`: {what}; it is run again", stacklevel=5)
             file.cut(size)
             # Of a run that was killed while it wrote one
             for left in [left for name in file_names for left in out.glob(f".{name}.*")]:

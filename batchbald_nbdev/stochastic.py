@@ -8,40 +8,64 @@ __all__ = ['get_softmax_batch', 'get_power_batch', 'get_softrank_batch', 'get_ra
 
 # %% ../nbs/06_stochastic.ipynb #687effeb
 import math
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
 
-from .bald import CandidateBatch, _check_batch_size, _check_scores, compute_bald, get_top_k_batch
-from .information import _check_count, _check_number, _check_room
-from .joint_entropy import _generator, _uniform
+from .bald import CandidateBatch, compute_bald, find_left, get_top_k_batch
+from batchbald_nbdev.checks import (
+    check_batch_size, check_count, check_generator, check_number, check_positions, check_room, check_scores,
+)
+from .joint_entropy import uniform
 
 # %% ../nbs/06_stochastic.ipynb #b7ca5df7
 def _gumbel_order(levels_N: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:
-    "All positions in the order of a draw without replacement with weights exp(level / T); levels of -inf come after all others, uniformly."
-    clocks_N = -torch.log1p(-_uniform((len(levels_N),), _generator(generator), "cpu"))
+    "Positions in the order of a draw without replacement with weights exp(level / T); levels of -inf come last."
+    clocks_N = -torch.log1p(-uniform((len(levels_N),), check_generator(generator), "cpu"))
     gumbel_N = -clocks_N.clamp_min(torch.finfo(torch.double).tiny).log()
     keys_N = levels_N + temperature * gumbel_N if temperature <= 1 else levels_N / temperature + gumbel_N
-    by_noise_N = gumbel_N.argsort(descending=True, stable=True)  # so that equal keys, such as -inf, keep the order of their noise
+    by_noise_N = gumbel_N.argsort(descending=True, stable=True)  # so that equal keys, such as -inf, keep its order
     return by_noise_N[keys_N[by_noise_N].argsort(descending=True, stable=True)]
 
+# %% ../nbs/06_stochastic.ipynb #a644f47b
+def _uniform_order(N: int, generator: torch.Generator | None) -> Tensor:
+    "All positions in random order."
+    return _gumbel_order(torch.zeros(N, dtype=torch.double, device="cpu"), 1.0, generator)
 
-def _check_temperature(temperature) -> float:
-    return _check_number(temperature, "temperature", want="a number from 0 (top-k) to infinity (random)")
+# %% ../nbs/06_stochastic.ipynb #311d053b
+def check_temperature(temperature) -> float:
+    return check_number(temperature, "temperature", want="a number from 0 (top-k) to infinity (random)")
 
-
-def _draw(scores_N, batch_size: int, temperature: float, generator, levels) -> CandidateBatch:
-    "Shared by the three forms: limits of the temperature, the draw, the scores of what was drawn. `levels(scores_N, T)` is T log weight."
-    scores_N, temperature = _check_scores(scores_N), _check_temperature(temperature)
-    batch_size, generator = _check_batch_size(batch_size, len(scores_N)), _generator(generator)
-    if temperature == 0:
-        return get_top_k_batch(scores_N, batch_size)
+# %% ../nbs/06_stochastic.ipynb #ba889c8e
+def _order(scores_n: Tensor, rule: Callable, temperature: float, generator: torch.Generator) -> Tensor:
+    "All positions in the order of a draw; scores of -inf come last."
     if temperature == math.inf:
-        order_N = _gumbel_order(torch.zeros(len(scores_N), dtype=torch.double, device="cpu"), 1.0, generator)
+        order_n = _uniform_order(len(scores_n), generator)
     else:
-        order_N = _gumbel_order(levels(scores_N.double().cpu(), temperature), temperature, generator)
-    barred_N = (scores_N == -math.inf).cpu()[order_N]
-    indices = torch.cat([order_N[~barred_N], order_N[barred_N]])[:batch_size].tolist()
+        order_n = _gumbel_order(rule(scores_n.double().cpu(), temperature), temperature, generator)
+    barred_n = (scores_n == -math.inf).cpu()[order_n]
+    return torch.cat([order_n[~barred_n], order_n[barred_n]])
+
+# %% ../nbs/06_stochastic.ipynb #0d2f60cf
+def draw_batch(
+    scores_N,  # one score for each pool point
+    batch_size: int,  # points to draw, B
+    rule: Callable,  # T log weight, by scores and T
+    temperature: float,  # T; 0 is top-k, infinity random
+    generator: torch.Generator | None,
+    pending: Iterable[int] = (),  # positions already out for labelling
+    tolerance: float = 0.0,  # of the ties of top-k
+) -> CandidateBatch:  # scores: the given ones, in the order drawn
+    "A batch without replacement."
+    scores_N, temperature = check_scores(scores_N), check_temperature(temperature)
+    pending = check_positions(pending, len(scores_N), "pending")
+    left = find_left(len(scores_N), pending)
+    batch_size, generator = check_batch_size(batch_size, len(left)), check_generator(generator)
+    if temperature == 0:
+        return get_top_k_batch(scores_N, batch_size, pending=pending, tolerance=tolerance)
+    order_n = _order(scores_N[left], rule, temperature, generator)[:batch_size]
+    indices = [left[i] for i in order_n.tolist()]
     return CandidateBatch(scores_N[indices].tolist(), indices)
 
 # %% ../nbs/06_stochastic.ipynb #8298a22c
@@ -57,56 +81,63 @@ def _rank_levels(scores_N: Tensor, temperature: float) -> Tensor:
     return levels_N
 
 # %% ../nbs/06_stochastic.ipynb #41048bc3
+def _softmax_levels(scores_N: Tensor, temperature: float) -> Tensor:
+    return scores_N
+
+# %% ../nbs/06_stochastic.ipynb #4abb4169
 def get_softmax_batch(
     scores_N,  # one score for each pool point, of any sign; -inf means never, while others are left
     batch_size: int,  # points to draw, B
     *,
     temperature: float = 1 / 8,  # T, in the unit of the scores; 0 is top-k, infinity random
+    pending: Iterable[int] = (),  # positions already out for labelling; never drawn
     generator: torch.Generator | None = None,  # a fresh one seeded with 0 if None
 ) -> CandidateBatch:  # scores: the given ones, in the order drawn
-    """Draw without replacement, $p_i \\propto \\exp(s_i / T)$ (eq. 2, Kirsch et al. 2021).
+    "Draw without replacement, $p_i \\propto \\exp(s_i / T)$ (eq. 2, Kirsch et al. 2021)."
+    return draw_batch(scores_N, batch_size, _softmax_levels, temperature, generator, pending)
 
-    Raises `ValueError` on NaN, a negative size or a negative temperature."""
-    return _draw(scores_N, batch_size, temperature, generator, lambda s, T: s)
+# %% ../nbs/06_stochastic.ipynb #18d3736a
+def _power_levels(scores_N: Tensor, temperature: float) -> Tensor:
+    return scores_N.clamp_min(0).log()
 
-
+# %% ../nbs/06_stochastic.ipynb #cf9db565
 def get_power_batch(
     scores_N,  # one score for each pool point; below zero counts as zero, -inf means never, while others are left
     batch_size: int,  # points to draw, B
     *,
     temperature: float = 1 / 4,  # T, without unit; 0 is top-k, infinity random
+    pending: Iterable[int] = (),  # positions already out for labelling; never drawn
     generator: torch.Generator | None = None,  # a fresh one seeded with 0 if None
 ) -> CandidateBatch:  # scores: the given ones, in the order drawn
-    """Draw without replacement, $p_i \\propto s_i^{1/T}$; zero scores come last, uniformly.
+    "Draw without replacement, $p_i \\propto s_i^{1/T}$; zero scores come last, uniformly."
+    return draw_batch(scores_N, batch_size, _power_levels, temperature, generator, pending)
 
-    Raises `ValueError` on NaN, a negative size or a negative temperature."""
-    return _draw(scores_N, batch_size, temperature, generator, lambda s, T: s.clamp_min(0).log())
-
-
+# %% ../nbs/06_stochastic.ipynb #74f64cbd
 def get_softrank_batch(
     scores_N,  # one score for each pool point, of any sign; -inf means never, while others are left
     batch_size: int,  # points to draw, B
     *,
     temperature: float = 1.0,  # T, without unit; 0 is top-k, infinity random
+    pending: Iterable[int] = (),  # positions already out for labelling; never drawn
     generator: torch.Generator | None = None,  # a fresh one seeded with 0 if None
 ) -> CandidateBatch:  # scores: the given ones, in the order drawn
-    """Draw without replacement, $p_i \\propto r_i^{-1/T}$ with rank 1 the best; equal scores share the weights of their ranks.
-
-    Raises `ValueError` on NaN, a negative size or a negative temperature."""
-    return _draw(scores_N, batch_size, temperature, generator, _rank_levels)
+    "Draw without replacement, $p_i \\propto r_i^{-1/T}$ with rank 1 the best; equal scores share their ranks' weights."
+    return draw_batch(scores_N, batch_size, _rank_levels, temperature, generator, pending)
 
 # %% ../nbs/06_stochastic.ipynb #77086f48
 def get_random_batch(
     N: int,  # points in the pool
     batch_size: int,  # points to draw, B
     *,
+    pending: Iterable[int] = (),  # positions already out for labelling; never drawn
     generator: torch.Generator | None = None,  # a fresh one seeded with 0 if None
 ) -> CandidateBatch:  # scores: 0
-    "A batch drawn uniformly without replacement. Raises `ValueError` on an empty pool or a negative size."
-    N = _check_count(N, "N")
-    _check_room(64 * N, "N", f"an order of {N:,} points")
-    batch_size = _check_batch_size(batch_size, N)
-    indices = _gumbel_order(torch.zeros(N, dtype=torch.double, device="cpu"), 1.0, generator)[:batch_size].tolist()
+    "A batch drawn uniformly without replacement."
+    N = check_count(N, "N")
+    check_room(64 * N, "N", f"an order of {N:,} points")
+    left, generator = find_left(N, pending), check_generator(generator)
+    batch_size = check_batch_size(batch_size, len(left))
+    indices = [left[i] for i in _uniform_order(len(left), generator)[:batch_size].tolist()]
     return CandidateBatch([0.0] * len(indices), indices)
 
 # %% ../nbs/06_stochastic.ipynb #77f30de2
@@ -115,29 +146,32 @@ def get_softmaxbald_batch(
     batch_size: int,  # points to draw, B
     *,
     temperature: float = 1 / 8,  # T, nats; 0 is top-k, infinity random
+    pending: Iterable[int] = (),  # positions already out for labelling; never drawn
     generator: torch.Generator | None = None,  # a fresh one seeded with 0 if None
 ) -> CandidateBatch:  # scores: BALD, not the noised ones, in the order drawn
-    "`get_softmax_batch` of BALD scores: SoftmaxBALD (section 5, Kirsch et al. 2021). Raises `ValueError` on bad input."
-    return get_softmax_batch(compute_bald(log_probs_N_K_C), batch_size, temperature=temperature, generator=generator)
+    "`get_softmax_batch` of BALD scores: SoftmaxBALD (section 5, Kirsch et al. 2021)."
+    return draw_batch(compute_bald(log_probs_N_K_C), batch_size, _softmax_levels, temperature, generator, pending)
 
-
+# %% ../nbs/06_stochastic.ipynb #0c27d371
 def get_powerbald_batch(
     log_probs_N_K_C,  # log p(y_n = c | w_k)
     batch_size: int,  # points to draw, B
     *,
     temperature: float = 1 / 4,  # T, without unit; 0 is top-k, infinity random
+    pending: Iterable[int] = (),  # positions already out for labelling; never drawn
     generator: torch.Generator | None = None,  # a fresh one seeded with 0 if None
 ) -> CandidateBatch:  # scores: BALD, not the noised ones, in the order drawn
-    "`get_power_batch` of BALD scores: PowerBALD. Raises `ValueError` on bad input."
-    return get_power_batch(compute_bald(log_probs_N_K_C), batch_size, temperature=temperature, generator=generator)
+    "`get_power_batch` of BALD scores: PowerBALD."
+    return draw_batch(compute_bald(log_probs_N_K_C), batch_size, _power_levels, temperature, generator, pending)
 
-
+# %% ../nbs/06_stochastic.ipynb #c91d7f97
 def get_softrankbald_batch(
     log_probs_N_K_C,  # log p(y_n = c | w_k)
     batch_size: int,  # points to draw, B
     *,
     temperature: float = 1.0,  # T, without unit; 0 is top-k, infinity random
+    pending: Iterable[int] = (),  # positions already out for labelling; never drawn
     generator: torch.Generator | None = None,  # a fresh one seeded with 0 if None
 ) -> CandidateBatch:  # scores: BALD, not the noised ones, in the order drawn
-    "`get_softrank_batch` of BALD scores: SoftrankBALD. Raises `ValueError` on bad input."
-    return get_softrank_batch(compute_bald(log_probs_N_K_C), batch_size, temperature=temperature, generator=generator)
+    "`get_softrank_batch` of BALD scores: SoftrankBALD."
+    return draw_batch(compute_bald(log_probs_N_K_C), batch_size, _rank_levels, temperature, generator, pending)

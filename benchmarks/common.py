@@ -28,15 +28,14 @@ import torch
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
+from batchbald_nbdev.active_learning import derive_generator, make_seeded
 from batchbald_nbdev.all import (
     WeightedJointEntropy,
     collect_log_probs,
-    derive_generator,
     get_balanced_indices,
     get_batchbald_batch,
     get_repeated_digits,
     make_mlp,
-    make_seeded,
     train_models,
 )
 

@@ -13,7 +13,8 @@ import warnings
 import common
 from torch import Tensor
 
-from batchbald_nbdev.all import CeilingWarning, derive_generator, get_bald_batch, get_batchbald_batch
+from batchbald_nbdev.active_learning import derive_generator
+from batchbald_nbdev.all import CeilingWarning, get_bald_batch, get_batchbald_batch
 
 BASE = {
     "tiny": {"N": 60, "K": 20, "C": 10, "M": 100, "B": 4},

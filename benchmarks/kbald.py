@@ -16,7 +16,9 @@ import statistics
 
 import common
 
-from batchbald_nbdev.all import derive_generator, get_bald_batch, get_batchbald_batch, get_kbald_batch, get_plain_batchbald_batch
+from batchbald_nbdev.active_learning import derive_generator
+from batchbald_nbdev.all import get_bald_batch, get_batchbald_batch, get_kbald_batch
+from batchbald_nbdev.plain_batchbald import get_plain_batchbald_batch
 
 SIZES = {
     "tiny": dict(pools=[60], N=60, K=20, batches=(3, 5), repeats=1, draws=2_000, labels=(20,)),

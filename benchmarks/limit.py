@@ -17,7 +17,8 @@ import common
 import numpy as np
 import torch
 
-from batchbald_nbdev.all import derive_generator, get_bald_batch, get_batchbald_batch
+from batchbald_nbdev.active_learning import derive_generator
+from batchbald_nbdev.all import get_bald_batch, get_batchbald_batch
 
 SIZES = {"tiny": ([60], 100, 3, 1), "quick": ([20_000], 10_000, 10, 5), "full": ([20_000, 60_000], 10_000, 10, 15)}  # N, M, B, calls of each kind
 ROUNDS = {"tiny": 1, "quick": 2, "full": 3}  # processes of each number of threads

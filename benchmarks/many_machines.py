@@ -22,7 +22,8 @@ import numpy as np
 import torch
 
 from batchbald_nbdev import plain_batchbald
-from batchbald_nbdev.all import derive_generator, get_batchbald_batch, get_distributed_batchbald_batch
+from batchbald_nbdev.active_learning import derive_generator
+from batchbald_nbdev.all import get_batchbald_batch, get_distributed_batchbald_batch
 
 K, C, B = 20, 10, 10
 SIZES = {"tiny": [2_000], "quick": [100_000, 1_000_000], "full": [100_000, 1_000_000, 10_000_000]}

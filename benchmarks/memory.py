@@ -16,7 +16,8 @@ import common
 import numpy as np
 import torch
 
-from batchbald_nbdev.all import derive_generator, get_bald_batch, get_batchbald_batch
+from batchbald_nbdev.active_learning import derive_generator
+from batchbald_nbdev.all import get_bald_batch, get_batchbald_batch
 
 SIZES = {"tiny": [60], "quick": [20_000, 100_000], "full": [20_000, 100_000, 1_000_000]}
 KINDS = {"tensor": "float32 tensor", "map": "float16 memory map"}

@@ -24,7 +24,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from batchbald_nbdev.all import derive_generator, get_bald_batch, get_batchbald_batch
+from batchbald_nbdev.active_learning import derive_generator
+from batchbald_nbdev.all import get_bald_batch, get_batchbald_batch
 
 SIZES = {"tiny": dict(N=60, K=20, M=400, B=5), "quick": dict(N=2_000, K=100, M=10_000, B=10), "full": dict(N=2_000, K=100, M=10_000, B=10)}
 DRAWS = {"tiny": 2_000, "quick": 200_000, "full": 1_000_000}

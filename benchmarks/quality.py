@@ -18,7 +18,9 @@ import common
 import torch
 from torch import Tensor
 
-from batchbald_nbdev.all import WeightedJointEntropy, compute_conditional_entropy, derive_generator, get_batchbald_batch, get_plain_batchbald_batch
+from batchbald_nbdev.active_learning import derive_generator
+from batchbald_nbdev.all import WeightedJointEntropy, compute_conditional_entropy, get_batchbald_batch
+from batchbald_nbdev.plain_batchbald import get_plain_batchbald_batch
 
 POOLS = {
     "tiny": dict(pools=2, N=60, K=20, M=200, B=5, draws=2_000),

@@ -16,13 +16,11 @@ import time
 import common
 import numpy as np
 
+from batchbald_nbdev.active_learning import derive_generator
 from batchbald_nbdev.all import (
     compute_bald,
-    derive_generator,
     get_bald_batch,
     get_batchbald_batch,
-    get_curves,
-    get_labels_to,
     get_power_batch,
     get_random_batch,
     get_repeated_digits,
@@ -30,6 +28,8 @@ from batchbald_nbdev.all import (
     get_softrank_batch,
     run_trials,
 )
+from batchbald_nbdev.experiments import get_labels_to
+from batchbald_nbdev.plots import get_curves
 
 DRAWS = {"softmaxbald": get_softmax_batch, "powerbald": get_power_batch, "softrankbald": get_softrank_batch}
 TEMPERATURES = {

@@ -371,7 +371,7 @@ def test_training_and_every_prediction_are_on_the_device(monkeypatch):
 
     monkeypatch.setattr(active_learning, "train_models", train_there)
     monkeypatch.setattr(active_learning, "collect_log_probs", collect_there)
-    monkeypatch.setattr(active_learning, "_work_device", lambda device: f"the {device}")
+    monkeypatch.setattr(active_learning, "choose_device", lambda device: f"the {device}")
     run({name: methods[name] for name in ("bald", "epig")}, DATA[:1], budget=30, device="abacus")
     assert trained == ["the abacus"] * 2 and predicted == ["the abacus"] * (2 * 2 + 1 + 2)  # tests; a pool; a pool and the evaluation inputs
 

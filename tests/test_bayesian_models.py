@@ -18,7 +18,7 @@ from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSa
 from torch.utils.data.distributed import DistributedSampler
 
 from batchbald_nbdev import active_learning, networks
-from batchbald_nbdev.all import *
+from everything import *
 from batchbald_nbdev.collect import _Bytes, _split
 from batchbald_nbdev.image_sets import image_sets
 

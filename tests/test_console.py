@@ -117,8 +117,8 @@ def test_a_warning_is_one_line(predictions):
 
 def test_select_with_names_and_given_points_into_csv(predictions, tmp_path):
     (tmp_path / "ids.txt").write_text("".join(f"img/{i}.png\n" for i in range(50)))
-    (tmp_path / "given.txt").write_text("img/3.png\nimg/4.png\n")
-    run("batchbald_select", predictions, "--size", 60, "--ids", tmp_path / "ids.txt", "--given", tmp_path / "given.txt", "--out", tmp_path / "picks.csv")
+    (tmp_path / "pending.txt").write_text("img/3.png\nimg/4.png\n")
+    run("batchbald_select", predictions, "--size", 60, "--ids", tmp_path / "ids.txt", "--pending", tmp_path / "pending.txt", "--out", tmp_path / "picks.csv")
     rows = [line.split(",") for line in (tmp_path / "picks.csv").read_text().splitlines()]
     assert rows[0][:4] == ["pick", "id", "position", "score"] and len(rows) == 1 + 48
     assert {row[1] for row in rows[1:]} == {f"img/{i}.png" for i in range(50)} - {"img/3.png", "img/4.png"}
@@ -156,8 +156,8 @@ def test_select_refuses_what_it_cannot_do(predictions, tmp_path, refused, monkey
         (["two.npz"], "2 arrays"), (["none.npz"], "0 arrays"), (["dict.pt"], "single tensor"), (["code.pt"], "cannot be read"), (["code.npy"], "cannot be read"),
         (["torn.npy"], "cannot be read"), (["torn.npz"], "cannot be read"), (["torn.pt"], "cannot be read"), (["lines.txt"], "want .npy"),
         (["p.npy", "--kind", "probs"], "probabilities"), (["p.npy", "--kind", "percent"], "kind"), (["p.npy", "--method", "magic"], "`method`"),
-        (["p.npy", "--size", -1], "`size`"), (["p.npy", "--configs", 0], "`configs`"), (["p.npy", "--given", "lines.txt"], "`given`"),
-        (["p.npy", "--given", "gone.txt"], "`given`"), (["p.npy", "--ids", "lines.txt"], "`ids`"),
+        (["p.npy", "--size", -1], "`size`"), (["p.npy", "--configs", 0], "`configs`"), (["p.npy", "--pending", "lines.txt"], "`pending`"),
+        (["p.npy", "--pending", "gone.txt"], "`pending`"), (["p.npy", "--ids", "lines.txt"], "`ids`"),
         (["p.npy", "--out", "there.json"], "--overwrite"), (["p.npy", "--out", "no/picks.json"], "`out`"), (["p.npy", "--out", "picks.xls"], "`out`"),
     ):
         refused("batchbald_select", *args, message=message)
@@ -200,14 +200,14 @@ def test_select_refuses_evaluation_inputs_that_nobody_asks_about(predictions, tm
 def test_select_says_what_it_read_and_what_the_columns_are(predictions, tmp_path, call):
     x = np.load(predictions)
     np.save(tmp_path / "one.npy", x[:1])
-    (tmp_path / "given.txt").write_text("3\n4\n")
+    (tmp_path / "pending.txt").write_text("3\n4\n")
     out = tmp_path / "picks.json"
-    printed, err = call("batchbald_select", predictions, "--size", 3, "--given", tmp_path / "given.txt", "--out", out)
+    printed, err = call("batchbald_select", predictions, "--size", 3, "--pending", tmp_path / "pending.txt", "--out", out)
     lines = printed.splitlines()
-    assert lines[0] == f"p.npy: 50 points (2 given), {x.shape[1]} parameter samples, 10 classes" and lines[1].split() == ["pick", "id", "position", "score", "gain", "standard_error"]
+    assert lines[0] == f"p.npy: 50 points (2 pending), {x.shape[1]} parameter samples, 10 classes" and lines[1].split() == ["pick", "id", "position", "score", "gain", "standard_error"]
     assert lines[-1].startswith("score: ") and "; gain: " in lines[-1] and "; standard_error: " in lines[-1] and lines[-1].count("in nats") == 3 and len(lines) == 6 and err == ""
     written = json.loads(out.read_text())
-    assert (written["points"], written["samples"], written["classes"], written["given"], written["ids"], written["evaluation"]) == (50, x.shape[1], 10, str(tmp_path / "given.txt"), None, None)
+    assert (written["points"], written["samples"], written["classes"], written["pending"], written["ids"], written["evaluation"]) == (50, x.shape[1], 10, str(tmp_path / "pending.txt"), None, None)
     assert "; ".join(f"{column}: {text}" for column, text in written["columns"].items()) == lines[-1]
     printed, _ = call("batchbald_select", predictions, "--method", "epig", "--size", 1, "--evaluation", tmp_path / "one.npy")
     assert printed.splitlines()[0].endswith(" 10 classes; 1 evaluation point") and printed.splitlines()[-1] == "score: the point's own EPIG, in nats"
@@ -543,7 +543,7 @@ def test_the_device_is_where_the_run_is_and_is_recorded(tmp_path, call, monkeypa
         devices.append(device)
         return iter(())
     monkeypatch.setattr(experiments, "run_trials", run_trials)
-    monkeypatch.setattr(experiments, "_work_device", lambda device: torch.device(device, 0))
+    monkeypatch.setattr(experiments, "choose_device", lambda device: torch.device(device, 0))
     with pytest.raises(ValueError):  # nothing ran, so there is nothing to summarise
         experiments.compare_methods(tmp_path, device="cuda")
     run = json.loads((tmp_path / "run.json").read_text())

@@ -21,8 +21,8 @@ import torch
 from torch import nn
 
 import batchbald_nbdev
-from batchbald_nbdev import active_learning, bayesian_models, collect, information
-from batchbald_nbdev.all import *
+from batchbald_nbdev import active_learning, bayesian_models, checks, collect
+from everything import *
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*log K"),
@@ -322,27 +322,27 @@ COMPUTED = {  # name -> what it computes from inputs, in a folder of its own; `o
     ],
     "get_plain_batchbald_batch": lambda i, f, **o: [
         get_plain_batchbald_batch(i.x, 6, 500, **o),
-        get_plain_batchbald_batch(i.x, 6, 500, given=[2, 5], **o),
+        get_plain_batchbald_batch(i.x, 6, 500, pending=[2, 5], **o),
     ],
     "get_batchbald_batch": lambda i, f, **o: [
         get_batchbald_batch(i.x, 7, 1600, **o),
-        get_batchbald_batch(i.x, 5, 1600, given=[2, 5], generator=i.generator, race_error=0, **o),
+        get_batchbald_batch(i.x, 5, 1600, pending=[2, 5], generator=i.generator, race_error=0, **o),
     ],
-    "get_distributed_batchbald_batch": lambda i, f, **o: [distributed(i), distributed(i, given=[2, 90])],
+    "get_distributed_batchbald_batch": lambda i, f, **o: [distributed(i), distributed(i, pending=[2, 90])],
     "compute_pair_information": lambda i, f, **o: compute_pair_information(i.x, i.few, **o),
     "compute_kbald_gains": lambda i, f, **o: [compute_kbald_gains(i.x, i.few, k, **o) for k in (1, 2, 3, 5)],
     "compute_kbald": lambda i, f, **o: compute_kbald(i.few, 3, **o),
     "get_kbald_batch": lambda i, f, **o: [
-        get_kbald_batch(i.x, 6, k, given=given, **o) for k in (2, 3) for given in ((), (2, 5))
+        get_kbald_batch(i.x, 6, k, pending=given, **o) for k in (2, 3) for given in ((), (2, 5))
     ],
     "get_dynamic_kbald_batch": lambda i, f, **o: get_dynamic_kbald_batch(i.x, 6, tolerance=0.3, **o),
     "get_dynamic_batchbald_batch": lambda i, f, **o: [
-        get_dynamic_batchbald_batch(i.x, 12, 500, gain_share=0.01, given=given, **o) for given in ((), (2, 5))
+        get_dynamic_batchbald_batch(i.x, 12, 500, gain_share=0.01, pending=given, **o) for given in ((), (2, 5))
     ],
-    "get_conservativebald_batch": lambda i, f, **o: get_conservativebald_batch(i.x, 6, given=[2], **o),
+    "get_conservativebald_batch": lambda i, f, **o: get_conservativebald_batch(i.x, 6, pending=[2], **o),
     "get_budgetbald_batch": lambda i, f, **o: [
         get_budgetbald_batch(i.x, 6, 500, budget=1.0, **o),
-        get_budgetbald_batch(i.x, 6, 500, given=[2], **o),
+        get_budgetbald_batch(i.x, 6, 500, pending=[2], **o),
     ],
     "get_largebatchbald_batch": lambda i, f, **o: get_largebatchbald_batch(i.x, 6, **o),
     "get_softmax_batch": lambda i, f, **o: [
@@ -361,9 +361,9 @@ COMPUTED = {  # name -> what it computes from inputs, in a folder of its own; `o
         compute_epig_bald(i.x, i.y, 300, **o),
         compute_epig_bald(i.x, log_probs_after_N_K_C=i.z, **o),
     ],
-    "get_batchepig_batch": lambda i, f, **o: [get_batchepig_batch(i.x, i.y, 5, M, given=[3], **o) for M in (20, 300)],
+    "get_batchepig_batch": lambda i, f, **o: [get_batchepig_batch(i.x, i.y, 5, M, pending=[3], **o) for M in (20, 300)],
     "get_batchepigbald_batch": lambda i, f, **o: [
-        get_batchepigbald_batch(i.x, i.y, 5, 300, given=[3], **o),
+        get_batchepigbald_batch(i.x, i.y, 5, 300, pending=[3], **o),
         get_batchepigbald_batch(i.x, None, 4, 300, log_probs_after_N_K_C=i.z, **o),
     ],
     "get_softmaxepig_batch": lambda i, f, **o: get_softmaxepig_batch(i.x, i.y, 9),
@@ -709,19 +709,19 @@ def test_arrays_that_may_only_be_read_are_shared_in_silence(dtype, tmp_path):
     ):
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            tensor = information._as_tensor(array)
+            tensor = checks.as_float_tensor(array)
         assert (
             tensor.data_ptr() == array.ctypes.data
             and tensor.stride() == tuple(s // array.itemsize for s in array.strides)
             and np.array_equal(tensor.numpy(), array)
         )
         assert not array.flags.writeable
-    tensor = information._as_tensor(np.load(tmp_path / "x.npy", mmap_mode="r"))  # the map lives as long as the tensor
+    tensor = checks.as_float_tensor(np.load(tmp_path / "x.npy", mmap_mode="r"))  # the map lives as long as the tensor
     assert np.array_equal(tensor.numpy(), x)
     for bad in (frozen.astype(object), frozen.astype(">f8"), frozen[::-1]):
         bad.flags.writeable = False
         with pytest.raises(ValueError, match="`log_probs_N_K_C` cannot be read"):
-            information._as_tensor(bad)
+            checks.as_float_tensor(bad)
 
 
 # Threads
@@ -781,17 +781,17 @@ def test_what_is_not_to_be_heard_is_silent_in_its_thread_alone():
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        with information._without(CeilingWarning):
-            information._warn("here", CeilingWarning)
-            information._warn("of another kind")
+        with checks.silencing(CeilingWarning):
+            checks.warn("here", CeilingWarning)
+            checks.warn("of another kind")
             with ThreadPoolExecutor(1) as executor:
-                executor.submit(information._warn, "there", CeilingWarning).result()
-        with information._listening(listen), information._without(CeilingWarning):
-            information._warn("here", CeilingWarning)
-            information._warn("heard")
-        with pytest.raises(KeyError), information._listening(listen):
+                executor.submit(checks.warn, "there", CeilingWarning).result()
+        with checks.listening(listen), checks.silencing(CeilingWarning):
+            checks.warn("here", CeilingWarning)
+            checks.warn("heard")
+        with pytest.raises(KeyError), checks.listening(listen):
             raise KeyError
-        information._warn("after")
+        checks.warn("after")
     assert [str(w.message) for w in caught] == ["of another kind", "there", "after"] and said == [
         ("heard", UserWarning)
     ]
@@ -852,8 +852,8 @@ def test_tensors_are_made_somewhere_and_as_something():
     assert not [*faults("torch.zeros(3, dtype=x, device=y); torch.arange(3, device=y); x.new_zeros(3)")]
     found = {path.name: [*faults(path.read_text())] for path in SOURCES if path.name != "_modidx.py"}
     assert (
-        found.pop("information.py")
-        == [f for f in faults((Path(information.__file__)).read_text()) if f.endswith(": torch.as_tensor(x)")]
+        found.pop("checks.py")
+        == [f for f in faults((Path(checks.__file__)).read_text()) if f.endswith(": torch.as_tensor(x)")]
         and len(found) > 12
     )  # what is on a GPU already
     program, = found.pop("command_line.py")  # where the process is the command's own

@@ -16,7 +16,7 @@ from hypothesis import given as given_any, settings, strategies as st
 
 from batchbald_nbdev import distributed as parts
 from batchbald_nbdev import plain_batchbald
-from batchbald_nbdev.all import *
+from everything import *
 
 dask = pytest.importorskip("dask", reason="needs dask: pip install 'batchbald_nbdev[dask]'")
 da = pytest.importorskip("dask.array", reason="needs dask.array: pip install 'batchbald_nbdev[dask]'")
@@ -118,7 +118,7 @@ def test_a_rise_in_one_part_counts_in_all(who_rises, asked_before):
 
 
 def test_who_is_named_wins_if_races_drop_everybody(monkeypatch):
-    monkeypatch.setattr(parts, "_best_candidate", lambda state, rows, bounds_N, floor, **_: (bounds_N.clamp_(max=floor - 0.1), 0.0))
+    monkeypatch.setattr(parts, "best_candidate", lambda state, rows, bounds_N, incumbent, **_: (bounds_N.clamp_(max=incumbent - 0.1), 0.0))
     x = pool()
     leader = parts._Leader(cut(x, 60), torch.float32, 1e-5, 2**28)
     i, gain, row = leader.choose(WeightedJointEntropy(100, 30), [])
@@ -154,12 +154,12 @@ def test_a_tie_with_another_parts_best_is_seen():
 def test_given_points_condition_and_are_not_returned():
     x = pool(seed=3)
     for points in ([], [5], [299, 5, 60, 61], np.array([0, 299])):
-        batch = get_distributed_batchbald_batch(cut(x, 60), 6, 900, given=points, max_bytes=40_000)
-        assert_same(batch, get_batchbald_batch(x, 6, 900, given=points))
+        batch = get_distributed_batchbald_batch(cut(x, 60), 6, 900, pending=points, max_bytes=40_000)
+        assert_same(batch, get_batchbald_batch(x, 6, 900, pending=points))
         assert not set(batch.indices) & set(points)
     top = get_bald_batch(x, 2).indices  # what would be picked first
-    assert_same(get_distributed_batchbald_batch(cut(x, 60), 3, given=iter(top)), get_batchbald_batch(x, 3, given=top))
-    assert sorted(get_distributed_batchbald_batch(cut(x[:20], 6), 99, 300, given=[0, 7, 19]).indices) == [i for i in range(20) if i not in (0, 7, 19)]
+    assert_same(get_distributed_batchbald_batch(cut(x, 60), 3, pending=iter(top)), get_batchbald_batch(x, 3, pending=top))
+    assert sorted(get_distributed_batchbald_batch(cut(x[:20], 6), 99, 300, pending=[0, 7, 19]).indices) == [i for i in range(20) if i not in (0, 7, 19)]
 
 
 @pytest.mark.parametrize("shape", [(30, 8, 4), (30, 1, 4), (30, 8, 1), (1, 8, 4), (1, 1, 1)])
@@ -198,10 +198,10 @@ def test_chunks_along_other_axes_and_of_unknown_length():
     assert_same(get_distributed_batchbald_batch(da.from_array(x.numpy(), chunks=(70, 11, 3)), 5), whole)
     odd = cut(x, 70)[da.arange(300, chunks=70) % 2 == 1]
     assert math.isnan(odd.shape[0])
-    assert_same(get_distributed_batchbald_batch(odd, 5, given=[2, 90]), get_batchbald_batch(x[1::2], 5, given=[2, 90]))
+    assert_same(get_distributed_batchbald_batch(odd, 5, pending=[2, 90]), get_batchbald_batch(x[1::2], 5, pending=[2, 90]))
     assert sorted(get_distributed_batchbald_batch(odd, 1_000, 50).indices) == list(range(150))
-    with pytest.raises(ValueError, match="`given` has positions outside the pool of 150"):
-        get_distributed_batchbald_batch(odd, 5, given=[150])
+    with pytest.raises(ValueError, match="`pending` has positions outside the pool of 150"):
+        get_distributed_batchbald_batch(odd, 5, pending=[150])
     with pytest.raises(ValueError, match="unknown number of parameter samples"):
         get_distributed_batchbald_batch(da.from_array(x.numpy())[:, da.arange(30, chunks=30) % 2 == 1], 5)
 
@@ -321,7 +321,7 @@ def test_a_part_keeps_the_highest_bounds_and_never_changes():
     assert len(pickle.dumps(part.log_probs_r_K_C)) < x.nbytes / 2  # and not a view of all of it
     before = [o.clone() for o in (part.bounds_n, part.kept_r, part.log_probs_r_K_C)]
     state = WeightedJointEntropy(900, 30).add_variables(x[[3, 4]])
-    options = {"state": state, "taken": [3, 4], "floor": -math.inf, "rise": 0.0, "race_error": 1e-5, "elements": 2**18, "room": 10, "slack": 1e-6}
+    options = {"state": state, "taken": [3, 4], "incumbent": -math.inf, "violation": 0.0, "race_error": 1e-5, "elements": 2**18, "room": 10, "slack": 1e-6}
     new = parts._look(part, x.numpy(), **options)
     assert all(torch.equal(a, b) for a, b in zip(before, (part.bounds_n, part.kept_r, part.log_probs_r_K_C)))
     assert new.kept_r.tolist() == new.bounds_n.argsort(descending=True, stable=True)[:10].sort().values.tolist() != part.kept_r.tolist()
@@ -369,7 +369,7 @@ def test_bad_shapes_are_named(shape):
 
 @pytest.mark.parametrize(
     "options, name",
-    [({"batch_size": -1}, "batch_size"), ({"num_samples": 0}, "num_samples"), ({"given": [300]}, "given"), ({"generator": 0}, "generator"), ({"race_error": 0.5}, "race_error")]
+    [({"batch_size": -1}, "batch_size"), ({"num_samples": 0}, "num_samples"), ({"pending": [300]}, "pending"), ({"generator": 0}, "generator"), ({"race_error": 0.5}, "race_error")]
     + [({"max_bytes": 0}, "max_bytes"), ({"dtype": torch.float16}, "dtype")],
 )
 def test_bad_arguments_are_named_before_anything_is_computed(options, name):

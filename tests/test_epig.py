@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from batchbald_nbdev import epig, plain_batchbald
-from batchbald_nbdev.all import *
+from everything import *
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*log K")
 
@@ -93,7 +93,7 @@ def test_two_models_give_the_difference_of_their_bald_scores(x, y):
 def test_batchepig_against_brute_force(x, y):
     score = lambda S: mean_information([x[i] for i in S], y)
     for given in ((), (5, 2)):
-        batch = get_batchepig_batch(x, y, 3, given=given)
+        batch = get_batchepig_batch(x, y, 3, pending=given)
         picks, scores = greedy(score, 7, 3, given)
         assert batch.indices == picks and np.allclose(batch.scores, scores, rtol=0, atol=1e-10)
         assert batch.standard_errors == [0.0] * 3 and np.allclose(np.cumsum(batch.gains), batch.scores, rtol=0, atol=1e-12)
@@ -107,11 +107,11 @@ def test_batchepigbald_against_brute_force(x, y):
     models = lambda S: parameters([x[i] for i in S]) - parameters([z[i] for i in S])
     for score, ceiling, options in ((jointly, parameters(list(y)), {"log_probs_E_K_C": y}), (models, math.log(6), {"log_probs_E_K_C": None, "log_probs_after_N_K_C": z})):
         for given in ((), (4,)):
-            batch = get_batchepigbald_batch(x, batch_size=2, num_samples=1000, given=given, **options)
+            batch = get_batchepigbald_batch(x, batch_size=2, num_samples=1000, pending=given, **options)
             picks, scores = greedy(score, 7, 2, given)
             assert batch.indices == picks and np.allclose(batch.scores, scores, rtol=0, atol=1e-10)
             assert batch.standard_errors == [0.0] * 2 and batch.ceiling == pytest.approx(ceiling, abs=1e-10)
-            assert get_batchepigbald_batch(x, batch_size=0, num_samples=1000, given=given, **options).ceiling == pytest.approx(ceiling, abs=1e-10)
+            assert get_batchepigbald_batch(x, batch_size=0, num_samples=1000, pending=given, **options).ceiling == pytest.approx(ceiling, abs=1e-10)
 
 
 def test_scores_of_two_models_may_fall_and_are_not_touched():
@@ -121,7 +121,7 @@ def test_scores_of_two_models_may_fall_and_are_not_touched():
     S = batch.indices
     assert batch.scores[5] == pytest.approx(parameters(list(x[S])) - parameters(list(z[S])), abs=1e-10)
     dull = (0.3 * x.exp() + 0.7 / 3).log()
-    scores = get_batchepigbald_batch(dull, None, 6, 3**6, log_probs_after_N_K_C=z, given=[0, 1]).scores
+    scores = get_batchepigbald_batch(dull, None, 6, 3**6, log_probs_after_N_K_C=z, pending=[0, 1]).scores
     assert max(scores) < 0 and scores == sorted(scores, reverse=True)
 
 
@@ -230,7 +230,7 @@ def test_batchepig_reports_information(seed):
     batch = get_batchepig_batch(x, y, 12, 60, generator=seeded(seed))
     assert all(0 <= a <= b <= batch.ceiling for a, b in zip(batch.scores, batch.scores[1:])) and min(batch.gains) >= 0
     assert np.allclose(np.cumsum(batch.gains), batch.scores) and batch.standard_errors[:2] == [0.0, 0.0] and min(batch.standard_errors[3:]) > 0
-    rest = get_batchepig_batch(x, y, 12, 60, given=batch.indices, generator=seeded(seed))
+    rest = get_batchepig_batch(x, y, 12, 60, pending=batch.indices, generator=seeded(seed))
     assert not set(rest.indices) & set(batch.indices) and rest.scores[-1] <= batch.ceiling - batch.scores[-1] + 0.02
 
 
@@ -249,12 +249,12 @@ def test_the_ceiling_of_batchepigbald_is_what_the_evaluation_labels_tell(E):
 def test_what_is_reported_beyond_given_points():
     values = torch.tensor([[0.2, 0.5, 0.7, 0.65, 1.2]]).double().repeat(16, 1)
     values[8:, 2:] += 0.1  # half of the runs see more in the picks
-    batch = plain_batchbald._over_runs([4, 2, 9], values, 1.1)
+    batch = plain_batchbald.report_runs([4, 2, 9], values, 1.1)
     assert batch.indices == [4, 2, 9] and batch.ceiling == 1.1
     assert np.allclose(batch.scores, [0.25, 0.25, 0.6]) and np.allclose(batch.gains, [0.25, 0.0, 0.35])  # do not fall, and 1.1 less 0.5 is all there is
     assert np.allclose(batch.standard_errors, [0.05 * math.sqrt(16 / 15) / 4] * 3)
-    assert np.allclose(plain_batchbald._over_runs([4, 2, 9], values, 1.1, bounded=False).scores, [0.25, 0.2, 0.75])
-    assert np.allclose(plain_batchbald._over_runs([1] * 5, -values, 1.1).scores, 0.0)
+    assert np.allclose(plain_batchbald.report_runs([4, 2, 9], values, 1.1, bounded=False).scores, [0.25, 0.2, 0.75])
+    assert np.allclose(plain_batchbald.report_runs([1] * 5, -values, 1.1).scores, 0.0)
 
 
 def test_epig_and_bald_of_a_pool_that_is_its_own_evaluation_set():
@@ -401,10 +401,10 @@ def test_a_bad_second_model_is_named(run):
 def test_given_points(select, options):
     if select is get_batchepig_batch and options["log_probs_E_K_C"] is None: pytest.skip("needs an evaluation set")
     x = pool()
-    assert len(select(x, batch_size=99, num_samples=50, given=range(8), **options).indices) == 4
-    assert select(x, batch_size=3, given=range(12), **options).indices == []
+    assert len(select(x, batch_size=99, num_samples=50, pending=range(8), **options).indices) == 4
+    assert select(x, batch_size=3, pending=range(12), **options).indices == []
     for wrong in ([12], [-1], "12", 3, None):
-        with pytest.raises(ValueError, match="given"): select(x, batch_size=3, given=wrong, **options)
+        with pytest.raises(ValueError, match="`pending`"): select(x, batch_size=3, pending=wrong, **options)
 
 
 @pytest.mark.parametrize("select", [get_batchepig_batch, get_batchepigbald_batch])
@@ -446,7 +446,7 @@ def test_on_cuda_it_agrees_with_the_cpu():
         cpu, gpu = select(x, y, 4), select(x, y, 4, device="cuda")
         assert cpu.indices[:2] == gpu.indices[:2] and np.allclose(cpu.scores[:2], gpu.scores[:2], atol=1e-4)
         assert select(x.cuda(), y.cuda(), 4).indices == gpu.indices
-        assert len(select(x.cuda(), y, 4, given=[1, 2]).indices if select is not get_epig_batch else [0] * 4) == 4
+        assert len(select(x.cuda(), y, 4, pending=[1, 2]).indices if select is not get_epig_batch else [0] * 4) == 4
 
 
 @pytest.mark.parametrize("given", [(), (3, 7)])
@@ -464,6 +464,6 @@ def test_methods_of_the_loop_ask_about_the_evaluation_inputs(given):
     assert batch("epigbald").indices == top(compute_epig_bald(x, y, 200, generator=seeded(5)))
     assert batch("epigbald").indices != top(compute_epig(x, y))
     assert batch("epigbald", None).indices == top(compute_epig_bald(x, x, 200, generator=seeded(5)))
-    assert batch("batchepig") == get_batchepig_batch(x, y, 4, 50, given=given, generator=seeded(5))
-    assert batch("batchepigbald") == get_batchepigbald_batch(x, y, 4, 200, given=given, generator=seeded(5))
+    assert batch("batchepig") == get_batchepig_batch(x, y, 4, 50, pending=given, generator=seeded(5))
+    assert batch("batchepigbald") == get_batchepigbald_batch(x, y, 4, 200, pending=given, generator=seeded(5))
     assert batch("softmaxepig").indices == [rest[i] for i in get_softmaxepig_batch(x[rest], y, 4, generator=seeded(5)).indices]

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from batchbald_nbdev import batchbald
-from batchbald_nbdev.all import *
+from everything import *
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*log K")
 SLOW = os.environ.get("SLOW") == "1"
@@ -50,11 +50,11 @@ def test_the_choice_is_the_full_evaluations():
     differ = 0
     for seed in range(100 if SLOW else 20):
         x = pool(seed=seed)
-        rows, bounds, g = batchbald._Rows(x, torch.float32, torch.device("cpu"), 2**25), compute_bald(x), seeded(seed)
+        rows, bounds, g = batchbald.Rows(x, torch.float32, torch.device("cpu"), 2**25), compute_bald(x), seeded(seed)
         state = WeightedJointEntropy(1600, 30, generator=g)
         for _ in range(10):
             gains = state.compute_gains(x).masked_fill(bounds == -math.inf, -math.inf)
-            i, _ = batchbald._best_candidate(state, rows, bounds, generator=g)
+            i, _ = batchbald.best_candidate(state, rows, bounds, generator=g)
             differ += bool(gains[i] < gains.max() - 3e-6)
             bounds[i] = -math.inf
             state.add_variables(x[i : i + 1])
@@ -101,7 +101,7 @@ def test_memory_maps_and_float16(tmp_path):
 def test_an_interruption_leaves_nothing_behind(monkeypatch):
     x, calls = pool(), []
     before = x.clone()
-    original = batchbald._best_candidate
+    original = batchbald.best_candidate
 
     def interrupted(*args, **kwargs):
         calls.append(1)
@@ -110,7 +110,7 @@ def test_an_interruption_leaves_nothing_behind(monkeypatch):
         return original(*args, **kwargs)
 
     whole = get_batchbald_batch(x, 6)
-    monkeypatch.setattr(batchbald, "_best_candidate", interrupted)
+    monkeypatch.setattr(batchbald, "best_candidate", interrupted)
     with pytest.raises(KeyboardInterrupt):
         get_batchbald_batch(x, 6, progress=True)
     monkeypatch.undo()
@@ -141,9 +141,9 @@ def test_labels_in_step_with_the_comb_hide_no_winner():
     state = WeightedJointEntropy(4_000, 4**6).add_variables(x[:5])
     gains, bounds = state.compute_gains(x), compute_bald(x)
     gains[:5] = bounds[:5] = -math.inf
-    rows = batchbald._Rows(x, torch.float32, torch.device("cpu"), 2**27)
+    rows = batchbald.Rows(x, torch.float32, torch.device("cpu"), 2**27)
     for seed in range(20):
-        i, _ = batchbald._best_candidate(state, rows, bounds.clone(), generator=seeded(seed))
+        i, _ = batchbald.best_candidate(state, rows, bounds.clone(), generator=seeded(seed))
         assert i == gains.argmax() == 45
 
 
@@ -156,7 +156,7 @@ def test_a_level_with_few_light_configurations_is_not_believed(monkeypatch):
             return torch.full((len(probs),), -1.0).double(), torch.zeros(len(probs)).double()
 
     monkeypatch.setattr(batchbald, "_Level", Sure)
-    monkeypatch.setattr(batchbald, "_first", 2)  # so that winners race
+    monkeypatch.setattr(batchbald, "FIRST", 2)  # so that winners race
     x = pool()
     assert get_batchbald_batch(x, 8, 1600, lazy=False).indices == get_plain_batchbald_batch(x, 8, 1600).indices
 
@@ -164,8 +164,8 @@ def test_a_level_with_few_light_configurations_is_not_believed(monkeypatch):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.double])
 def test_where_nothing_is_left_to_learn_nothing_is_looked_at(monkeypatch, dtype):
     x, looked_at = (40 * torch.randn(600, 8, 3, generator=seeded(1))).double().log_softmax(-1), []
-    mean_gains, race = batchbald._mean_gains, batchbald._race
-    monkeypatch.setattr(batchbald, "_mean_gains", lambda *args: looked_at.append(len(args[3])) or mean_gains(*args))
+    mean_gains, race = batchbald.mean_gains, batchbald._race
+    monkeypatch.setattr(batchbald, "mean_gains", lambda *args: looked_at.append(len(args[3])) or mean_gains(*args))
     monkeypatch.setattr(batchbald, "_race", lambda block_n, *args: looked_at.append(len(block_n)) or race(block_n, *args))
     plain = get_plain_batchbald_batch(x, 40, 2_000, dtype)
     looked_at.clear()

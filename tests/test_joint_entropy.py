@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from batchbald_nbdev.all import *
+from everything import *
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*log K")
 

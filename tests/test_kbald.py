@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from batchbald_nbdev import kbald
-from batchbald_nbdev.all import *
+from everything import *
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*log K")  # small K on purpose
 TIGHT = dict(rtol=0, atol=1e-10)
@@ -85,7 +85,7 @@ def test_pair_information_is_that_of_the_joint_tables(options):
 def test_pair_information_in_blocks_is_the_same(monkeypatch):
     x = pool(60, 9, 4)
     whole = compute_pair_information(x, x[:11])
-    monkeypatch.setattr("batchbald_nbdev.information._block_elements", 7 * 9 * 4)
+    monkeypatch.setattr("batchbald_nbdev.information.BLOCK_ELEMENTS", 7 * 9 * 4)
     assert np.allclose(compute_pair_information(x, x[:11]), whole, **TIGHT)
     assert np.allclose(compute_pair_information(x.float(), x[:11].float()), whole, rtol=0, atol=1e-6)
 
@@ -137,7 +137,7 @@ def test_search_against_brute_force(options, k):
     x = pool(**options)
     for given in ([], [4, 1]):
         picks, scores = brute_search(lambda batch: brute_kbald(x, batch, k), len(x), 5, given)
-        batch = get_kbald_batch(x, 5, k, given=given)
+        batch = get_kbald_batch(x, 5, k, pending=given)
         assert np.allclose(batch.scores, scores, **TIGHT) and np.allclose(np.cumsum(batch.gains), batch.scores, **TIGHT)
         assert batch.indices == picks
 
@@ -163,7 +163,7 @@ def test_the_lazy_search_is_the_full_one(k, dtype, monkeypatch):
     for seed in range(3):
         x = spread_pool(300 if k > 2 else 700, 20, 2 if k > 2 else 4, seed=seed).to(dtype)
         for given in ([], [5, 77, 123]):
-            lazy, full = (get_kbald_batch(x, 8, k, given=given, lazy=o) for o in (True, False))
+            lazy, full = (get_kbald_batch(x, 8, k, pending=given, lazy=o) for o in (True, False))
             assert lazy.indices == full.indices and np.allclose(lazy.scores, full.scores, rtol=0, atol=1e-10 if dtype == torch.double else 1e-5)
 
 
@@ -175,13 +175,13 @@ def test_where_gains_rise_nobody_is_passed_over(monkeypatch):
 
 
 def test_the_lazy_search_leaves_most_candidates_alone(monkeypatch):
-    looked, original = [], kbald._Expansion.update
+    looked, original = [], kbald._Expansion.gains
 
-    def update(self, candidates_n):
+    def gains(self, candidates_n):
         looked.append(len(candidates_n))
         return original(self, candidates_n)
 
-    monkeypatch.setattr(kbald._Expansion, "update", update)
+    monkeypatch.setattr(kbald._Expansion, "gains", gains)
     x = spread_pool(4_000)
     lazy = get_kbald_batch(x, 8)
     some = sum(looked)
@@ -211,7 +211,7 @@ def test_any_budget_of_memory_gives_the_same_batch(k, max_bytes):
 
 
 def test_out_of_memory_halves_the_blocks_and_changes_nothing(monkeypatch):
-    x, calls, original = spread_pool(600), [], kbald._mean_gains
+    x, calls, original = spread_pool(600), [], kbald.mean_gains
     whole = {k: get_kbald_batch(x, 6, k) for k in (2, 3)}
 
     def sometimes(*args):
@@ -220,7 +220,7 @@ def test_out_of_memory_halves_the_blocks_and_changes_nothing(monkeypatch):
             raise torch.OutOfMemoryError("CUDA out of memory")
         return original(*args)
 
-    monkeypatch.setattr(kbald, "_mean_gains", sometimes)
+    monkeypatch.setattr(kbald, "mean_gains", sometimes)
     monkeypatch.setattr(kbald, "_block", 300)
     for k in (2, 3):
         calls.clear()
@@ -319,13 +319,13 @@ def test_what_is_an_information_does_not_warn():
 def test_dynamic_kbald_stops_where_the_orders_part():
     for seed, given in ((0, []), (1, [3, 8]), (2, [])):
         x = pool(25, 8, 3, seed)
-        whole, base = get_kbald_batch(x, 12, given=given), brute_kbald(x, given, 3)
+        whole, base = get_kbald_batch(x, 12, pending=given), brute_kbald(x, given, 3)
         apart = [abs(brute_kbald(x, [*given, *whole.indices[: i + 1]], 3) - base - whole.scores[i]) for i in range(12)]
         ends = set()
         for tolerance in (0, 0.01, 0.05, 0.2, 1.0, math.inf):
             fits = [i == 0 or tolerance == math.inf or a <= tolerance * abs(s) + 1e-9 for i, (a, s) in enumerate(zip(apart, whole.scores))]
             n = fits.index(False) if False in fits else 12
-            batch = get_dynamic_kbald_batch(x, 12, tolerance=tolerance, given=given)
+            batch = get_dynamic_kbald_batch(x, 12, tolerance=tolerance, pending=given)
             assert batch.indices == whole.indices[:n] and np.allclose(batch.scores, whole.scores[:n], **TIGHT)
             ends.add(n)
         assert len(ends) > 3 and 12 in ends
@@ -335,7 +335,7 @@ def test_dynamic_kbald_refuses_before_the_search_by_its_own_arguments():
     wide = torch.zeros(6, 100, 500).log_softmax(-1)
     for given, size in (((), 5), ((0, 3), 1)):
         with pytest.raises(ValueError, match="3-BALD.*`max_batch_size`.*`tolerance`") as error:
-            get_dynamic_kbald_batch(wide, size, given=given)
+            get_dynamic_kbald_batch(wide, size, pending=given)
         assert "`k`" not in str(error.value) and "`batch_size`" not in str(error.value)
     assert get_dynamic_kbald_batch(wide, 2).indices == [0, 1]  # no triples
 
@@ -361,10 +361,10 @@ def test_dynamic_batchbald_stops_by_gain_and_by_ceiling():
     for seed in range(2):
         x = pool(40, 12, 3, seed)
         for given in ([], [3, 8]):
-            whole = get_batchbald_batch(x, 20, 3**9, torch.double, given=given)
+            whole = get_batchbald_batch(x, 20, 3**9, torch.double, pending=given)
             used = exact_information(x, given)
             for gain_share, ceiling_share in ((0.5, 1), (0.1, 1), (0, 0.5), (0, 0.8), (0.3, 0.7), (0, 1)):
-                batch = get_dynamic_batchbald_batch(x, 20, 3**9, torch.double, gain_share=gain_share, ceiling_share=ceiling_share, given=given)
+                batch = get_dynamic_batchbald_batch(x, 20, 3**9, torch.double, gain_share=gain_share, ceiling_share=ceiling_share, pending=given)
                 n = len(batch.indices)
                 assert 1 <= n and batch.indices == whole.indices[:n] and batch.ceiling == whole.ceiling
                 assert len(batch.scores) == len(batch.gains) == len(batch.standard_errors) == n
@@ -387,7 +387,7 @@ def test_dynamic_batchbald_is_a_prefix_and_moves_the_generator_on():
 def test_dynamic_batchbald_without_limits_goes_on_to_the_end():
     for seed in range(5):  # few configurations, so that what is given and what is picked may seem to pass log K together
         x = pool(20, 4, 3, seed)
-        batch = get_dynamic_batchbald_batch(x, 99, 5, gain_share=0, ceiling_share=1, given=range(10), generator=seeded(seed))
+        batch = get_dynamic_batchbald_batch(x, 99, 5, gain_share=0, ceiling_share=1, pending=range(10), generator=seeded(seed))
         assert sorted(batch.indices) == list(range(10, 20))
 
 
@@ -409,9 +409,9 @@ def test_conservative_batches_share_little(threshold):
             for i in order:
                 if i not in given and all(terms(x, (i, j)) <= threshold for j in [*given, *picks]):
                     picks.append(i)
-            batch = get_conservativebald_batch(x, 99, threshold=threshold, given=given)
+            batch = get_conservativebald_batch(x, 99, threshold=threshold, pending=given)
             assert batch.indices == picks and np.allclose(batch.scores, compute_bald(x)[picks], **TIGHT)
-            assert get_conservativebald_batch(x, 4, threshold=threshold, given=given).indices == picks[:4]
+            assert get_conservativebald_batch(x, 4, threshold=threshold, pending=given).indices == picks[:4]
 
 
 def test_what_shares_exactly_the_threshold_may_stay():
@@ -424,10 +424,10 @@ def test_what_shares_exactly_the_threshold_may_stay():
 
 def test_conservative_batches_in_blocks_are_the_same(monkeypatch):
     x = pool(40, 8, 3)
-    whole = get_conservativebald_batch(x, 99, threshold=0.05, given=[1, 2, 30])
+    whole = get_conservativebald_batch(x, 99, threshold=0.05, pending=[1, 2, 30])
     for block in (1, 3, 16):
         monkeypatch.setattr(kbald, "_block", block)
-        assert get_conservativebald_batch(x, 99, threshold=0.05, given=[1, 2, 30]) == whole
+        assert get_conservativebald_batch(x, 99, threshold=0.05, pending=[1, 2, 30]) == whole
 
 
 @pytest.mark.parametrize("budget", [0, 0.02, 0.1, 0.5, math.inf])
@@ -442,12 +442,12 @@ def test_budget_batches_stay_within_their_total_correlation(budget, monkeypatch)
             for i in order:
                 if i not in given and total([*given, *picks, i]) - total(given) <= budget + 1e-11:
                     picks.append(i)
-            batch = get_budgetbald_batch(x, 99, 2**10, torch.double, budget=budget, given=given)
+            batch = get_budgetbald_batch(x, 99, 2**10, torch.double, budget=budget, pending=given)
             assert batch.indices == picks
             known = exact_information(x, given)
             assert np.allclose(batch.scores, [exact_information(x, [*given, *picks[: n + 1]]) - known for n in range(len(picks))], **TIGHT)
             assert np.allclose(np.cumsum(batch.gains), batch.scores, **TIGHT) and batch.ceiling == math.log(6)
-            assert get_budgetbald_batch(x, 3, 2**10, torch.double, budget=budget, given=given).indices == picks[:3]
+            assert get_budgetbald_batch(x, 3, 2**10, torch.double, budget=budget, pending=given).indices == picks[:3]
 
 
 def test_budget_batches_report_estimates_with_honest_errors():
@@ -457,7 +457,7 @@ def test_budget_batches_report_estimates_with_honest_errors():
     assert batch.standard_errors[:3] == [0, 0, 0] and min(batch.standard_errors[4:]) > 0
     assert np.allclose(batch.scores[:3], [exact_information(x, batch.indices[: n + 1]) for n in range(3)], rtol=0, atol=1e-5)
     for given in ([], [5, 9]):
-        runs = [get_budgetbald_batch(x, 12, 64, budget=math.inf, given=given, generator=seeded(s)) for s in range(50)]
+        runs = [get_budgetbald_batch(x, 12, 64, budget=math.inf, pending=given, generator=seeded(s)) for s in range(50)]
         spread, told = np.std([o.scores[-1] for o in runs], ddof=1), np.mean([o.standard_errors[-1] for o in runs])
         assert 0.5 < spread / told < 2
         true = exact_information(x, runs[0].indices[:6] + given) - exact_information(x, given)
@@ -484,7 +484,7 @@ def test_large_batchbald_counts_pairs_twice(options):
 
     for given in ([], [4, 1]):
         picks, scores = brute_search(score, len(x), 5, given)
-        batch = get_largebatchbald_batch(x, 5, given=given)
+        batch = get_largebatchbald_batch(x, 5, pending=given)
         assert batch.indices == picks and np.allclose(batch.scores, scores, **TIGHT)
 
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from batchbald_nbdev import labelling as module
 from batchbald_nbdev import records
-from batchbald_nbdev.all import *
+from everything import *
 
 CLASSES = 3
 

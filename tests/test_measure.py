@@ -29,7 +29,7 @@ def notebook(*cells):
 def made_up(tmp_path):
     package, nbs = tmp_path / "batchbald_nbdev", tmp_path / "nbs"
     for folder in (package, nbs): folder.mkdir()
-    (package / "all.py").write_text("from batchbald_nbdev.a import *\nfrom batchbald_nbdev.b import *\n")
+    (package / "all.py").write_text("from batchbald_nbdev.a import one, two\nfrom batchbald_nbdev.b import *\n")
     (package / "a.py").write_text("__all__ = ['one', 'two']\nimport os\nfrom os import _exit\n" + "x = 1\n" * 498)
     (package / "b.py").write_text(
         "__all__ = ['two', 'three']\nfrom .a import _private, public\n"

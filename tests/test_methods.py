@@ -102,7 +102,7 @@ def test_the_command_finds_it_and_keeps_pending_points_away_from_it(margin, pred
     (tmp_path / "pending.txt").write_text("\n".join(map(str, best[:3])))
     out = StringIO()
     with redirect_stdout(out):
-        command_line.batchbald_select(str(predictions), method="margin", size=4, given=str(tmp_path / "pending.txt"))
+        command_line.batchbald_select(str(predictions), method="margin", size=4, pending=str(tmp_path / "pending.txt"))
     lines = out.getvalue().splitlines()
     assert [int(line.split()[2]) for line in lines[2:-1]] == best[3:7] and lines[-1] == f"score: {WORDS}"
     np.save(tmp_path / "evaluation.npy", np.load(predictions)[:5])

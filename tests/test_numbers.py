@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from batchbald_nbdev import bayesian_models, information
-from batchbald_nbdev.all import *
+from batchbald_nbdev import bayesian_models, checks
+from everything import *
 from batchbald_nbdev.datasets import ActiveLearningData
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*log K")
@@ -224,16 +224,16 @@ def test_counts_that_may_also_be_lists():
 
 
 POSITIONS = {
-    "get_batchbald_batch": lambda given: get_batchbald_batch(X, 3, given=given),
-    "get_plain_batchbald_batch": lambda given: get_plain_batchbald_batch(X, 3, given=given),
-    "get_kbald_batch": lambda given: get_kbald_batch(X, 3, given=given),
-    "get_largebatchbald_batch": lambda given: get_largebatchbald_batch(X, 3, given=given),
-    "get_dynamic_kbald_batch": lambda given: get_dynamic_kbald_batch(X, 3, given=given),
-    "get_dynamic_batchbald_batch": lambda given: get_dynamic_batchbald_batch(X, 3, given=given),
-    "get_conservativebald_batch": lambda given: get_conservativebald_batch(X, 3, given=given),
-    "get_budgetbald_batch": lambda given: get_budgetbald_batch(X, 3, given=given),
-    "get_batchepig_batch": lambda given: get_batchepig_batch(X, E, 3, given=given),
-    "get_batchepigbald_batch": lambda given: get_batchepigbald_batch(X, E, 3, given=given),
+    "get_batchbald_batch": lambda given: get_batchbald_batch(X, 3, pending=given),
+    "get_plain_batchbald_batch": lambda given: get_plain_batchbald_batch(X, 3, pending=given),
+    "get_kbald_batch": lambda given: get_kbald_batch(X, 3, pending=given),
+    "get_largebatchbald_batch": lambda given: get_largebatchbald_batch(X, 3, pending=given),
+    "get_dynamic_kbald_batch": lambda given: get_dynamic_kbald_batch(X, 3, pending=given),
+    "get_dynamic_batchbald_batch": lambda given: get_dynamic_batchbald_batch(X, 3, pending=given),
+    "get_conservativebald_batch": lambda given: get_conservativebald_batch(X, 3, pending=given),
+    "get_budgetbald_batch": lambda given: get_budgetbald_batch(X, 3, pending=given),
+    "get_batchepig_batch": lambda given: get_batchepig_batch(X, E, 3, pending=given),
+    "get_batchepigbald_batch": lambda given: get_batchepigbald_batch(X, E, 3, pending=given),
     "softmaxbald": lambda given: get_method("softmaxbald")(Round(3, 9, lambda _: X, pending=given)),
 }
 
@@ -251,7 +251,7 @@ def test_positions(name):
         None, 2.5, [2.5], [math.nan], np.array([True] * 9), torch.tensor([True] * 9),
                   np.array([2.0]), torch.tensor([2.0]), [1j], [[2, 5]], torch.tensor([2], device="meta"),
                       torch.tensor(2), np.array(2)):  # fmt: skip
-        with pytest.raises(ValueError, match="`pending`" if name == "softmaxbald" else "`given`") as error: select(wrong)
+        with pytest.raises(ValueError, match="`pending`") as error: select(wrong)
         assert len(str(error.value)) < 400
 
 
@@ -260,7 +260,7 @@ def test_more_than_memory_is_refused_before_it_is_allocated(monkeypatch):
     x = torch.randn(4, 100, 10, generator=seeded()).log_softmax(-1)
     state = SampledJointEntropy.empty(100).add_variables(x[:1], 1000)
     with pytest.raises(ValueError, match="`M2` is too large: 10,000,000,000,000 configurations under 100 parameter samples would take .* GB"): state.add_variables(x[1:], 10**10)
-    monkeypatch.setattr(information, "_memory", lambda device: 2e6)
+    monkeypatch.setattr(checks, "get_memory", lambda device: 2e6)
     with pytest.raises(ValueError, match="`M2`"): state.add_variables(x[1:], 1000)
     with pytest.raises(ValueError, match="`M`"): SampledJointEntropy.sample(x.exp(), 10**5)
     assert state.compute() == SampledJointEntropy.empty(100).add_variables(x[:1],
@@ -297,7 +297,7 @@ def test_a_refusal_draws_nothing():
     for argument, refused in {
         "batch_size": lambda: get_random_batch(9, -1, generator=generator),
         "log_probs_N_K_C": lambda: SampledJointEntropy.empty(5).add_variables(X.exp(), 3, generator=generator),
-        "given": lambda: get_batchepigbald_batch(X, E, 2, 3, given=[9], generator=generator),
+        "pending": lambda: get_batchepigbald_batch(X, E, 2, 3, pending=[9], generator=generator),
         "max_bytes": lambda: get_softmaxepig_batch(X, E, 2, max_bytes=0, generator=generator),
     }.items():
         with pytest.raises(ValueError, match=f"`{argument}`"): refused()

@@ -360,21 +360,21 @@ def test_names_as_other_systems_write_them(tmp_path, mark, end):
     np.save(tmp_path / "x.npy", X)
     names = [f"bild {i}\u2028ö" for i in range(len(X))]  # a separator that is no line's end
     (tmp_path / "ids.txt").write_bytes((mark + end.join([*names, ""])).encode())
-    (tmp_path / "given.txt").write_bytes((mark + end.join([names[0], names[7]])).encode())
+    (tmp_path / "pending.txt").write_bytes((mark + end.join([names[0], names[7]])).encode())
     rows = select_batch(
-        tmp_path / "x.npy", size=100, method="entropy", ids=tmp_path / "ids.txt", given=tmp_path / "given.txt"
+        tmp_path / "x.npy", size=100, method="entropy", ids=tmp_path / "ids.txt", pending=tmp_path / "pending.txt"
     )
     assert {row["id"] for row in rows} == set(names) - {names[0], names[7]}
-    (tmp_path / "given.txt").write_bytes((mark + end.join(["0", "7"])).encode())
-    rows = select_batch(tmp_path / "x.npy", size=100, method="entropy", given=tmp_path / "given.txt")
+    (tmp_path / "pending.txt").write_bytes((mark + end.join(["0", "7"])).encode())
+    rows = select_batch(tmp_path / "x.npy", size=100, method="entropy", pending=tmp_path / "pending.txt")
     assert {row["position"] for row in rows} == set(range(len(X))) - {0, 7}
 
 
 @pytest.mark.parametrize("given", ["9" * 30, "9" * 10_000, "1.0", "-1", "0x1", "²"])
 def test_positions_that_are_none(tmp_path, refused, given):
     np.save(tmp_path / "x.npy", X)
-    (tmp_path / "given.txt").write_text(given, encoding="utf-8")
-    refused("batchbald_select", tmp_path / "x.npy", "--given", tmp_path / "given.txt", message="`given` has ")
+    (tmp_path / "pending.txt").write_text(given, encoding="utf-8")
+    refused("batchbald_select", tmp_path / "x.npy", "--pending", tmp_path / "pending.txt", message="`pending` has ")
 
 
 # The command itself

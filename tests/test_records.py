@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import kill_runs
-from batchbald_nbdev.all import *
+from everything import *
 from batchbald_nbdev.records import read_rounds, record_keys
 
 ROOT = Path(__file__).resolve().parent.parent

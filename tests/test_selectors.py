@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
-from batchbald_nbdev.all import *
+from everything import *
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*log K")  # small K on purpose
 
@@ -272,14 +272,70 @@ CONDITIONED = [
 def test_given_points_are_not_returned_and_condition_the_rest(select):
     x = pool(20, 50, 3, 7)
     first = select(x, 6)
-    rest = select(x, 3, given=first.indices[:3])
+    rest = select(x, 3, pending=first.indices[:3])
     assert rest.indices == first.indices[3:6]
     assert np.allclose(rest.scores, np.array(first.scores[3:]) - first.scores[2], atol=1e-5)
-    assert len(select(x, 99, given=range(15)).indices) == 5
-    assert select(x, 3, given=range(20)).indices == []
+    assert len(select(x, 99, pending=range(15)).indices) == 5
+    assert select(x, 3, pending=range(20)).indices == []
     for wrong in ([20], [-1], [1.5], "12", 3, None, np.arange(20) < 5, torch.arange(20) < 5, [True, "a"]):
-        with pytest.raises(ValueError, match="given"):
-            select(x, 3, given=wrong)
+        with pytest.raises(ValueError, match="`pending`"):
+            select(x, 3, pending=wrong)
+
+
+POINT_BY_POINT = {
+    "bald": lambda x, size, **o: get_bald_batch(x, size, **o),
+    "top-k": lambda x, size, **o: get_top_k_batch(compute_bald(x), size, **o),
+    "softmax": lambda x, size, **o: get_softmax_batch(compute_bald(x), size, generator=seeded(), **o),
+    "power": lambda x, size, **o: get_power_batch(compute_bald(x), size, generator=seeded(), **o),
+    "softrank": lambda x, size, **o: get_softrank_batch(compute_bald(x), size, generator=seeded(), **o),
+    "softmaxbald": lambda x, size, **o: get_softmaxbald_batch(x, size, generator=seeded(), **o),
+    "powerbald": lambda x, size, **o: get_powerbald_batch(x, size, generator=seeded(), **o),
+    "softrankbald": lambda x, size, **o: get_softrankbald_batch(x, size, generator=seeded(), **o),
+    "random": lambda x, size, **o: get_random_batch(len(x), size, generator=seeded(), **o),
+    "epig": lambda x, size, **o: get_epig_batch(x, evaluation(x), size, **o),
+    "softmaxepig": lambda x, size, **o: get_softmaxepig_batch(x, evaluation(x), size, generator=seeded(), **o),
+    "softmaxepig, T = 0": lambda x, size, **o: get_softmaxepig_batch(x, evaluation(x), size, temperature=0, **o),
+}
+
+
+@pytest.mark.parametrize("select", POINT_BY_POINT.values(), ids=POINT_BY_POINT.keys())
+def test_where_points_are_scored_one_by_one_pending_ones_are_left_out(select):
+    x, out = pool(20, 8, 3, 7), [3, 19, 0, 3]
+    left = [i for i in range(20) if i not in out]
+    for size in (0, 4, 99):
+        batch, rest = select(x, size, pending=iter(out)), select(x[left], size)
+        assert batch.indices == [left[i] for i in rest.indices] and np.allclose(batch.scores, rest.scores, atol=1e-12)
+    assert select(x, 3, pending=range(20)).indices == []
+    for wrong in ([20], [-1], [1.5], "12", 3, None, np.arange(20) < 5):
+        with pytest.raises(ValueError, match="`pending`"):
+            select(x, 3, pending=wrong)
+
+
+@pytest.mark.parametrize("name", [name for name in SELECTORS if name != "batchbald double"])
+def test_float64_is_computed_in_float64_and_all_else_is_not(name):
+    x = pool(25, 8, 4, 3)
+    x[20:] = x[:5] + 1e-9 * torch.randn(5, 8, 4, generator=seeded()).double()  # what float32 cannot tell apart
+    x = x.log_softmax(-1)
+    scores = SELECTORS[name](x, 8).scores
+    with_less = SELECTORS[name](x.float(), 8).scores
+    assert scores != with_less
+
+
+def test_get_batchbald_batch_follows_the_input():
+    x = pool(25, 8, 4, 3)
+    for select in (get_batchbald_batch, get_plain_batchbald_batch, get_dynamic_batchbald_batch, get_budgetbald_batch):
+        default, double = select(x, 6, 20), select(x, 6, 20, torch.double)
+        single, low = select(x, 6, 20, torch.float32), select(x.float(), 6, 20)
+        assert default == double and default.scores != single.scores and low.scores != double.scores
+
+
+def test_copies_under_other_names_are_picked_by_their_position():
+    for seed in range(10):
+        x, y = pool(12, 6, 3, seed).float(), pool(5, 6, 3, seed + 100).float()
+        twice = torch.cat([x, x])[torch.randperm(24, generator=seeded(seed))].log_softmax(-1)
+        order = get_epig_batch(twice, y, 24).indices
+        for i, j in ((i, j) for i in range(24) for j in range(i) if torch.equal(twice[i], twice[j])):
+            assert order.index(j) < order.index(i)
 
 
 @pytest.mark.parametrize("select", [get_batchbald_batch, get_softmaxbald_batch, get_powerbald_batch, get_softrankbald_batch])
@@ -295,7 +351,7 @@ def test_the_cap_leaves_room_only_for_what_given_points_have_not_told():
         x = pool(30, 5, 3, seed, scale=4.0)
         given = get_batchbald_batch(x, 8, 1000).indices
         known = WeightedJointEntropy(10_000, 5, dtype=torch.double).add_variables(x[given]).information
-        batch = get_batchbald_batch(x, 10, 20, given=given, generator=seeded(seed))
+        batch = get_batchbald_batch(x, 10, 20, pending=given, generator=seeded(seed))
         assert all(0 <= a <= b for a, b in zip(batch.scores, batch.scores[1:])) and np.allclose(np.cumsum(batch.gains), batch.scores)
         assert batch.scores[-1] <= math.log(5) - known + 0.15  # what is given has an error at 20 configurations, too
 
@@ -320,8 +376,8 @@ def test_progress_changes_nothing(capsys):
 
 def test_given_points_count_towards_the_ceiling():
     x = torch.eye(2)[torch.tensor([[0, 0, 1, 1], [0, 1, 0, 1], [0, 1, 1, 0], [1, 0, 0, 1]])].clamp(0.01, 0.99).double().log()
-    with pytest.warns(UserWarning, match="what is given"):  # two labels all but settle which of four samples is right
-        batch = get_batchbald_batch(x, 2, given=[0, 1])
+    with pytest.warns(UserWarning, match="what is pending"):  # two labels all but settle which of four samples is right
+        batch = get_batchbald_batch(x, 2, pending=[0, 1])
     assert batch.scores[-1] < 0.1 * math.log(4)
 
 
@@ -330,7 +386,7 @@ def test_standard_errors_with_given_points_are_those_of_what_is_beyond_them():
     silent = torch.full((3, 100, 10), 0.1, dtype=torch.float16).log()  # says nothing about the parameters, so there is nothing to be unsure of
     x = torch.cat([example_log_probs(20)[known], silent])
     assert max(get_batchbald_batch(x[:8], 8, 300).standard_errors) > 0.01
-    batch = get_batchbald_batch(x, 3, 300, given=range(8))
+    batch = get_batchbald_batch(x, 3, 300, pending=range(8))
     assert max(batch.scores) < 1e-5 and max(batch.standard_errors) < 1e-5
 
 

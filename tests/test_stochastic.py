@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy.stats import chi2
 
-from batchbald_nbdev.all import *
+from everything import *
 
 SLOW = os.environ.get("SLOW") == "1"
 

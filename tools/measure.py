@@ -10,7 +10,7 @@ What is counted
 - Private names: names with one leading underscore that a module of the package imports from another, each import anew.
 - Long lines: over 120 characters, in modules (without `_modidx.py`, which nbdev writes) and in all code cells of
   notebooks. A line that is exported counts in both.
-- Public names: what `from batchbald_nbdev.all import *` brings, by the modules' `__all__`.
+- Public names: what `from batchbald_nbdev.all import *` brings.
 - Words: in the text of a chapter before its first picture, in the text or in a shown output; all where there is none.
 """
 import argparse, ast, io, json, re, subprocess, sys, tarfile
@@ -84,6 +84,8 @@ def public_names(root):
     for node in ast.parse((root / PACKAGE / "all.py").read_text(encoding="utf-8")).body:
         if not isinstance(node, ast.ImportFrom): continue
         name = node.module.split(".")[-1]
+        yield from ((o.name, name) for o in node.names if o.name != "*")
+        if node.names[0].name != "*": continue
         for statement in ast.parse((root / PACKAGE / f"{name}.py").read_text(encoding="utf-8")).body:
             if isinstance(statement, ast.Assign) and getattr(statement.targets[0], "id", "") == "__all__":
                 yield from ((public, name) for public in ast.literal_eval(statement.value))
