@@ -65,6 +65,8 @@ def rank(scores_N: Tensor, batch_size: int, tolerance: float = 0.0) -> list[int]
     "Positions of the best, best first: each the lowest within `tolerance` of the best that is left."
     if tolerance == 0:
         return scores_N.argsort(descending=True, stable=True)[:batch_size].tolist()
+    if math.isinf(tolerance):  # all tie, infinite scores too
+        return list(range(min(batch_size, len(scores_N))))
     left_n, indices = torch.arange(len(scores_N), device=scores_N.device), []
     for _ in range(min(batch_size, len(scores_N))):
         place = first_best(scores_N[left_n], tolerance)
@@ -88,7 +90,7 @@ def get_top_k_batch(
 ) -> CandidateBatch:  # scores: the given ones
     "The `batch_size` best scores (all, if there are fewer), best first; ties go to the lowest position."
     scores_N = check_scores(scores_N)
-    tolerance = check_number(tolerance, "tolerance", below=math.inf, want="a number of 0 or more")
+    tolerance = check_number(tolerance, "tolerance", want="a number of 0 or more")
     left = find_left(len(scores_N), pending)
     batch_size = check_batch_size(batch_size, len(left))
     indices = [left[i] for i in rank(scores_N[left], batch_size, tolerance)]
