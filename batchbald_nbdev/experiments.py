@@ -12,19 +12,21 @@ import math
 import os
 import platform
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .active_learning import derive_generator, make_mlp, make_seeded, run_trials, train_models
 from .bald import CandidateBatch
 from .checks import as_tensor, choose_device
 from .datasets import ActiveLearningData, get_balanced_indices, make_active_learning_data
-from .image_sets import image_sets, load_images
+from .image_sets import ImageSet, image_sets, load_images
 from .methods import Round, get_method, label_of_method, names_in_words
 from .plots import get_curves, plot_learning_curves
 from .records import fail, open_folder, write_csv, write_whole
@@ -35,230 +37,367 @@ def get_labels_to(
     method: str,
     accuracy: float,  # in [0, 1]
 ) -> list[float]:  # quartiles: 25%, 50%, 75%; infinite where never reached
-    "Labels, initial set included, at which `method` first reaches `accuracy`: quartiles over trials (table 1, Kirsch et al. 2019)."
+    """Labels, initial set included, at which `method` first reaches `accuracy`.
+
+    Quartiles over trials (table 1, Kirsch et al. 2019)."""
     labels_R, values_T_R = get_curves(records, method)
     first_T = [labels_R[row >= accuracy][0] if (row >= accuracy).any() else 1e9 for row in values_T_R]
     return [q if q < 1e6 else math.inf for q in np.quantile(first_T, [0.25, 0.5, 0.75]).tolist()]
+
+# %% ../nbs/11_experiments.ipynb #682d87ca
+def _get_accuracies(records: Sequence[dict], method: str, labels_R: np.ndarray) -> np.ndarray:  # accuracy_T_R
+    "Accuracy in every trial at these numbers of labels, on straight lines between measurements."
+    own_R, accuracy_T_R = get_curves(records, method)
+    return np.array([np.interp(labels_R, own_R, accuracy_R) for accuracy_R in accuracy_T_R])
+
+# %% ../nbs/11_experiments.ipynb #c244591d
+def _summarize_curve(labels_R: np.ndarray, accuracy_T_R: np.ndarray) -> dict:
+    "Mean accuracy over the curve, and medians over trials at fixed numbers of labels."
+    at = [n for n in labels_R if n % 50 == 0] or [labels_R[-1]]
+    medians = {f"accuracy_at_{n}": float(np.median(accuracy_T_R[:, labels_R == n])) for n in at}
+    return {"mean_accuracy": accuracy_T_R.mean(), **medians}
+
+# %% ../nbs/11_experiments.ipynb #161eee93
+def _summarize_rounds(rows: Sequence[dict]) -> dict:
+    "Different originals in a batch, on average, and seconds of all rounds together."
+    distinct = [row["distinct"] for row in rows if row["indices"]]
+    mean = sum(distinct) / len(distinct) if distinct else 0.0
+    seconds = {f"{part}_seconds": sum(row["seconds"][part] for row in rows) for part in ("train", "collect", "select")}
+    return {"distinct_per_batch": mean, **seconds}
 
 # %% ../nbs/11_experiments.ipynb #421b0f97
 def summarize(
     records: Sequence[dict],  # as `run_trials` yields them
 ) -> list[dict]:  # one flat dictionary for each method
     "The numbers that compare methods: medians over trials unless the name says otherwise."
-    rows, methods = [], list(dict.fromkeys(row["method"] for row in records))
-    labels_R = min((get_curves(records, method)[0] for method in methods), key=len)  # batches of changing sizes are measured at the others' labels
+    methods = list(dict.fromkeys(row["method"] for row in records))
+    labels_R, rows = min((get_curves(records, method)[0] for method in methods), key=len), []
     for method in methods:
-        own_R, accuracy_T_R = get_curves(records, method)
-        accuracy_T_R = np.array([np.interp(labels_R, own_R, accuracy_R) for accuracy_R in accuracy_T_R])
-        mine = [row for row in records if row["method"] == method]
-        row = {"method": method, "trials": len(accuracy_T_R), "mean_accuracy": accuracy_T_R.mean()}
-        for n in [n for n in labels_R if n % 50 == 0] or [labels_R[-1]]:
-            row[f"accuracy_at_{n}"] = float(np.median(accuracy_T_R[:, labels_R == n]))
+        accuracy_T_R = _get_accuracies(records, method, labels_R)
+        row = {"method": method, "trials": len(accuracy_T_R), **_summarize_curve(labels_R, accuracy_T_R)}
         for target in (90, 95):
             for name, value in zip(("q25", "median", "q75"), get_labels_to(records, method, target / 100)):
                 row[f"labels_to_{target}_{name}"] = value
-        bought = [row for row in mine if row["indices"]]
-        row["distinct_per_batch"] = sum(r["distinct"] for r in bought) / len(bought) if bought else 0.0
-        row |= {f"{part}_seconds": sum(r["seconds"][part] for r in mine) for part in ("train", "collect", "select")}
-        rows.append(row)
+        rows.append(row | _summarize_rounds([row for row in records if row["method"] == method]))
     return rows
+
+# %% ../nbs/11_experiments.ipynb #0dcbc5fc
+def align_columns(table: Sequence[Sequence[str]], left: int = 0) -> list[str]:
+    "Lines of a table: its first `left` columns begin, and the others end, below each other."
+    widths = [max(map(len, column)) for column in zip(*table)]
+    pads = [str.ljust if i < left else str.rjust for i in range(len(widths))]
+    return ["  ".join(pad(cell, n) for pad, cell, n in zip(pads, line, widths)).rstrip() for line in table]
+
+# %% ../nbs/11_experiments.ipynb #1701930c
+def _write_row(row: dict, counts: Sequence[str]) -> list[str]:
+    "A row of a summary in words; accuracies at these `counts`."
+    quartiles = [[row[f"labels_to_{target}_{q}"] for q in ("q25", "median", "q75")] for target in (90, 95)]
+    labels = [" / ".join("never" if n == math.inf else f"{n:.0f}" for n in three) for three in quartiles]
+    accuracies = [f"{row[key]:.1%}" for key in ("mean_accuracy", *counts)]
+    seconds = [f"{row[f'{part}_seconds']:.1f}" for part in ("train", "collect", "select")]
+    return [label_of_method(row["method"]), *accuracies, *labels, f"{row['distinct_per_batch']:.1f}", *seconds]
 
 # %% ../nbs/11_experiments.ipynb #4a1e44e6
 def format_summary(rows: Sequence[dict]) -> str:
     "The summary as a table for a terminal."
-    def count(value): return "never" if value == math.inf else f"{value:.0f}"
-
     counts = [key for key in rows[0] if key.startswith("accuracy_at_")]
-    table = [["method", "mean acc.", *(f"at {key.rsplit('_', 1)[1]}" for key in counts), "labels to 90%", "labels to 95%", "distinct", "train s", "collect s", "select s"]]
-    for row in rows:
-        to = [" / ".join(count(row[f"labels_to_{t}_{q}"]) for q in ("q25", "median", "q75")) for t in (90, 95)]
-        seconds = [f"{row[f'{part}_seconds']:.1f}" for part in ("train", "collect", "select")]
-        table.append([label_of_method(row["method"]), f"{row['mean_accuracy']:.1%}", *(f"{row[key]:.1%}" for key in counts), *to, f"{row['distinct_per_batch']:.1f}", *seconds])
-    widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
-    return "\n".join("  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths))).rstrip() for line in table)
-
-# %% ../nbs/11_experiments.ipynb #325259a5
-def _describe_run(options: dict, device: str) -> dict:
-    "What is needed to read the numbers of `batchbald_compare`: options, versions, machine."
-    words = ((k, ",".join(v) if isinstance(v, list) else str(v)) for k, v in (options | ({} if device == "cpu" else {"device": device})).items())
-    command = " ".join(["batchbald_compare", *(f"--{k} {shlex.quote(v)}" for k, v in words)])
-    training = {k: v for k, v in _get_training(options["dataset"]).items() if k != "together"}
-    return {"command": command, "options": options, "training": training, **_describe_place(device)}
-
-
-def _describe_place(device: str) -> dict:
-    "Versions and machine."
-    import sklearn
-
-    from batchbald_nbdev import __version__
-
-    versions = {"batchbald_nbdev": __version__, "python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__, "scikit-learn": sklearn.__version__}
-    machine = {"system": platform.system(), "architecture": platform.machine(), "cpus": os.cpu_count(), "threads": torch.get_num_threads(), "device": device}
-    return {"versions": versions, "machine": machine}
-
-
-def _record(out: Path, run: dict, title: str, first: int, resume: bool, overwrite: bool, datasets, methods: dict, make_model: Callable, options: dict) -> list[dict]:
-    "`run_trials` into a folder, from `first` labels on, with a summary and a picture at the end; all records."
-    from tqdm import tqdm
-
-    learners = [(name, trial) for name in methods for trial in range(len(datasets))]
-    def check(done): run_trials(datasets, methods, make_model, done=done, **options)  # nothing runs before it is asked for records
-
-    older = presets["repeated_digits"]
-    with open_folder(out, run, learners, resume=resume, overwrite=overwrite, defaults=older, check=check) as (file, records):
-        rounds, finished = 1 + math.ceil((run["options"]["budget"] - first) / run["options"]["size"]), 1 + max((row["round"] for row in records), default=-1)
-        with tqdm(total=rounds, initial=finished, desc=f"{len(methods)} methods x {len(datasets)} trials", unit="round") as bar:
-            for rows in run_trials(datasets, methods, make_model, done=records, progress=bar.set_postfix_str, **options):
-                file.append(rows)
-                records += rows
-                bar.total = max(bar.total, bar.n + 1)
-                bar.update()
-            bar.set_postfix_str("")
-        summary = summarize(records)
-        write_whole(out / "summary.csv", lambda p: write_csv(p, summary))
-        write_whole(out / "learning_curves.png", lambda p: plot_learning_curves(records, title).savefig(p, dpi=150))
-    return records
+    heads = ["method", "mean acc.", *(f"at {key.rsplit('_', 1)[1]}" for key in counts)]
+    heads += ["labels to 90%", "labels to 95%", "distinct", "train s", "collect s", "select s"]
+    return "\n".join(align_columns([heads, *(_write_row(row, counts) for row in rows)], left=1))
 
 # %% ../nbs/11_experiments.ipynb #7f1c4e01
 presets = {
     "repeated_digits": {
-        "dataset": "digits", "methods": "random,bald,softmaxbald,2bald,batchbald", "trials": 6, "size": 10, "samples": 50,
-        "configs": 1000, "budget": 200, "repeats": 8, "noise": 0.1, "seed": 0, "initial": 2, "validation": 100, "steps": 500, "test_samples": 100,
+        "dataset": "digits", "methods": "random,bald,softmaxbald,2bald,batchbald", "trials": 6, "size": 10,
+        "samples": 50, "configs": 1000, "budget": 200, "repeats": 8, "noise": 0.1, "seed": 0, "initial": 2,
+        "validation": 100, "steps": 500, "test_samples": 100,
     },
 }  # fmt: skip
 presets["digits"] = presets["repeated_digits"] | {"repeats": 1}
 
-# %% ../nbs/11_experiments.ipynb #e0944eb3
-def _get_training(dataset: str) -> dict:
-    "How networks for a data set are trained: options of `run_trials`."
-    return dict(image_sets[dataset].training)
-
 # %% ../nbs/11_experiments.ipynb #96bcd541
-_mnist = {  # BatchBALD paper, section 4.2 (K, initial set), section 4 (6 trials, M); validation set, epochs and the 300 labels bought as in its code
-    "dataset": "mnist", "methods": "bald,batchbald,2bald", "trials": 6, "size": 10, "samples": 100, "configs": 10_000, "budget": 320, "repeats": 1,
-    "noise": 0.0, "seed": 0, "initial": "paper", "validation": 1_024, "steps": 30 * 79, "test_samples": 100,
+_mnist = {
+    "dataset": "mnist", "methods": "bald,batchbald,2bald", "trials": 6, "size": 10, "samples": 100, "configs": 10_000,
+    "budget": 320, "repeats": 1, "noise": 0.0, "seed": 0, "initial": "paper", "validation": 1_024, "steps": 30 * 79,
+    "test_samples": 100,
 }  # fmt: skip
 presets["mnist_size_1"] = _mnist | {"size": 1, "methods": "bald"}  # figures 4a and 5; BatchBALD of one point is BALD
 presets["mnist_size_5"] = _mnist | {"size": 5}  # figure 4b; k-BALD paper, figures 1 and 2
 presets["mnist_size_10"] = dict(_mnist)  # figures 4 and 5, table 1; k-BALD paper, figures 1 and 2
 presets["mnist_size_20"] = _mnist | {"size": 20}  # between them; no released run
 presets["mnist_size_40"] = _mnist | {"size": 40}  # figure 4
-presets["mnist_k_10"] = _mnist | {"samples": 10, "test_samples": 10}  # no figure; the released runs have K = 20 and 100 for BALD
+presets["mnist_k_10"] = _mnist | {"samples": 10, "test_samples": 10}  # no figure; released runs of BALD: K = 20, 100
 presets["mnist_k_20"] = _mnist | {"samples": 20, "test_samples": 20}
 presets["mnist_k_50"] = _mnist | {"samples": 50, "test_samples": 50}
 presets["mnist_k_100"] = dict(_mnist)
 
-_repeated = _mnist | {"methods": "random,bald,batchbald", "samples": 10, "noise": 0.1, "validation": 3_072, "steps": 40 * 79, "test_samples": 10}  # section 4.1
-presets["repeated_mnist"] = _repeated | {"repeats": 3, "methods": "random,bald,batchbald,varratios,meanstd"}  # figures 2 and 10
+# %% ../nbs/11_experiments.ipynb #96bcd542
+_repeated = _mnist | {
+    "methods": "random,bald,batchbald", "samples": 10, "noise": 0.1, "validation": 3_072, "steps": 40 * 79,
+    "test_samples": 10,
+}  # fmt: skip
+_all_repeated = {"repeats": 3, "methods": "random,bald,batchbald,varratios,meanstd"}
+presets["repeated_mnist"] = _repeated | _all_repeated  # figures 2 and 10
 presets["repeated_mnist_x2"] = _repeated | {"repeats": 2}  # released runs
 presets["repeated_mnist_x4"] = _repeated | {"repeats": 4}  # between them
 presets["repeated_mnist_x5"] = _repeated | {"repeats": 5}  # released runs
 
-presets["emnist"] = {  # section 4.3, figures 7 to 9 and 12 to 14: no initial labels, and the last 18,800 training images for validation
-    "dataset": "emnist", "methods": "random,bald,batchbald", "trials": 6, "size": 5, "samples": 10, "configs": 10_000, "budget": 300, "repeats": 1,
-    "noise": 0.0, "seed": 0, "initial": 0, "validation": 18_800, "steps": 40 * 316, "test_samples": 10,
+# %% ../nbs/11_experiments.ipynb #96bcd543
+presets["emnist"] = {  # figures 7 to 9 and 12 to 14
+    "dataset": "emnist", "methods": "random,bald,batchbald", "trials": 6, "size": 5, "samples": 10, "configs": 10_000,
+    "budget": 300, "repeats": 1, "noise": 0.0, "seed": 0, "initial": 0, "validation": 18_800, "steps": 40 * 316,
+    "test_samples": 10,
 }  # fmt: skip
-presets["cinic10"] = {  # released runs and the poster
-    "dataset": "cinic10", "methods": "bald,batchbald", "trials": 7, "size": 10, "samples": 50, "configs": 10_000, "budget": 1_400, "repeats": 1,
-    "noise": 0.0, "seed": 0, "initial": 20, "validation": 20_000, "steps": 25 * 120, "test_samples": 50,
+presets["cinic10"] = {
+    "dataset": "cinic10", "methods": "bald,batchbald", "trials": 7, "size": 10, "samples": 50, "configs": 10_000,
+    "budget": 1_400, "repeats": 1, "noise": 0.0, "seed": 0, "initial": 20, "validation": 20_000, "steps": 25 * 120,
+    "test_samples": 50,
 }  # fmt: skip
 
-# Stochastic acquisition paper, section 6. It follows the training above; K = 100 and the validation sets are those of its code
+# %% ../nbs/11_experiments.ipynb #96bcd544
 _stochastic = _mnist | {"repeats": 2, "noise": 0.1, "validation": 2_048, "steps": 40 * 79}
-presets["stochastic_mnist_x2"] = _stochastic | {  # figure 1 and table 1, there at sizes 5, 10, 20 and 50; `softmaxepig` stands in for SoftmaxEPIG-BALD
+presets["stochastic_mnist_x2"] = _stochastic | {  # figure 1 and table 1
     "methods": "bald,epigbald,batchbald,batchepigbald,softmaxbald,softmaxepig", "trials": 5,
 }  # fmt: skip
-presets["softmax_temperatures"] = _stochastic | {  # figure 2; data set, size, labels and range of temperatures are those of its code
-    "methods": ",".join(["bald", *(f"softmaxbald@{4.0**i:g}" for i in range(-4, 3)), "random"]), "trials": 30, "size": 5, "budget": 150,
+_temperatures = ",".join(["bald", *(f"softmaxbald@{4.0**i:g}" for i in range(-4, 3)), "random"])
+presets["softmax_temperatures"] = _stochastic | {  # figure 2
+    "methods": _temperatures, "trials": 30, "size": 5, "budget": 150,
 }  # fmt: skip
 presets["cifar10"] = {  # figure 3
-    "dataset": "cifar10", "methods": "random,bald,softmaxbald", "trials": 30, "size": 2_500, "samples": 100, "configs": 10_000, "budget": 20_000, "repeats": 1,
-    "noise": 0.0, "seed": 0, "initial": 500, "validation": 5_000, "steps": 120 * 40, "test_samples": 100,
+    "dataset": "cifar10", "methods": "random,bald,softmaxbald", "trials": 30, "size": 2_500, "samples": 100,
+    "configs": 10_000, "budget": 20_000, "repeats": 1, "noise": 0.0, "seed": 0, "initial": 500, "validation": 5_000,
+    "steps": 120 * 40, "test_samples": 100,
 }  # fmt: skip
+
+# %% ../nbs/11_experiments.ipynb #24efd10c
+def _as_names(methods: str | Sequence[str]) -> list[str]:
+    "Names of methods, from words separated by commas or from a list."
+    names = methods.split(",") if isinstance(methods, str) else methods
+    return [name.strip() for name in list(names) if name.strip()]
+
+# %% ../nbs/11_experiments.ipynb #e5c8606f
+def _check_names(names: Sequence[str], methods) -> None:
+    "`ValueError` where names, which were given as `methods`, are not those of different methods."
+    if not names or len(set(names)) != len(names):
+        fail(f"`methods` is {methods!r}; want different ones of: {names_in_words()}")
+    for name in names:
+        try:
+            get_method(name)
+        except ValueError as e:
+            fail(str(e).replace("`name` is", "`methods` has", 1))
+
+# %% ../nbs/11_experiments.ipynb #e0944eb3
+def _get_training(dataset: str) -> dict:
+    "How networks for a data set are trained: options of `run_trials`."
+    return dict(image_sets[dataset].training)
+
+# %% ../nbs/11_experiments.ipynb #f80b1e6a
+def _get_least(options: dict) -> dict[str, int]:
+    "The least that each count may be."
+    least = dict.fromkeys(("trials", "size", "samples", "configs", "repeats", "steps", "test_samples"), 1)
+    least |= {"seed": 0, "validation": int("early_stopping" in _get_training(options["dataset"]))}
+    return least if options["initial"] == "paper" else least | {"initial": 0}
 
 # %% ../nbs/11_experiments.ipynb #4b989636
 def _check_options(options: dict) -> dict:
     "Every option in its final form, or `ValueError` naming the first that is wrong."
-    methods = options["methods"].split(",") if isinstance(options["methods"], str) else list(options["methods"])
-    methods = [m.strip() for m in methods if m.strip()]
-    if options["dataset"] not in image_sets:
-        fail(f"`dataset` is {options['dataset']!r}; want one of: {', '.join(image_sets)}")
-    if not methods or len(set(methods)) != len(methods):
-        fail(f"`methods` is {options['methods']!r}; want different ones of: {names_in_words()}")
-    for method in methods:
-        try:
-            get_method(method)
-        except ValueError as e:
-            fail(str(e).replace("`name` is", "`methods` has", 1))
-    initial = int(options["initial"]) if str(options["initial"]).isdecimal() else options["initial"]
-    options = options | {"methods": methods, "initial": initial}
-    known = image_sets[options["dataset"]]
-    stops = "early_stopping" in known.training  # so it needs a validation set
-    least = dict.fromkeys(("trials", "size", "samples", "configs", "repeats", "steps", "test_samples"), 1)
-    least |= {"seed": 0, "validation": int(stops)}
-    if initial != "paper":
-        least["initial"] = 0
-    elif not known.initial:
-        fail(f"`initial` is 'paper', and `dataset` {options['dataset']!r}; want a number of labels of each class, since the paper's 20 images are MNIST's")
-    for name, n in least.items():
+    names, dataset, initial = _as_names(options["methods"]), options["dataset"], options["initial"]
+    if dataset not in image_sets:
+        fail(f"`dataset` is {dataset!r}; want one of: {', '.join(image_sets)}")
+    _check_names(names, options["methods"])
+    options = options | {"methods": names, "initial": int(initial) if str(initial).isdecimal() else initial}
+    if initial == "paper" and not image_sets[dataset].initial:
+        want = "want a number of labels of each class, since the paper's 20 images are MNIST's"
+        fail(f"`initial` is 'paper', and `dataset` {dataset!r}; {want}")
+    for name, n in _get_least(options).items():
         if not isinstance(options[name], int) or options[name] < n:
-            fail(f"`{name}` is {options[name]!r}; want a whole number of {n} or more" + " (or 'paper')" * (name == "initial"))
+            also = " (or 'paper')" if name == "initial" else ""
+            fail(f"`{name}` is {options[name]!r}; want a whole number of {n} or more{also}")
     if not isinstance(options["noise"], (int, float)) or not 0 <= options["noise"] < math.inf:
         fail(f"`noise` is {options['noise']}; want a standard deviation of 0 or more")
     return options
 
+# %% ../nbs/11_experiments.ipynb #fb7a7dcf
+def _draw_datasets(known: ImageSet, options: dict) -> list[ActiveLearningData]:
+    "The data of every trial, each drawn by itself."
+    draws = [derive_generator(options["seed"], trial, "data") for trial in range(options["trials"])]
+    repeats, noise, validation = options["repeats"], options["noise"], options["validation"]
+    return [known.draw(repeats, noise, validation=validation, generator=draw) for draw in draws]
 
-def _load_data(options: dict, folder: str | Path | None, download: bool) -> tuple[list[ActiveLearningData], Callable]:
-    "The data of every trial, and what makes a network for them. Raises `OSError` where files are missing, `ValueError` where they do not fit."
-    name, repeats, noise, validation, seed = (options[key] for key in ("dataset", "repeats", "noise", "validation", "seed"))
-    known = image_sets[name]
-    make_model = known.network or make_mlp
-    if known.pretrained:
-        make_model = partial(make_model, pretrained=True, download=download)
-    if known.draw:
-        draws = [derive_generator(seed, trial, "data") for trial in range(options["trials"])]
-        return [known.draw(repeats, noise, validation=validation, generator=draw) for draw in draws], make_model
-    try:
-        train, test = load_images(name, folder, download=download)
-        make_seeded(make_model, derive_generator(seed))  # can it be made?
-    except OSError as e:
-        raise OSError(str(e).replace("call `load_images` with `download=True` while online", "add --download while online").replace("pass pretrained=False", "add --download")) from e
-    n, first = len(train[0]), known.initial if options["initial"] == "paper" else ()
+# %% ../nbs/11_experiments.ipynb #41fe9f8c
+def _split_images(known: ImageSet, options: dict, train: tuple[Tensor, Tensor], test) -> ActiveLearningData:
+    "Pool, validation set and test set. Raises `ValueError` where the images do not fit the options."
+    n, validation = len(train[0]), options["validation"]
+    first = known.initial if options["initial"] == "paper" else ()
     if tuple(train[0].shape[1:]) != known.shape:
-        found = f"the images of {name} are {tuple(train[0].shape[1:])}"
+        found = f"the images of {options['dataset']} are {tuple(train[0].shape[1:])}"
         fail(f"`dataset`: {found}; want {known.shape}, which its network is for")
     if max(first, default=0) >= n:
-        fail(f"`initial` is 'paper', whose images go up to position {max(first)}, but there are {n} training images; want a number of labels of each class")
+        found = f"`initial` is 'paper', whose images go up to position {max(first)}, but there are {n} training images"
+        fail(f"{found}; want a number of labels of each class")
     if known.validation_last and validation < n:
         validation = range(n - validation, n)
-    draw = derive_generator(seed, "data")
-    recipe = {"repeats": repeats, "noise": noise, "validation": validation, "first": first, "generator": draw}
-    data = make_active_learning_data(train, test, name=name, num_classes=known.num_classes, **recipe)
-    return [data] * options["trials"], make_model
+    recipe = {"repeats": options["repeats"], "noise": options["noise"], "validation": validation, "first": first}
+    recipe |= {"name": options["dataset"], "num_classes": known.num_classes}
+    return make_active_learning_data(train, test, **recipe, generator=derive_generator(options["seed"], "data"))
 
+# %% ../nbs/11_experiments.ipynb #955e5e67
+@contextmanager
+def _speaking_of_options() -> Iterator[None]:
+    "What `load_images` and networks say of missing files, in the words of the command."
+    try:
+        yield
+    except OSError as e:
+        message = str(e).replace("pass pretrained=False", "add --download")
+        call = "call `load_images` with `download=True` while online"
+        raise OSError(message.replace(call, "add --download while online")) from e
 
+# %% ../nbs/11_experiments.ipynb #cbcbdf47
+def _get_network(known: ImageSet, download: bool) -> Callable[[], nn.Module]:
+    "What makes a network for the images."
+    make_model = known.network or make_mlp
+    return partial(make_model, pretrained=True, download=download) if known.pretrained else make_model
+
+# %% ../nbs/11_experiments.ipynb #4b989637
+def _load_data(
+    options: dict, folder: str | Path | None, download: bool
+) -> tuple[list[ActiveLearningData], Callable[[], nn.Module]]:
+    """The data of every trial, and what makes a network for them.
+
+    Raises `OSError` where files are missing, `ValueError` where they do not fit."""
+    known = image_sets[options["dataset"]]
+    make_model = _get_network(known, download)
+    if known.draw:
+        return _draw_datasets(known, options), make_model
+    with _speaking_of_options():
+        train, test = load_images(options["dataset"], folder, download=download)
+        make_seeded(make_model, derive_generator(options["seed"]))  # can it be made?
+    return [_split_images(known, options, train, test)] * options["trials"], make_model
+
+# %% ../nbs/11_experiments.ipynb #4b989638
 def _get_initial(options: dict, datasets: Sequence[ActiveLearningData]) -> list[list[int]]:
     "Pool positions of the initial labels of every trial, if they and the budget fit the pool."
-    n, pool, first = options["initial"], len(datasets[0].pool_labels), image_sets[options["dataset"]].initial
-    if n == "paper":
-        initial = [list(range(len(first)))] * len(datasets)  # they stand first in the pool
+    n, seed, pool, budget = options["initial"], options["seed"], len(datasets[0].pool_labels), options["budget"]
+    if n == "paper":  # they stand first in the pool
+        initial = [list(range(len(image_sets[options["dataset"]].initial)))] * len(datasets)
     else:
         rarest = min(int(data.pool_labels.unique(return_counts=True)[1].min()) for data in datasets)
         if n > rarest:
             fail(f"`initial` is {n}; want at most {rarest}, as many as the pool has of its rarest class")
-        initial = [get_balanced_indices(data.pool_labels, n, generator=derive_generator(options["seed"], trial, "initial")) for trial, data in enumerate(datasets)]
-    if not len(initial[0]) <= options["budget"] <= pool:
-        fail(f"`budget` is {options['budget']}; want from {len(initial[0])} (the initial labels) to {pool} (the pool)")
+        draws = [derive_generator(seed, trial, "initial") for trial in range(len(datasets))]
+        initial = [get_balanced_indices(data.pool_labels, n, generator=draw) for data, draw in zip(datasets, draws)]
+    if not len(initial[0]) <= budget <= pool:
+        fail(f"`budget` is {budget}; want from {len(initial[0])} (the initial labels) to {pool} (the pool)")
     return initial
 
-
+# %% ../nbs/11_experiments.ipynb #4b989639
 def _title(options: dict) -> str:
     "What was run, for the figure."
-    n, noisy = options["repeats"], "noisy " * bool(options["noise"])
-    known = image_sets[options["dataset"]]
+    n, noisy, known = options["repeats"], "noisy " * bool(options["noise"]), image_sets[options["dataset"]]
     copies = "" if n == 1 and not noisy else f", {n} {noisy}cop{'y' if n == 1 else 'ies'} of each"
     what = f"acquisition size {options['size']}, K = {options['samples']}, seed {options['seed']}"
     return f"{known.title or known.name}{copies}; {what}"
+
+# %% ../nbs/11_experiments.ipynb #fc02706d
+def _write_command(options: dict) -> str:
+    "`batchbald_compare` with these options, for a shell."
+    words = ((key, ",".join(value) if isinstance(value, list) else str(value)) for key, value in options.items())
+    return " ".join(["batchbald_compare", *(f"--{key} {shlex.quote(value)}" for key, value in words)])
+
+# %% ../nbs/11_experiments.ipynb #325259a6
+def _describe_place(device: str) -> dict:
+    "Versions and machine."
+    import sklearn
+
+    from batchbald_nbdev import __version__
+
+    versions = {"batchbald_nbdev": __version__, "python": platform.python_version(), "torch": torch.__version__}
+    versions |= {"numpy": np.__version__, "scikit-learn": sklearn.__version__}
+    machine = {"system": platform.system(), "architecture": platform.machine(), "cpus": os.cpu_count()}
+    machine |= {"threads": torch.get_num_threads(), "device": device}
+    return {"versions": versions, "machine": machine}
+
+# %% ../nbs/11_experiments.ipynb #325259a5
+def _describe_run(options: dict, device: str) -> dict:
+    "What is needed to read the numbers of `batchbald_compare`: options, versions, machine."
+    command = _write_command(options if device == "cpu" else options | {"device": device})
+    training = {key: value for key, value in _get_training(options["dataset"]).items() if key != "together"}
+    return {"command": command, "options": options, "training": training, **_describe_place(device)}
+
+# %% ../nbs/11_experiments.ipynb #1904a051
+@dataclass
+class _Experiment:
+    "What is run, and what is said of it."
+
+    datasets: Sequence[ActiveLearningData]  # one for each trial
+    methods: Mapping[str, Callable[[Round], CandidateBatch]]
+    make_model: Callable[[], nn.Module]
+    options: dict  # further ones of `run_trials`
+    described: dict  # what `run.json` has
+    title: str  # of the figure
+    first: int  # labels that each trial begins with
+
+    def run(self, **how) -> Iterator[list[dict]]:
+        return run_trials(self.datasets, self.methods, self.make_model, **self.options, **how)
+
+# %% ../nbs/11_experiments.ipynb #e72dbc9b
+def _write_results(out: Path, records: Sequence[dict], title: str) -> None:
+    "Summary and picture of a run, into its folder."
+    summary = summarize(records)
+    write_whole(out / "summary.csv", lambda p: write_csv(p, summary))
+    write_whole(out / "learning_curves.png", lambda p: plot_learning_curves(records, title).savefig(p, dpi=150))
+
+# %% ../nbs/11_experiments.ipynb #f76af5c2
+def _count_rounds(experiment: _Experiment, records: Sequence[dict]) -> dict:
+    "Rounds in all, if batches are full, and those that are recorded: what a progress bar begins with."
+    options = experiment.described["options"]
+    total = 1 + math.ceil((options["budget"] - experiment.first) / options["size"])
+    return {"total": total, "initial": 1 + max((row["round"] for row in records), default=-1)}
+
+# %% ../nbs/11_experiments.ipynb #325259a7
+def _record(experiment: _Experiment, out: Path, resume: bool, overwrite: bool) -> list[dict]:
+    "All records of an experiment, which is run into a folder, with a summary and a picture at the end."
+    from tqdm import tqdm
+
+    methods, trials = experiment.methods, len(experiment.datasets)
+    order = [(name, trial) for name in methods for trial in range(trials)]
+    how = {"resume": resume, "overwrite": overwrite, "defaults": presets["repeated_digits"]}
+    def check(done): experiment.run(done=done)  # nothing runs before it is asked for records
+
+    with open_folder(out, experiment.described, order, **how, check=check) as (file, records):
+        words = {"desc": f"{len(methods)} methods x {trials} trials", "unit": "round"}
+        with tqdm(**_count_rounds(experiment, records), **words) as bar:
+            for rows in experiment.run(done=records, progress=bar.set_postfix_str):
+                file.append(rows)
+                records += rows
+                bar.total = max(bar.total, bar.n + 1)
+                bar.update()
+            bar.set_postfix_str("")
+        _write_results(out, records, experiment.title)
+    return records
+
+# %% ../nbs/11_experiments.ipynb #56d495d4
+def _fill_in(preset: str, options: dict) -> dict:
+    "The options of a preset, with those that are given in their place."
+    if preset not in presets:
+        fail(f"`preset` is {preset!r}; want one of: {', '.join(presets)}")
+    unknown = set(options) - set(presets[preset])
+    if unknown:
+        fail(f"`{min(unknown)}` is not an option; want some of: {', '.join(presets[preset])}")
+    return presets[preset] | {key: value for key, value in options.items() if value is not None}
+
+# %% ../nbs/11_experiments.ipynb #cbfbed2d
+def _make_experiment(options: dict, device, data: str | Path | None, download: bool, together) -> _Experiment:
+    "What checked options stand for."
+    device = str(choose_device(device))
+    datasets, make_model = _load_data(options, data, download)
+    initial = _get_initial(options, datasets)
+    how = _get_training(options["dataset"]) | ({"together": together} if together else {})
+    how |= {k: options[k] for k in ("seed", "size", "samples", "configs", "budget", "steps", "test_samples")}
+    how |= {"initial": initial, "device": device}
+    methods = {name: get_method(name) for name in options["methods"]}
+    described = _describe_run(options, device)
+    return _Experiment(datasets, methods, make_model, how, described, _title(options), len(initial[0]))
 
 # %% ../nbs/11_experiments.ipynb #67cae3c0
 def compare_methods(
@@ -271,27 +410,44 @@ def compare_methods(
     data: str | Path | None = None,  # folder with the files of image sets; None as in `load_images`
     download: bool = False,  # fetch files of image sets that are missing
     together: int | None = None,  # learners to train in one stack, at most; None leaves it to the data set
-    **options,  # dataset, methods, trials, size, samples, configs, budget, repeats, noise, seed, initial, validation, steps, test_samples
+    # dataset, methods, trials, size, samples, configs, budget, repeats, noise, seed, initial, validation, steps,
+    # test_samples
+    **options,
 ) -> list[dict]:  # the summary, one dictionary for each method
     """Compare acquisition methods by active learning.
 
-    Raises `ValueError` where an option or the folder is not usable, `OSError` where files are missing; nothing is written to `out` then."""
-    if preset not in presets:
-        fail(f"`preset` is {preset!r}; want one of: {', '.join(presets)}")
-    unknown = set(options) - set(presets[preset])
-    if unknown:
-        fail(f"`{min(unknown)}` is not an option; want some of: {', '.join(presets[preset])}")
+    Raises `ValueError` where an option or the folder is not usable, `OSError` where files are missing; nothing is
+    written to `out` then."""
+    options = _fill_in(preset, options)
     if together is not None and together < 1:
         fail(f"`together` is {together}; want 1 or more")
-    options = _check_options(presets[preset] | {k: v for k, v in options.items() if v is not None})
-    methods = {name: get_method(name) for name in options["methods"]}
-    out, device = Path(out), str(choose_device(device))
-    datasets, make_model = _load_data(options, data, download)
-    initial = _get_initial(options, datasets)
-    training = _get_training(options["dataset"]) | ({"together": together} if together else {})
-    training |= {k: options[k] for k in ("seed", "size", "samples", "configs", "budget", "steps", "test_samples")} | {"initial": initial, "device": device}
-    run = _describe_run(options, device)
-    return summarize(_record(out, run, _title(options), len(initial[0]), resume, overwrite, datasets, methods, make_model, training))
+    experiment = _make_experiment(_check_options(options), device, data, download, together)
+    return summarize(_record(experiment, Path(out), resume, overwrite))
+
+# %% ../nbs/11_experiments.ipynb #39a3ac19
+def _complete(options: dict) -> dict:
+    "All options of `run_trials` that records depend on, with those that are given in their place."
+    parameters = [p for f in (train_models, run_trials) for p in inspect.signature(f).parameters.values()]
+    defaults = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+    unknown = set(options) - (set(defaults) - {"validation"})
+    if unknown:
+        raise TypeError(f"`{min(unknown)}` is not an option of `run_trials`")
+    without = ("validation", "oracle", "device", "together", "done", "progress")
+    known = {key: value for key, value in (defaults | options).items() if key not in without}
+    if known["initial"] is not None:
+        known["initial"] = [as_tensor(positions).tolist() for positions in known["initial"]]
+    return known
+
+# %% ../nbs/11_experiments.ipynb #0b38bd49
+def _as_json(described: dict, settings: dict | None) -> dict:
+    "What can be compared with a file later."
+    try:
+        if not isinstance(settings or {}, dict):
+            raise TypeError(f"it is {settings!r}")
+        return json.loads(json.dumps(described | {"settings": settings or {}}))
+    except (TypeError, ValueError) as e:
+        what = f"`settings` or another option cannot be written as JSON ({e})"
+        raise ValueError(f"{what}; want a dictionary of words and numbers") from None
 
 # %% ../nbs/11_experiments.ipynb #59b7a32c
 def record_trials(
@@ -302,32 +458,25 @@ def record_trials(
     *,
     resume: bool = False,  # go on from the records in the folder
     overwrite: bool = False,  # replace the records in the folder
-    settings: dict | None = None,  # what else belongs to the run, in words and numbers: recorded, and compared by `resume`
+    # what else belongs to the run, in words and numbers: recorded, and compared by `resume`
+    settings: dict | None = None,
     oracle: Callable | None = None,  # as in `run_trials`
     device=None,  # where to train and predict; None means the CPU
     together: int | None = None,  # learners to train in one stack, at most
-    **options,  # further ones of `run_trials`: seed, size, samples, budget, initial, per_class, test_samples, steps, warm_start, early_stopping, ...
+    # further ones of `run_trials`: seed, size, samples, budget, initial, per_class, test_samples, steps, warm_start,
+    # early_stopping, ...
+    **options,
 ) -> list[dict]:  # all records, those of the folder included
     """`run_trials` with its records in a folder, where a run that was interrupted goes on with `resume`.
 
     Raises `ValueError` where an option or the folder is not usable; nothing is written to `out` then."""
     everything = options | {"oracle": oracle, "device": str(choose_device(device)), "together": together}
-    run_trials(datasets, methods, make_model, done=(), progress=None, **everything)  # only its checks: nothing runs before it is asked for records
-    defaults = {p.name: p.default for f in (train_models, run_trials) for p in inspect.signature(f).parameters.values() if p.kind is p.KEYWORD_ONLY}
-    unknown = set(options) - (set(defaults) - {"validation"})
-    if unknown:
-        raise TypeError(f"`{min(unknown)}` is not an option of `run_trials`")
-    known = {k: v for k, v in (defaults | options).items() if k not in ("validation", "oracle", "device", "together", "done", "progress")}
-    if known["initial"] is not None:
-        known["initial"] = [as_tensor(positions).tolist() for positions in known["initial"]]
+    run_trials(datasets, methods, make_model, done=(), progress=None, **everything)  # runs nothing, only checks
+    known = _complete(options)
     names = [f"{data.name}, {len(data.pool_labels)} points" for data in datasets]
-    try:
-        if not isinstance(settings or {}, dict):
-            raise TypeError(f"it is {settings!r}")
-        described = json.loads(json.dumps({"datasets": names, "methods": list(methods), **known, "settings": settings or {}}))
-    except (TypeError, ValueError) as e:
-        raise ValueError(f"`settings` or another option cannot be written as JSON ({e}); want a dictionary of words and numbers") from None
-    first = len(known["initial"][0]) if known["initial"] else len(get_balanced_indices(datasets[0].pool_labels, known["per_class"]))
+    described = {"options": _as_json({"datasets": names, "methods": list(methods), **known}, settings)}
+    described |= _describe_place(everything["device"])
+    initial = known["initial"] or [get_balanced_indices(datasets[0].pool_labels, known["per_class"])]
     title = f"{datasets[0].name}; acquisition size {known['size']}, K = {known['samples']}, seed {known['seed']}"
-    run = {"options": described, **_describe_place(everything["device"])}
-    return _record(Path(out), run, title, first, resume, overwrite, datasets, methods, make_model, everything)
+    experiment = _Experiment(datasets, methods, make_model, everything, described, title, len(initial[0]))
+    return _record(experiment, Path(out), resume, overwrite)
