@@ -52,7 +52,7 @@ def _run(command: str, main: Callable, stopped: str) -> None:
 
 # %% ../nbs/94_command_line.ipynb #59b757eb
 def _print(text: str) -> None:
-    "Print at once. A reader that has gone, as `| head -1` does, misses the rest; the command does what it was asked to."
+    "Print at once. A reader that has gone, as `| head -1` does, misses the rest; the command does what it was asked."
     try:
         print(text, flush=True)
     except OSError as e:
@@ -92,12 +92,6 @@ def _command(function: Callable) -> Callable:
 
     return inner
 
-# %% ../nbs/94_command_line.ipynb #985123b6
-_LEGEND = (
-    "labels to 90% and 95%: quartiles over trials; distinct: different originals in a batch, mean; "
-    "seconds: all trials together"
-)
-
 # %% ../nbs/94_command_line.ipynb #985123b5
 @_command
 def batchbald_compare(
@@ -135,7 +129,10 @@ def batchbald_compare(
 
     def main():
         _print(format_summary(compare_methods(out, **options)))
-        _print(f"\n{_LEGEND}")
+        _print(
+            "\nlabels to 90% and 95%: quartiles over trials; distinct: different originals in a batch, mean; "
+            "seconds: all trials together"
+        )
         _print(f"records.jsonl, run.json, summary.csv and learning_curves.png are in {out}")
 
     _run("batchbald_compare", main, "stopped; finished rounds are recorded, go on with --resume")
