@@ -11,12 +11,12 @@ import reprlib
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .bald import CandidateBatch
 from .bayesian_models import evaluating, dropout_layers
 from .checks import ENDLESS, as_tensor, brief, check_count, check_labels, check_number, check_room
-from .methods import check_batch
+from .methods import check_batch, get_method
 
 # %% ../nbs/92a_loop_checks.ipynb #78e7bcef
 MOST_STEPS = 10**9  # a day at the least
@@ -198,3 +198,76 @@ def check_record(row: dict, run, labelled: list[int], seed: int, most: int, look
     labels_n = check_labels("the classes of a record are", row["classes"], len(batch.indices), run.data.num_classes)
     if looked_up and not torch.equal(labels_n, run.data.pool_labels[batch.indices].long()):
         raise ValueError("the classes of a record are not those of its points in `pool_labels`")
+
+# %% ../nbs/92a_loop_checks.ipynb #0080bf96
+def check_images(inputs: Tensor, image_shape: Sequence[int] | None) -> Tensor:  # (N, H, W) or (N, 1 or 3, H, W)
+    "The pool as images that can be shown."
+    shape = tuple(inputs.shape)
+    if inputs.ndim not in (2, 3, 4) or 0 in shape:
+        wish = "want images (N, H, W) or (N, C, H, W), or features (N, F) and an `image_shape`"
+        raise ValueError(f"`inputs` has shape {shape}; {wish}")
+    if inputs.is_complex() or not inputs.isfinite().all():
+        raise ValueError("`inputs` has entries that are not finite real numbers")
+    if inputs.ndim == 2 and image_shape is None:
+        found = f"`inputs` has shape {shape}, and no picture can be made of features alone"
+        raise ValueError(f"{found}; pass `image_shape`, (H, W) or (C, H, W)")
+    image_shape = tuple(image_shape or shape[1:])
+    fits = math.prod(image_shape) == shape[1] if inputs.ndim == 2 else image_shape == shape[1:]
+    if len(image_shape) not in (2, 3) or not fits:
+        found = f"`image_shape` is {image_shape}, and `inputs` has shape {shape}"
+        raise ValueError(f"{found}; want the shape of one image, (H, W) or (C, H, W)")
+    if len(image_shape) == 3 and image_shape[0] not in (1, 3):
+        wish = "want 1 or 3 channels, and those first: `inputs.movedim(-1, 1)` moves the last axis there"
+        raise ValueError(f"images have shape {image_shape}; {wish}")
+    return inputs.reshape(len(inputs), *image_shape)
+
+# %% ../nbs/92a_loop_checks.ipynb #2ca5218b
+MOST_CLASSES = 1_000  # nobody can choose from more
+
+
+def check_class_names(classes) -> list[str]:
+    "The names of the classes."
+    named = isinstance(classes, Sequence) and not isinstance(classes, (str, bytes))
+    n = len(classes) if named else check_count(classes, "classes", 2)
+    names = [str(c) for c in (classes if named else range(n))] if n <= MOST_CLASSES else []
+    if len(names) < 2 or len(set(names)) < len(names):
+        wanted = f"how many there are, or two or more different names, and at most {MOST_CLASSES:,}"
+        raise ValueError(f"`classes` is {brief(classes)}; want {wanted}")
+    return names
+
+# %% ../nbs/92a_loop_checks.ipynb #318a8d67
+def check_method_names(methods) -> list[str]:
+    "Names of methods, each of which there is."
+    names = [] if isinstance(methods, str) else list(methods)
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"`methods` is {methods!r}; want one or more different names")
+    try:
+        for name in names:
+            get_method(name)
+    except ValueError as error:
+        raise ValueError(str(error).replace("`name` is", "`methods` has", 1)) from None
+    return names
+
+# %% ../nbs/92a_loop_checks.ipynb #45d8283f
+def check_start(start, N: int, C: int) -> dict[int, int]:
+    "Class by position, in the order in which they were given."
+    if not isinstance(start or {}, Mapping):
+        raise ValueError(f"`start` is a {type(start).__name__}; want labels by position, such as {{3: 0, 17: 2}}")
+    found = {check_count(i, "start", 0): check_count(c, "start", 0) for i, c in (start or {}).items()}
+    if any(i >= N or c >= C for i, c in found.items()):
+        wish = f"want positions from 0 to {N - 1} and labels from 0 to {C - 1}"
+        raise ValueError(f"`start` has positions or labels that do not exist; {wish}")
+    return found
+
+# %% ../nbs/92a_loop_checks.ipynb #da9abbbe
+def check_test_set(inputs, labels, like: Tensor, C: int) -> tuple[Tensor, Tensor] | None:
+    "A test set with inputs as in the pool, or none."
+    if (inputs is None) != (labels is None):
+        raise ValueError("`test_inputs` and `test_labels` come together; one of them is missing")
+    if inputs is None:
+        return None
+    inputs = as_tensor(inputs).detach().cpu()
+    if inputs.shape[1:] != like.shape[1:] or not len(inputs) or not inputs.isfinite().all():
+        wish = f"want finite inputs of shape {tuple(like.shape[1:])}, as in the pool"
+        raise ValueError(f"`test_inputs` has shape {tuple(inputs.shape)}; {wish}")
+    return inputs, check_labels("`test_labels` is", labels, len(inputs), C).cpu()

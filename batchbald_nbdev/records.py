@@ -15,6 +15,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 from fastcore.basics import patch
@@ -163,6 +164,35 @@ def is_record(row: dict) -> bool:
     except (KeyError, TypeError):
         return False
 
+# %% ../nbs/93_records.ipynb #236e1a9b
+def is_click(record: dict, classes: int) -> bool:
+    "Can this be what a reader did?"
+    kind, label = record["kind"], None if record["kind"] == "skip" else record["label"]
+    return (
+        kind in ("label", "skip")
+        and is_count(record["round"])
+        and is_count(record["position"])
+        and isinstance(record["time"], str)
+        and (label is None or is_count(label, classes))
+    )
+
+# %% ../nbs/93_records.ipynb #5c8e118c
+def is_batch(batch: dict, N: int, C: int) -> bool:
+    "Can this be what a learner asks for, and why? Without a network there are no reasons."
+    indices, accuracy, reasons = batch["indices"], batch["accuracy"], len(batch["scores"])
+    return (
+        is_list(indices, partial(is_count, below=N))
+        and len(set(indices)) == len(indices)
+        and reasons in (0, len(indices))
+        and is_count(batch["labels"], N + 1)
+        and (accuracy is None or is_number(accuracy, 0, 1))
+        and is_list(batch["scores"], is_number, reasons)
+        and is_list(batch["joint"], is_number, reasons)
+        and is_list(batch["pairs"], lambda row: is_list(row, is_number, reasons), reasons)
+        and is_list(batch["guesses"], partial(is_count, below=C), reasons)
+        and (is_number(batch["ceiling"], 0) if reasons else batch["ceiling"] is None)
+    )
+
 # %% ../nbs/93_records.ipynb #67eb7050
 def read_rounds(
     file: RecordFile,
@@ -179,7 +209,7 @@ def read_rounds(
                 "mend it from a backup, use --overwrite, or choose another folder"
             )
         part.append({key: row[key] for key in record_keys})
-        if len(part) == len(learners):  # who bought nothing has done the last round
+        if len(part) == len(learners):  # who acquired nothing has done the last round
             learners = [learner for learner, row in zip(learners, part) if row["indices"]]
             records, part, size, round = records + part, [], at, round + 1
     return records, size, f"{len(part)} of {len(learners)} records" if size < len(data) else ""

@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.skipif(find_spec("jupyterlab") is None, reason="JupyterLab is missing: run `make dev`")
 
 CELLS = [
-    "from batchbald_nbdev.datasets import get_balanced_indices, get_repeated_digits\nfrom batchbald_nbdev.labelling import label_by_hand",
+    "from batchbald_nbdev.datasets import get_balanced_indices, get_repeated_digits\nfrom batchbald_nbdev.label_panel import label_by_hand",
     """data = get_repeated_digits(2, originals=150, test=300)
 start = {i: int(data.pool_labels[i]) for i in get_balanced_indices(data.pool_labels, 2)}
 panel = label_by_hand(data.pool_inputs, "labels.jsonl", image_shape=(8, 8), start=start, pool_labels=data.pool_labels,
@@ -216,7 +216,7 @@ def text_contrast(locator):
 
 @pytest.mark.slow
 def test_the_two_cells_of_the_chapter_open_a_file_that_was_labelled_without_a_browser(lab, browser):
-    from batchbald_nbdev.labelling import Labelling, _reason
+    from batchbald_nbdev.labelling import Labelling, explain_in_words
 
     url, folder = lab
     chapter = nbformat.read(ROOT / "nbs" / "13_label_by_hand.ipynb", 4)
@@ -238,7 +238,7 @@ def test_the_two_cells_of_the_chapter_open_a_file_that_was_labelled_without_a_br
     assert page.asks() == labelling.current
     for batch, title in zip(labelling.batches.values(), ("BatchBALD", "BALD (top-k)")):
         row = page.page.locator(".jp-OutputArea .widget-html", has_text=f"{title}: own scores")
-        assert _reason(title, batch) in row.inner_text()
+        assert explain_in_words(batch) in row.inner_text()
         alts = [image.get_attribute("alt") for image in row.locator("img").all()]
         assert alts == [f"image {i} of the pool" for i in batch["indices"]]
     panel = page.page.locator(".jp-OutputArea-output .widget-vbox").first

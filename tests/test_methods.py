@@ -20,7 +20,8 @@ from batchbald_nbdev.datasets import example_log_probs, get_balanced_indices, ge
 from batchbald_nbdev.epig import get_batchepig_batch, get_epig_batch
 from batchbald_nbdev.command_line import format_picks, select_batch
 from batchbald_nbdev.experiments import presets
-from batchbald_nbdev.labelling import Labelling, plot_labelling
+from batchbald_nbdev.label_panel import plot_labelling
+from batchbald_nbdev.labelling import Labelling
 from batchbald_nbdev.methods import Method, Round, get_method, label_of_method, methods, register
 from batchbald_nbdev.plots import _styles_of, plot_learning_curves
 from batchbald_nbdev.plain_batchbald import CeilingWarning

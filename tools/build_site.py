@@ -34,11 +34,17 @@ class SiteError(ValueError): "The site cannot be built; the message says why."
 
 # ---- Pages, for either builder ----
 
+def is_patch(node, how=""):
+    "Does this add a method to a class by `@patch`?"
+    return isinstance(node, ast.FunctionDef) and any(re.search(rf"^patch\b{how}", ast.unparse(o)) for o in node.decorator_list)
+
+
 def names_of(tree):
     "What a piece of Python defines at its top level, and methods as `Class.method`."
     for node in tree.body:
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)): yield node.name
         if isinstance(node, ast.ClassDef): yield from (f"{node.name}.{o.name}" for o in node.body if isinstance(o, ast.FunctionDef))
+        if is_patch(node): yield f"{ast.unparse(node.args.args[0].annotation)}.{node.name}"
         # Names that are bound; `presets["digits"] = ...` binds none
         if isinstance(node, ast.Assign): yield from (o.id for target in node.targets for o in ast.walk(target) if isinstance(o, ast.Name) and isinstance(o.ctx, ast.Store))
 
@@ -52,7 +58,7 @@ def entries_of(tree):
 def properties_of(tree):
     "Properties among what a piece of Python adds to classes by `@patch`, as `Class.name`."
     for node in tree.body:
-        if isinstance(node, ast.FunctionDef) and any(re.search(r"^patch\(.*\bas_prop=True\b", ast.unparse(o)) for o in node.decorator_list):
+        if is_patch(node, r".*\bas_prop=True\b"):
             yield f"{ast.unparse(node.args.args[0].annotation)}.{node.name}"
 
 
@@ -120,7 +126,7 @@ class PageFilter(FilterDefaults):
             if any(map(is_table, cell.outputs)): cell.source = f"#| classes: aligned\n{cell.source}"
             for data in (o["data"] for o in cell.outputs if "show_doc(" in cell.source and "text/markdown" in o.get("data", {})):
                 data["text/markdown"] = mend_documentation("".join(data["text/markdown"]), properties)
-        documented = {o for cell in nb.cells for o in re.findall(r"^show_doc\((\w+)", cell.source, re.MULTILINE)}
+        documented = {o for cell in nb.cells for o in re.findall(r"^show_doc\(([\w.]+)", cell.source, re.MULTILINE)}
         cells, sources = [], []
         for cell in nb.cells:
             if "show_doc(" not in cell.source: cells, sources = cells + sources, []
