@@ -52,7 +52,7 @@ from batchbald_nbdev.kbald import (
     get_budgetbald_batch,
     get_largebatchbald_batch,
 )
-from batchbald_nbdev.labelling import label_by_hand
+from batchbald_nbdev.label_panel import label_by_hand
 from batchbald_nbdev.methods import methods, Round, Method, register, get_method
 from batchbald_nbdev.networks import make_mlp, make_mnist_cnn
 from batchbald_nbdev.plain_batchbald import CeilingWarning

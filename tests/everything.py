@@ -13,6 +13,7 @@ from batchbald_nbdev.image_sets import *
 from batchbald_nbdev.information import *
 from batchbald_nbdev.joint_entropy import *
 from batchbald_nbdev.kbald import *
+from batchbald_nbdev.label_panel import *
 from batchbald_nbdev.labelling import *
 from batchbald_nbdev.methods import *
 from batchbald_nbdev.networks import *
