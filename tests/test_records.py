@@ -52,6 +52,7 @@ WRONG = [
     ],
     *[("classes", value) for value in ([1.0] * 10, [10] * 10, [-1] * 10)],
     ("scores", [10**400] * 10),
+    ("distinct", 0),  # of ten picks
     *[("seconds", value) for value in [None, "x", [], {}, True, 1.0, {"train": 1.0, "collect": 1.0}]],
     *[
         ("seconds", {"train": 1.0, "collect": 1.0, "select": value})
