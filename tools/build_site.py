@@ -34,10 +34,16 @@ class SiteError(ValueError): "The site cannot be built; the message says why."
 
 # ---- Pages, for either builder ----
 
+def owner_of(node):
+    "`Class.` of a function that `@patch` puts into a class, else nothing."
+    patched = any(re.match(r"patch\b", ast.unparse(o)) for o in getattr(node, "decorator_list", ()))
+    return f"{ast.unparse(node.args.args[0].annotation)}." if patched else ""
+
+
 def names_of(tree):
     "What a piece of Python defines at its top level, and methods as `Class.method`."
     for node in tree.body:
-        if isinstance(node, (ast.FunctionDef, ast.ClassDef)): yield node.name
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)): yield owner_of(node) + node.name
         if isinstance(node, ast.ClassDef): yield from (f"{node.name}.{o.name}" for o in node.body if isinstance(o, ast.FunctionDef))
         # Names that are bound; `presets["digits"] = ...` binds none
         if isinstance(node, ast.Assign): yield from (o.id for target in node.targets for o in ast.walk(target) if isinstance(o, ast.Name) and isinstance(o.ctx, ast.Store))
@@ -53,7 +59,7 @@ def properties_of(tree):
     "Properties among what a piece of Python adds to classes by `@patch`, as `Class.name`."
     for node in tree.body:
         if isinstance(node, ast.FunctionDef) and any(re.search(r"^patch\(.*\bas_prop=True\b", ast.unparse(o)) for o in node.decorator_list):
-            yield f"{ast.unparse(node.args.args[0].annotation)}.{node.name}"
+            yield owner_of(node) + node.name
 
 
 def fold_export(cell):
@@ -64,7 +70,8 @@ def fold_export(cell):
         tree = ast.parse(cell.source)
         cell.defines_ = list(dict.fromkeys(names_of(tree)))  # a name that ends in _ is not written to the file
         cell.properties_ = set(properties_of(tree))
-        titles = list(dict.fromkeys(o for o in [*cell.defines_, *entries_of(tree)] if "." not in o))
+        inside = {f"{node.name}.{o.name}" for node in tree.body if isinstance(node, ast.ClassDef) for o in node.body if isinstance(o, ast.FunctionDef)}
+        titles = list(dict.fromkeys(o for o in [*cell.defines_, *entries_of(tree)] if o not in inside))
         summary = f"Source of {', '.join(titles[:4])}{' and more' * (len(titles) > 4)}" if titles else "Imports"
         cell.source = f'#| code-fold: true\n#| code-summary: "{summary}"\n{cell.source}'
 
@@ -120,7 +127,7 @@ class PageFilter(FilterDefaults):
             if any(map(is_table, cell.outputs)): cell.source = f"#| classes: aligned\n{cell.source}"
             for data in (o["data"] for o in cell.outputs if "show_doc(" in cell.source and "text/markdown" in o.get("data", {})):
                 data["text/markdown"] = mend_documentation("".join(data["text/markdown"]), properties)
-        documented = {o for cell in nb.cells for o in re.findall(r"^show_doc\((\w+)", cell.source, re.MULTILINE)}
+        documented = {o for cell in nb.cells for o in re.findall(r"^show_doc\(([\w.]+)", cell.source, re.MULTILINE)}
         cells, sources = [], []
         for cell in nb.cells:
             if "show_doc(" not in cell.source: cells, sources = cells + sources, []
