@@ -266,6 +266,20 @@ def get_kbald_batch(
         )
     return batch
 
+# %% ../nbs/05_kbald.ipynb #a4402a11
+def _divergence(search: _Expansion, pending: list[int], tolerance: float, max_bytes: int) -> Callable:
+    "A rule for `search_greedily`: end before the pick that takes 2-BALD further than `tolerance` from 3-BALD."
+    difference = 0.0
+
+    def stop(indices, gains, pick, gain):
+        nonlocal difference
+        here, known = search.x[pick : pick + 1], search.x[pending + indices]
+        by_three = compute_kbald_gains(here, known, 3, search.dtype, search.device, max_bytes=max_bytes)
+        difference += by_three.item() - gain
+        return indices and abs(difference) > tolerance * abs(sum(gains) + gain) + 100 * TIES[search.dtype]
+
+    return stop
+
 # %% ../nbs/05_kbald.ipynb #550a4541
 def get_dynamic_kbald_batch(
     log_probs_N_K_C,  # log p(y_n = c | w_k)
@@ -285,20 +299,25 @@ def get_dynamic_kbald_batch(
     search, max_batch_size, pending = _expand(
         log_probs_N_K_C, max_batch_size, "max_batch_size", 2, dtype, device, pending, max_bytes, remedy=remedy
     )
+    stop = None
     if tolerance < math.inf:  # every pick is looked at by 3-BALD: better refused now than half-way
         most = max(0, len(pending) + max_batch_size - 1)
         _check_work(1, *search.x.shape[1:], 3, most, remedy + ", or infinite `tolerance`")
-    difference = 0.0
-
-    def stop(indices, gains, pick, gain):
-        nonlocal difference
-        if tolerance < math.inf:
-            here, known = search.x[pick : pick + 1], search.x[pending + indices]
-            by_three = compute_kbald_gains(here, known, 3, search.dtype, search.device, max_bytes=max_bytes)
-            difference += by_three.item() - gain
-        return indices and abs(difference) > tolerance * abs(sum(gains) + gain) + 100 * TIES[search.dtype]
-
+        stop = _divergence(search, pending, tolerance, max_bytes)
     return _search(search, max_batch_size, stop)
+
+# %% ../nbs/05_kbald.ipynb #07cdb841
+def _count_fitting(batch: CandidateBatch, used: float, gain_share: float, most: float) -> int:
+    "How many picks come before the first that adds too little, or takes the information beyond `most`."
+    for n, (gain, score) in enumerate(zip(batch.gains, batch.scores)):
+        if n and not (gain >= gain_share * batch.gains[0] and used + score <= most):
+            return n
+    return len(batch.gains)
+
+# %% ../nbs/05_kbald.ipynb #9361e18c
+def _first(batch: CandidateBatch, n: int) -> CandidateBatch:
+    parts = batch.scores, batch.indices, batch.gains, batch.standard_errors
+    return CandidateBatch(*(part[:n] for part in parts), batch.ceiling)
 
 # %% ../nbs/05_kbald.ipynb #a72c84ff
 def get_dynamic_batchbald_batch(
@@ -332,14 +351,9 @@ def get_dynamic_batchbald_batch(
         with silencing(CeilingWarning):
             options = dict(pending=pending, generator=generator, max_bytes=max_bytes)
             batch = get_batchbald_batch(x, size, num_samples, dtype, device, **options)
-        fits = [
-            n == 0 or (gain >= gain_share * batch.gains[0] and used + score <= most)
-            for n, (gain, score) in enumerate(zip(batch.gains, batch.scores))
-        ]
-        if not all(fits) or size == max_batch_size or len(fits) < size:
-            end = fits.index(False) if not all(fits) else len(fits)
-            parts = batch.scores, batch.indices, batch.gains, batch.standard_errors
-            return CandidateBatch(*(part[:end] for part in parts), batch.ceiling)
+        n = _count_fitting(batch, used, gain_share, most)
+        if n < size or size == max_batch_size:
+            return _first(batch, n)
 
 # %% ../nbs/05_kbald.ipynb #5afb66d4
 def _ranked(log_probs_N_K_C, max_batch_size, dtype, device, pending):
