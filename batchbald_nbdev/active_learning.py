@@ -23,13 +23,7 @@ from torch.func import functional_call, stack_module_state, vmap
 from .bald import CandidateBatch
 from .bayesian_models import dropout_features, dropout_layers, make_consistent
 from batchbald_nbdev.checks import (
-    as_float_tensor,
-    check_count,
-    check_number,
-    check_positions,
-    check_room,
-    choose_device,
-    full_precision,
+    as_float_tensor, check_count, check_number, check_positions, check_room, choose_device, full_precision,
 )
 from .collect import autocast, collect_log_probs
 from .datasets import ActiveLearningData, get_balanced_indices

@@ -8,7 +8,6 @@ __all__ = ['get_batchbald_batch']
 # %% ../nbs/04_fast_batchbald.ipynb #14ee086e
 import math
 from collections.abc import Iterable
-from statistics import NormalDist
 
 import torch
 from fastcore.basics import patch
@@ -140,8 +139,9 @@ def __call__(self: _Level, probs_n_C_K: Tensor, entropies_n_K: Tensor) -> tuple[
 # %% ../nbs/04_fast_batchbald.ipynb #ec10db91
 def _quantile(error: float, freedom: int) -> float:
     "Standard errors that are exceeded with probability `error`, by Student's distribution."
-    z = -NormalDist().inv_cdf(error)
-    return z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
+    from scipy.special import stdtrit
+
+    return -float(stdtrit(freedom, error))
 
 # %% ../nbs/04_fast_batchbald.ipynb #72d8d416
 LEVELS, FIRST, BLOCK = (128, 512, 2048), 32, 512

@@ -109,7 +109,7 @@ def check_room(needed: float, name: str, what: str, device="cpu") -> None:
 
 # %% ../nbs/92_checks.ipynb #d46ecd26
 class _ReadOnly:
-    "The memory of a NumPy array that may not be written to, without that mark: PyTorch warns of it, and nothing here writes."
+    "The memory of a read-only NumPy array without that mark: PyTorch warns of it, and nothing here writes."
 
     def __init__(self, array: np.ndarray):
         self.array = array  # as long as the tensor lives
@@ -134,13 +134,15 @@ def as_tensor(x) -> Tensor:
 # %% ../nbs/92_checks.ipynb #c4cca2d7
 SLACK = {torch.float16: 2e-2, torch.bfloat16: 5e-2, torch.float32: 1e-4, torch.float64: 1e-8}
 
-
+# %% ../nbs/92_checks.ipynb #00da178c
 def _refuse_unreadable(x, name: str) -> None:
     "Refuse arrays that would lose something on the way to a tensor."
     if hasattr(x, "__dask_graph__"):  # reading it would load all of it
-        raise ValueError(f"`{name}` is a Dask collection; `get_distributed_batchbald_batch` picks from it, and `compute()` loads what fits in memory")
+        remedy = "`get_distributed_batchbald_batch` picks from it, and `compute()` loads what fits in memory"
+        raise ValueError(f"`{name}` is a Dask collection; {remedy}")
     if hasattr(x, "mask"):  # a masked array would lose its mask
-        raise ValueError(f"`{name}` is a masked array; leave the masked points out with an index, and add that to the positions that come back")
+        remedy = "leave the masked points out with an index, and add that to the positions that come back"
+        raise ValueError(f"`{name}` is a masked array; {remedy}")
 
 # %% ../nbs/92_checks.ipynb #c343bb3d
 def as_float_tensor(x, name: str = "log_probs_N_K_C", whole: bool = False) -> Tensor:
@@ -157,7 +159,8 @@ def as_float_tensor(x, name: str = "log_probs_N_K_C", whole: bool = False) -> Te
         raise ValueError(f"`{name}` is a {x.layout} tensor; pass its `to_dense()`")
     if whole and not (x.is_floating_point() or x.is_complex()):
         if x.numel() and not -(2**53) <= int(x.min()) <= int(x.max()) <= 2**53:
-            raise ValueError(f"`{name}` has whole numbers beyond 2^53, which float64 cannot tell apart; make them smaller")
+            beyond = "whole numbers beyond 2^53, which float64 cannot tell apart"
+            raise ValueError(f"`{name}` has {beyond}; make them smaller")
         x = x.double()
     if x.dtype not in SLACK:
         raise ValueError(f"`{name}` has dtype {x.dtype}; convert it to float16, bfloat16, float32 or float64")
@@ -182,11 +185,10 @@ def choose_device(device, log_probs_N_K_C: Tensor | None = None) -> torch.device
         probe = torch.empty(0, dtype=torch.float32, device=found)
         if found.type not in ("cpu", "cuda"):
             probe.sum().item()  # there are devices whose tensors have no numbers, such as meta
-    except (RuntimeError, AssertionError, TypeError, ValueError, ImportError) as e:  # what PyTorch raises, as the case may be
+    except (RuntimeError, AssertionError, TypeError, ValueError, ImportError) as e:  # PyTorch raises any of these
         why = str(e).splitlines()[0].partition(". ")[0]
-        raise ValueError(
-            f"`device` is {device!r}, which PyTorch cannot use here ({why}); want cpu, cuda where there is a GPU, or None"
-        ) from None
+        found = f"`device` is {device!r}, which PyTorch cannot use here ({why})"
+        raise ValueError(f"{found}; want cpu, cuda where there is a GPU, or None") from None
     return found
 
 # %% ../nbs/92_checks.ipynb #4fc6a8b6
@@ -195,7 +197,8 @@ def check_generator(generator: torch.Generator | None) -> torch.Generator:
     if generator is None:
         return torch.Generator().manual_seed(0)
     if not isinstance(generator, torch.Generator):
-        raise ValueError(f"`generator` is {generator!r}; want a torch.Generator such as torch.Generator().manual_seed(0)")
+        want = "a torch.Generator such as torch.Generator().manual_seed(0)"
+        raise ValueError(f"`generator` is {generator!r}; want {want}")
     return generator
 
 # %% ../nbs/92_checks.ipynb #a8bdf3a6
@@ -226,10 +229,18 @@ def check_scores(scores_N) -> Tensor:
             scores_N = np.asarray(scores_N)
     scores_N = as_float_tensor(scores_N, "scores_N", whole=True)
     if scores_N.ndim != 1 or len(scores_N) == 0:
-        raise ValueError(f"`scores_N` has shape {tuple(scores_N.shape)}; want one score for each point of a non-empty pool")
+        shape = tuple(scores_N.shape)
+        raise ValueError(f"`scores_N` has shape {shape}; want one score for each point of a non-empty pool")
     if scores_N.isnan().any():
         raise ValueError("`scores_N` contains NaN; a point without a score cannot be ranked")
     return scores_N
+
+# %% ../nbs/92_checks.ipynb #2adf63e9
+def _describe_labels(labels, labels_n: Tensor) -> str:
+    if not hasattr(labels, "shape"):
+        return reprlib.repr(labels)
+    values = f", {labels_n.min()} to {labels_n.max()}," if labels_n.numel() else ""
+    return f"of shape {tuple(labels_n.shape)}, {labels_n.dtype}{values}"
 
 # %% ../nbs/92_checks.ipynb #e698efc8
 def check_labels(name: str, labels, n: int, classes: int) -> Tensor:
@@ -244,13 +255,6 @@ def check_labels(name: str, labels, n: int, classes: int) -> Tensor:
         wish = f"want for each its class, a whole number from 0 to {classes - 1}"
         raise ValueError(f"{name} {_describe_labels(labels, labels_n)} for {n} points; {wish}")
     return labels_n.long()
-
-
-def _describe_labels(labels, labels_n: Tensor) -> str:
-    if not hasattr(labels, "shape"):
-        return reprlib.repr(labels)
-    values = f", {labels_n.min()} to {labels_n.max()}," if labels_n.numel() else ""
-    return f"of shape {tuple(labels_n.shape)}, {labels_n.dtype}{values}"
 
 # %% ../nbs/92_checks.ipynb #969f3112
 def full_precision(function: Callable) -> Callable:

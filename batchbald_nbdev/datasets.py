@@ -259,9 +259,9 @@ def get_balanced_indices(
     "A balanced initial set. A class without any point is missed only where `num_classes` says how many there are."
     labels_N, per_class = _check_labels(labels_N, num_classes), check_count(per_class, "per_class", 0)
     order = _permutation(len(labels_N), check_generator(generator))
-    indices, classes = [], (
-        labels_N.unique().tolist() if num_classes is None else range(check_count(num_classes, "num_classes"))
-    )
+    indices, classes = [], labels_N.unique().tolist()
+    if num_classes is not None:
+        classes = range(check_count(num_classes, "num_classes"))
     for c in classes if per_class else ():
         of_class = order[labels_N[order] == c][:per_class]
         if len(of_class) < per_class:

@@ -15,6 +15,7 @@ from itertools import accumulate, count
 from types import SimpleNamespace
 
 import torch
+from fastcore.basics import patch
 from torch import Tensor
 
 from .bald import CandidateBatch, compute_bald
@@ -29,15 +30,15 @@ from .plain_batchbald import TIES, pick_batch
 # %% ../nbs/04a_many_machines.ipynb #c0adfaeb
 @dataclass(frozen=True)
 class _Answer:
-    "What a part tells the leader. Bounds come in pairs: the highest among the points whose rows are kept, and among all."
+    "What a part tells the leader. Bounds come in pairs: the highest among points whose rows are kept, and among all."
 
     shape: tuple[int, ...]  # of the part
     best: list[tuple[float, int, Tensor]]  # bounds, positions in the part and log_probs_1_K_C, see `_front`
     bounds: tuple[float, float]
     unseen: tuple[float, float]  # the same among the points that this look passed over
-    rise: float  # by how much gains were seen above their bounds
+    violation: float  # by how much gains were seen above their bounds
 
-
+# %% ../nbs/04a_many_machines.ipynb #40f4a2a9
 @dataclass(frozen=True)
 class _Part:
     "One part of the pool, held where its points are. It never changes: a look makes a new one."
@@ -50,6 +51,11 @@ class _Part:
     def __sizeof__(self) -> int:  # Dask asks, and takes the work to where the large things are
         return sum(x.nbytes for x in (self.bounds_n, self.kept_r, self.log_probs_r_K_C))
 
+# %% ../nbs/04a_many_machines.ipynb #0933dacc
+def _tops(bounds_n: Tensor, kept_r: Tensor) -> tuple[float, float]:
+    "Highest bounds among kept points and among all."
+    return tuple(x.max().item() if len(x) else -math.inf for x in (bounds_n[kept_r], bounds_n))
+
 # %% ../nbs/04a_many_machines.ipynb #01cc41c3
 def _front(bounds_r: Tensor, at_r: Tensor, log_probs_r_K_C: Tensor, slack: float) -> list[tuple[float, int, Tensor]]:
     "Of the points within `slack` of the highest bound, each that is above all before it."
@@ -60,142 +66,212 @@ def _front(bounds_r: Tensor, at_r: Tensor, log_probs_r_K_C: Tensor, slack: float
             best.append((highest, int(at_r[r]), log_probs_r_K_C[r : r + 1].clone()))
     return best
 
-
-def _tops(bounds_n: Tensor, kept_r: Tensor) -> tuple[float, float]:
-    "Highest bounds among kept points and among all."
-    return tuple(x.max().item() if len(x) else -math.inf for x in (bounds_n[kept_r], bounds_n))
-
-
-def _make_part(bounds_n: Tensor, seen_n: Tensor, at_r: Tensor, log_probs_r_K_C: Tensor, rise: float, room: int, slack: float) -> _Part:
+# %% ../nbs/04a_many_machines.ipynb #0fd4c081
+def _make_part(
+    bounds_n: Tensor,
+    seen_n: Tensor,  # which points a look has brought up to date
+    at_r: Tensor,  # positions of the rows at hand, ascending
+    log_probs_r_K_C: Tensor,
+    violation: float,
+    room: int,  # rows to keep, at most
+    slack: float,  # gains closer than this tie
+) -> _Part:
     "A part that keeps, of the rows at hand, the `room` with the highest bounds."
     best = _front(bounds_n[at_r], at_r, log_probs_r_K_C, slack)
     if len(at_r) > room:
         keep_r = bounds_n[at_r].argsort(descending=True, stable=True)[:room].sort().values
         at_r, log_probs_r_K_C = at_r[keep_r], log_probs_r_K_C.index_select(0, keep_r)
-    shape, unseen_n = (len(bounds_n), *log_probs_r_K_C.shape[1:]), bounds_n.masked_fill(seen_n, -math.inf)
-    return _Part(bounds_n, at_r, log_probs_r_K_C, _Answer(shape, best, _tops(bounds_n, at_r), _tops(unseen_n, at_r), rise))
+    shape = (len(bounds_n), *log_probs_r_K_C.shape[1:])
+    unseen = _tops(bounds_n.masked_fill(seen_n, -math.inf), at_r)
+    return _Part(bounds_n, at_r, log_probs_r_K_C, _Answer(shape, best, _tops(bounds_n, at_r), unseen, violation))
 
-
+# %% ../nbs/04a_many_machines.ipynb #1191d414
 _chunks_read = count()
 
 
 def _release():
-    "Every now and then, have malloc give back what it holds between small arrays that outlived large ones. (Linux; Dask's workers see to it themselves.)"
+    "Every now and then, have malloc give back what it holds between small arrays that outlived large ones. (Linux.)"
     if next(_chunks_read) % 16 == 0:
         with suppress(OSError, AttributeError, TypeError):  # other systems
             ctypes.CDLL(None).malloc_trim(0)
 
-
+# %% ../nbs/04a_many_machines.ipynb #48fce7dc
 def _start(log_probs_n_K_C, dtype: torch.dtype, room: int, slack: float) -> _Part:
     "A part whose bounds are BALD scores. Checks its data."
     _release()
     x = as_float_tensor(log_probs_n_K_C)
     bounds_n = compute_bald(x, dtype) if len(x) else torch.empty(0, dtype=torch.double, device="cpu")
-    seen_n, at_r = torch.zeros(len(x), dtype=torch.bool, device="cpu"), torch.arange(len(x), device="cpu")
-    return _make_part(bounds_n, seen_n, at_r, x, 0.0, room, slack)
+    seen_n = torch.zeros(len(x), dtype=torch.bool, device="cpu")
+    return _make_part(bounds_n, seen_n, torch.arange(len(x), device="cpu"), x, 0.0, room, slack)
+
+# %% ../nbs/04a_many_machines.ipynb #5f9cf30c
+def _search(state, log_probs_r_K_C: Tensor, bounds_r: Tensor, **options) -> tuple[Tensor, float]:
+    "Look for the best of these rows, and bring bounds up to date: which were read, and the bound violation."
+    read = Rows(log_probs_r_K_C, state.posteriors_M_K.dtype, log_probs_r_K_C.device, 0)
+    seen_r = torch.zeros(len(bounds_r), dtype=torch.bool, device="cpu")
+
+    def rows(block_r):
+        seen_r[block_r] = True
+        return read(block_r)
+
+    generator = torch.Generator().manual_seed(0)
+    _, violation = best_candidate(state, rows, bounds_r, generator=generator, **options)
+    return seen_r, violation
+
+# %% ../nbs/04a_many_machines.ipynb #85871a8d
+def _read_again(part: _Part, log_probs_n_K_C) -> Tensor:
+    "All rows of a part whose chunk was computed again, and came out the same."
+    _release()
+    x = as_float_tensor(log_probs_n_K_C)
+    same = x.shape == part.answer.shape
+    if same:
+        change = (x[part.kept_r].exp() - part.log_probs_r_K_C.exp()).abs().max()
+        same = not change > SLACK[x.dtype]
+    if not same:
+        raise ValueError(
+            "a chunk of `log_probs_N_K_C` came out different when it was computed again; "
+            "seed what is random in it, dropout masks for example"
+        )
+    return x
 
 # %% ../nbs/04a_many_machines.ipynb #6063c724
 def _look(
-    part: _Part, log_probs_n_K_C, state, taken: list[int], incumbent: float, violation: float,
-    race_error: float, elements: int, room: int, slack: float
-) -> _Part:  # fmt: skip
-    "The part after its best point was looked for: among all its points, or without `log_probs_n_K_C` among those that it keeps."
+    part: _Part,
+    log_probs_n_K_C,  # its chunk computed again, or None to look among the rows that it keeps
+    state,  # weights_M and posteriors_M_K
+    taken: list[int],  # positions in the part that cannot be picked
+    incumbent: float,  # a gain found elsewhere
+    violation: float,  # by how much gains were seen above their bounds elsewhere
+    race_error: float,
+    elements: int,
+    room: int,
+    slack: float,
+) -> _Part:
+    "The part after its best point was looked for."
     bounds_n, at_r, x = part.bounds_n.clone(), part.kept_r, part.log_probs_r_K_C
     bounds_n[torch.tensor(taken, dtype=torch.long, device="cpu")] = -math.inf
     if log_probs_n_K_C is not None:
-        _release()
-        at_r, x = torch.arange(len(bounds_n), device="cpu"), as_float_tensor(log_probs_n_K_C)
-        if x.shape != part.answer.shape or (x[part.kept_r].exp() - part.log_probs_r_K_C.exp()).abs().max() > SLACK[x.dtype]:
-            raise ValueError("a chunk of `log_probs_N_K_C` came out different when it was computed again; seed what is random in it, dropout masks for example")
-    read, bounds_r = Rows(x, state.posteriors_M_K.dtype, x.device, 0), bounds_n[at_r]
-    seen_n = torch.zeros(len(bounds_n), dtype=torch.bool, device="cpu")
-
-    def rows(block_r):
-        seen_n[at_r[block_r]] = True
-        return read(block_r)
-
+        at_r, x = torch.arange(len(bounds_n), device="cpu"), _read_again(part, log_probs_n_K_C)
+    bounds_r, seen_n = bounds_n[at_r], torch.zeros(len(bounds_n), dtype=torch.bool, device="cpu")
     if (bounds_r > -math.inf).any():
-        generator = torch.Generator().manual_seed(0)
         options = dict(race_error=race_error, elements=elements, incumbent=incumbent, violation=violation)
-        _, violation = best_candidate(state, rows, bounds_r, generator=generator, **options)
+        seen_n[at_r], violation = _search(state, x, bounds_r, **options)
         bounds_n[at_r] = bounds_r
     return _make_part(bounds_n, seen_n, at_r, x, violation, room, slack)
-
-
-def _take(log_probs_n_K_C, positions: list[int]) -> Tensor:
-    return as_float_tensor(log_probs_n_K_C)[positions]
 
 # %% ../nbs/04a_many_machines.ipynb #43068e61
 class _Leader:
     "Sends what a pick needs to the parts of a pool and gathers what they answer."
 
     def __init__(self, x, dtype: torch.dtype, race_error: float, max_bytes: int):
-        from dask import delayed
-
+        self.x, self.dtype = x, dtype
         self.blocks = x.to_delayed().ravel().tolist()
         room = max(1, max_bytes // len(self.blocks) // (math.prod(x.shape[1:]) * x.dtype.itemsize))
         self.options = {"room": room, "slack": TIES[dtype]}
         self.racing = {"race_error": race_error, "elements": min(2**18, max_bytes // 32)}
-        self.parts, self.answers = {}, {}
-        self.ask({p: delayed(_start)(block, dtype, **self.options) for p, block in enumerate(self.blocks)})
-        for p, length in enumerate(x.chunks[0]):
-            found = self.answers[p].shape
-            if found != (found[0] if math.isnan(length) else length, *x.shape[1:]):
-                raise ValueError(f"`log_probs_N_K_C` has a chunk of shape {found} that should have {(length, *x.shape[1:])}; tell Dask the shapes that it will find")
-        self.starts = list(accumulate((answer.shape[0] for answer in self.answers.values()), initial=0))
+        self.parts, self.answers = {}, {}  # by the number of the part
 
-    def ask(self, tasks: dict) -> None:
-        "New parts, by their number, and what they answer."
-        import dask
+# %% ../nbs/04a_many_machines.ipynb #e81df031
+@patch
+def ask(self: _Leader, tasks: dict) -> None:
+    "New parts, by their number, and what they answer."
+    import dask
 
-        parts = dict(zip(tasks, dask.persist(*tasks.values())))
-        self.answers |= zip(parts, dask.compute(*(part.answer for part in parts.values())))
-        self.parts |= parts
+    parts = dict(zip(tasks, dask.persist(*tasks.values())))
+    self.answers |= zip(parts, dask.compute(*(part.answer for part in parts.values())))
+    self.parts |= parts
 
-    def within(self, p: int, positions: list[int]) -> list[int]:
-        "Those of these points that lie in part p, by their positions there."
-        return [i - self.starts[p] for i in positions if self.starts[p] <= i < self.starts[p + 1]]
+# %% ../nbs/04a_many_machines.ipynb #aba88612
+@patch
+def start(self: _Leader) -> _Leader:
+    "The leader after all parts were made."
+    from dask import delayed
 
-    def named(self, p: int) -> list[tuple[float, int, Tensor]]:
-        "What part p answered as its best, by positions in the pool."
-        return [(bound, self.starts[p] + i, row) for bound, i, row in self.answers[p].best]
+    self.ask({p: delayed(_start)(block, self.dtype, **self.options) for p, block in enumerate(self.blocks)})
+    for p, length in enumerate(self.x.chunks[0]):
+        found = self.answers[p].shape
+        wanted = (length, *self.x.shape[1:])
+        if found != (found[0] if math.isnan(length) else length, *self.x.shape[1:]):
+            raise ValueError(
+                f"`log_probs_N_K_C` has a chunk of shape {found} that should have {wanted}; "
+                "tell Dask the shapes that it will find"
+            )
+    self.starts = list(accumulate((answer.shape[0] for answer in self.answers.values()), initial=0))
+    return self
 
-    def rows(self, positions: list[int]) -> Tensor:
-        "log_probs_g_K_C of these points, in ascending order."
-        import dask
+# %% ../nbs/04a_many_machines.ipynb #140a30d5
+@patch
+def within(self: _Leader, p: int, positions: list[int]) -> list[int]:
+    "Those of these points that lie in part p, by their positions there."
+    return [i - self.starts[p] for i in positions if self.starts[p] <= i < self.starts[p + 1]]
 
-        none = next(self.named(p)[0][2] for p in self.parts if self.named(p))[:0]
-        found = [dask.delayed(_take)(block, self.within(p, positions)) for p, block in enumerate(self.blocks) if self.within(p, positions)]
-        return torch.cat([none, *dask.compute(*found)])
+# %% ../nbs/04a_many_machines.ipynb #4dd192eb
+@patch
+def named(self: _Leader, p: int) -> list[tuple[float, int, Tensor]]:
+    "What part p answered as its best, by positions in the pool."
+    return [(bound, self.starts[p] + i, row_1_K_C) for bound, i, row_1_K_C in self.answers[p].best]
 
-    def choose(self, state: WeightedJointEntropy, taken: list[int]) -> tuple[int, float, Tensor]:
-        "Position, gain and log_probs_1_K_C of the best point that is not taken."
-        from dask import delayed
+# %% ../nbs/04a_many_machines.ipynb #55fe9369
+def _take(log_probs_n_K_C, positions: list[int]) -> Tensor:
+    return as_float_tensor(log_probs_n_K_C)[positions]
 
-        named = [best[-1] for best in map(self.named, self.parts) if best and best[-1][1] not in taken]
-        named = sorted(named, key=lambda o: -o[0])[:FIRST]
-        gains = state.compute_gains(torch.cat([row for _, _, row in named])).tolist() if named else []
-        found = [(gain, i, row) for gain, (_, i, row) in zip(gains, named)]
-        best, rise = max(gains, default=-math.inf), max([0.0, *(gain - bound for gain, (bound, _, _) in zip(gains, named))])
+# %% ../nbs/04a_many_machines.ipynb #29d34e01
+@patch
+def rows(self: _Leader, positions: list[int]) -> Tensor:
+    "log_probs_g_K_C of these points, in ascending order."
+    import dask
 
-        shared = delayed(SimpleNamespace(weights_M=state.weights_M, posteriors_M_K=state.posteriors_M_K), traverse=False)
-        ahead = {p: answer.bounds for p, answer in self.answers.items()}
-        while True:
-            reach = best - 2 * rise - self.options["slack"]
-            kept, whole = ([p for p, bounds in ahead.items() if bounds[side] > -math.inf and bounds[side] >= reach] for side in (0, 1))
-            asked = {p: None for p in kept} or {p: self.blocks[p] for p in whole}  # chunks only when all that matters of what is kept was seen
-            if not asked:
-                break
-            self.ask({
-                p: delayed(_look)(self.parts[p], block, shared, self.within(p, taken), best, rise, **self.racing, **self.options)
-                for p, block in asked.items()
-            })
-            for p in asked:
-                ahead[p], rise = self.answers[p].unseen, max(rise, self.answers[p].rise)
-                found += self.named(p)
-            best = max((gain for gain, _, _ in found), default=-math.inf)
-        gain, i, row_1_K_C = min((o for o in found if o[0] >= best - self.options["slack"]), key=lambda o: o[1])
-        return i, gain, row_1_K_C
+    none = next(self.named(p)[0][2] for p in self.parts if self.named(p))[:0]
+    places = {p: self.within(p, positions) for p in range(len(self.blocks))}
+    found = [dask.delayed(_take)(self.blocks[p], places_p) for p, places_p in places.items() if places_p]
+    return torch.cat([none, *dask.compute(*found)])
+
+# %% ../nbs/04a_many_machines.ipynb #141604b7
+@patch
+def evaluate_named(self: _Leader, state: WeightedJointEntropy, taken: list[int]) -> tuple[list, float]:
+    "Gain, position and log_probs_1_K_C of the best rows that parts named, and the bound violation among them."
+    named = [best[-1] for best in map(self.named, self.parts) if best and best[-1][1] not in taken]
+    if not named:
+        return [], 0.0
+    bounds, places, rows = zip(*sorted(named, key=lambda o: -o[0])[:FIRST])
+    gains = state.compute_gains(torch.cat(rows)).tolist()
+    violation = max(0.0, *(gain - bound for gain, bound in zip(gains, bounds)))
+    return list(zip(gains, places, rows)), violation
+
+# %% ../nbs/04a_many_machines.ipynb #1d4de193
+@patch
+def who_reaches(self: _Leader, bounds: dict[int, tuple[float, float]], reach: float) -> dict:
+    "Parts to ask, by number, with their chunk where it has to be computed again and None where kept rows will do."
+    kept, whole = (
+        [p for p, pair in bounds.items() if pair[side] > -math.inf and pair[side] >= reach] for side in (0, 1)
+    )
+    return {p: None for p in kept} or {p: self.blocks[p] for p in whole}
+
+# %% ../nbs/04a_many_machines.ipynb #1f90b0fb
+@patch
+def choose(self: _Leader, state: WeightedJointEntropy, taken: list[int]) -> tuple[int, float, Tensor]:
+    "Position, gain and log_probs_1_K_C of the best point that is not taken."
+    from dask import delayed
+
+    found, violation = self.evaluate_named(state, taken)
+    sent = SimpleNamespace(weights_M=state.weights_M, posteriors_M_K=state.posteriors_M_K)
+    shared, slack, options = delayed(sent, traverse=False), self.options["slack"], self.racing | self.options
+    bounds = {p: answer.bounds for p, answer in self.answers.items()}
+    while True:
+        best = max((gain for gain, _, _ in found), default=-math.inf)
+        asked = self.who_reaches(bounds, best - 2 * violation - slack)
+        if not asked:
+            break
+        tasks = {}
+        for p, block in asked.items():
+            places = self.within(p, taken)
+            tasks[p] = delayed(_look)(self.parts[p], block, shared, places, best, violation, **options)
+        self.ask(tasks)
+        for p in asked:
+            bounds[p], violation = self.answers[p].unseen, max(violation, self.answers[p].violation)
+            found += self.named(p)
+    gain, i, row_1_K_C = min((o for o in found if o[0] >= best - slack), key=lambda o: o[1])
+    return i, gain, row_1_K_C
 
 # %% ../nbs/04a_many_machines.ipynb #f4ddefd8
 class _Spread:
@@ -226,41 +302,29 @@ def _import_dask():
     try:
         import dask.array
     except ImportError as error:
-        raise ImportError("`get_distributed_batchbald_batch` needs Dask; get it with: pip install 'dask[array,distributed]'") from error
+        install = "pip install 'dask[array,distributed]'"
+        raise ImportError(f"`get_distributed_batchbald_batch` needs Dask; get it with: {install}") from error
     return dask
 
-
+# %% ../nbs/04a_many_machines.ipynb #dc7319c8
 def _whole_rows(log_probs_N_K_C):
     "The pool as a Dask array whose chunks hold whole rows."
     dask = _import_dask()
     if not isinstance(log_probs_N_K_C, dask.array.Array):
         raise ValueError(
-            f"`log_probs_N_K_C` is a {type(log_probs_N_K_C).__name__}; want a dask.array. What is in memory becomes one by "
-            "`dask.array.from_array(x, chunks=(10_000, -1, -1))`, what is made or read piece by piece by `dask.array.from_delayed` or "
-            "`map_blocks`; and `get_batchbald_batch` takes tensors and arrays as they are"
+            f"`log_probs_N_K_C` is a {type(log_probs_N_K_C).__name__}; want a dask.array. "
+            "What is in memory becomes one by `dask.array.from_array(x, chunks=(10_000, -1, -1))`, "
+            "what is made or read piece by piece by `dask.array.from_delayed` or `map_blocks`; "
+            "and `get_batchbald_batch` takes tensors and arrays as they are"
         )
     check_axes(log_probs_N_K_C.shape)
     _, K, C = log_probs_N_K_C.shape
     if math.isnan(K) or math.isnan(C):
-        raise ValueError("`log_probs_N_K_C` has an unknown number of parameter samples or classes; only the number of points may be unknown")
+        raise ValueError(
+            "`log_probs_N_K_C` has an unknown number of parameter samples or classes; "
+            "only the number of points may be unknown"
+        )
     return log_probs_N_K_C.rechunk({1: -1, 2: -1})
-
-
-def _distributed_batch(log_probs_N_K_C, batch_size, num_samples, dtype, pending, generator, progress, race_error, max_bytes) -> CandidateBatch:
-    x, generator = _whole_rows(log_probs_N_K_C), check_generator(generator)
-    N, K, _ = x.shape  # N is nan where Dask does not know it
-    pending, batch_size = check_positions(pending, math.inf if math.isnan(N) else N, "pending"), check_count(batch_size, "batch_size", 0)
-    race_error, max_bytes = check_race_error(race_error), check_count(max_bytes, "max_bytes")
-    if dtype is None and x.dtype == "float64":
-        dtype = torch.float64
-    state = WeightedJointEntropy(num_samples, K, dtype=dtype, generator=generator)
-    leader = _Leader(x, state.posteriors_M_K.dtype, race_error / max(1, batch_size), max_bytes)
-    N = leader.starts[-1]
-    if not N:
-        raise ValueError("`log_probs_N_K_C` has no points: all of its chunks are empty")
-    pending = check_positions(pending, N, "pending")
-    batch_size = check_batch_size(batch_size, N - len(pending))
-    return pick_batch(_Spread(leader, state, pending), batch_size, pending, generator, progress, stacklevel=5)
 
 # %% ../nbs/04a_many_machines.ipynb #8affd108
 def get_distributed_batchbald_batch(
@@ -275,7 +339,23 @@ def get_distributed_batchbald_batch(
     race_error: float = 1e-4,  # chance of dropping the best candidate of a step in the races; 0 turns racing off
     max_bytes: int = 2**28,  # for candidates kept between steps, all parts together
 ) -> CandidateBatch:  # scores: joint information of picks 0..i beyond `pending`, nats, never falling
-    """The batch of `get_batchbald_batch` for a pool in chunks, picked where they are: by threads, or by the workers of a `dask.distributed` client.
+    """The batch of `get_batchbald_batch` for a pool in chunks, picked where they are.
 
-    Raises `ImportError` without Dask. Warns (`CeilingWarning`) where the batch has used up what K parameter samples can tell, log K."""
-    return _distributed_batch(log_probs_N_K_C, batch_size, num_samples, dtype, pending, generator, progress, race_error, max_bytes)
+    The work is done by threads, or by the workers of a `dask.distributed` client.
+    Raises `ImportError` without Dask.
+    Warns (`CeilingWarning`) where the batch has used up what K parameter samples can tell, log K."""
+    x, generator = _whole_rows(log_probs_N_K_C), check_generator(generator)
+    N, K, _ = x.shape  # N is nan where Dask does not know it
+    pending = check_positions(pending, math.inf if math.isnan(N) else N, "pending")
+    batch_size = check_count(batch_size, "batch_size", 0)
+    race_error, max_bytes = check_race_error(race_error), check_count(max_bytes, "max_bytes")
+    if dtype is None and x.dtype == "float64":
+        dtype = torch.float64
+    state = WeightedJointEntropy(num_samples, K, dtype=dtype, generator=generator)
+    leader = _Leader(x, state.posteriors_M_K.dtype, race_error / max(1, batch_size), max_bytes).start()
+    N = leader.starts[-1]
+    if not N:
+        raise ValueError("`log_probs_N_K_C` has no points: all of its chunks are empty")
+    pending = check_positions(pending, N, "pending")
+    batch_size = check_batch_size(batch_size, N - len(pending))
+    return pick_batch(_Spread(leader, state, pending), batch_size, pending, generator, progress)

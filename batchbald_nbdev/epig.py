@@ -34,9 +34,7 @@ def _evaluation_gains(
     x: Tensor,  # log_probs_N_K_C
     y: Tensor,  # log_probs_E_K_C
     posteriors_M_K: Tensor,  # p(w_k | configuration m)
-    pairs: tuple[
-        Tensor, Tensor, Tensor
-    ],  # positions of evaluation points and configurations, and weights; see `_pairs`
+    pairs: tuple[Tensor, Tensor, Tensor],  # positions of evaluation points, of configurations; weights; see `_pairs`
     max_bytes: int,
     elements: int,  # of one block of products
 ) -> Tensor:  # gains_N, nats, float64
@@ -130,9 +128,10 @@ def _warn_if_bald(known: float, E: int, K: int, stacklevel: int):
     "Where the evaluation labels alone use up what K parameter samples can tell, so that EPIG-BALD is BALD."
     if known > WARN_SHARE * math.log(K) > 0:
         warn(
-            f"the labels of the {E} evaluation points use more than {WARN_SHARE:.0%} of log K = {math.log(K):.3f} nats,"
-            f" all that K = {K} parameter samples can tell, so that EPIG-BALD is BALD here. Use fewer evaluation"
-            " points, more parameter samples, a second model, or EPIG.",
+            f"the labels of the {E} evaluation points use more than {WARN_SHARE:.0%} "
+            f"of log K = {math.log(K):.3f} nats, "
+            f"all that K = {K} parameter samples can tell, so that EPIG-BALD is BALD here. "
+            "Use fewer evaluation points, more parameter samples, a second model, or EPIG.",
             CeilingWarning,
             stacklevel=stacklevel + 1,
         )
@@ -305,7 +304,7 @@ def get_batchepigbald_batch(
 
     Raises `ValueError` unless exactly one of `log_probs_E_K_C` and `log_probs_after_N_K_C` is given.
     Warns as `get_batchepig_batch` and `compute_epig_bald` do.
-    The `ceiling` is $I(y_E; w)$, what the evaluation labels tell about the parameters; with a second model, log K."""
+    The `ceiling` is $I(y_E; w)$, what evaluation labels tell about the parameters, and log K with a second model."""
     generator, x = check_generator(generator), as_float_tensor(log_probs_N_K_C)
     N, K, _ = check_log_probs(x)
     pending = check_positions(pending, N, "pending")

@@ -11,16 +11,16 @@ from collections.abc import Sequence
 from io import BytesIO
 
 import numpy as np
+from fastcore.basics import patch
 
-from .information import compute_atoms, compute_joint_probs, compute_mutual_information, make_binary_pair
+from batchbald_nbdev.information import (
+    compute_atoms, compute_joint_probs, compute_mutual_information, make_binary_pair,
+)
 from .methods import label_of_method, methods
 
 # %% ../nbs/90_plots.ipynb #13b509d1
-_greys = ("#ffffff", "#d0d0d0", "#858585", "#505050")  # counted never, once, twice, more often
-
-
 def _styles_of(names: Sequence[str]) -> dict[str, tuple[str, str]]:
-    "Colour and line style of each method; those without one of their own get colours from dark to light, in their order."
+    "Colour and line style of each method; those without their own get colours from dark to light, in their order."
     from matplotlib import colormaps, colors
 
     own = {name: methods[name].style for name in names if name in methods and methods[name].style}
@@ -31,7 +31,7 @@ def _styles_of(names: Sequence[str]) -> dict[str, tuple[str, str]]:
 
 # %% ../nbs/90_plots.ipynb #ef93fc75
 def _figure(**options):
-    "A figure that belongs to nobody's pyplot state, and that a notebook shows all the same when it is the value of a cell."
+    "A figure that belongs to nobody's pyplot state, and that a notebook shows when it is the value of a cell."
     from matplotlib.figure import Figure
 
     class Shown(Figure):
@@ -43,10 +43,25 @@ def _figure(**options):
     return Shown(facecolor="white", layout="constrained", **options)
 
 # %% ../nbs/90_plots.ipynb #3834da06
-def _depth(circles: list[tuple[float, float, float]], S: tuple[int, ...], x, y):
-    "How far the points (x, y) lie inside the region that is in the circles `S` (x, y, radius) and in no other; negative outside."
+_Circles = list[tuple[float, float, float]]  # (x, y, radius) of each variable
+
+
+def _depth(circles: _Circles, S: tuple[int, ...], x, y):
+    "How far points lie inside the region that is in the circles `S` and in no other; negative outside."
     depths = [radius - np.hypot(x - centre_x, y - centre_y) for centre_x, centre_y, radius in circles]
     return np.min([depth if v in S else -depth for v, depth in enumerate(depths)], axis=0)
+
+# %% ../nbs/90_plots.ipynb #fd7510f2
+def _bounds(circles: _Circles) -> tuple[float, float, float, float]:
+    "Left, right, low and high edge of all circles together."
+    xs, ys, rs = np.array(circles).T
+    return (xs - rs).min(), (xs + rs).max(), (ys - rs).min(), (ys + rs).max()
+
+# %% ../nbs/90_plots.ipynb #0340169a
+def _grid(circles: _Circles) -> tuple[np.ndarray, np.ndarray]:
+    "Points that cover all circles."
+    left, right, low, high = _bounds(circles)
+    return np.meshgrid(np.linspace(left, right, 240), np.linspace(low, high, 240))
 
 # %% ../nbs/90_plots.ipynb #48793a1c
 def _lens_area(r: float, s: float, d: float) -> float:
@@ -58,7 +73,7 @@ def _lens_area(r: float, s: float, d: float) -> float:
     half_angles = [math.acos(max(-1.0, min(1.0, (d * d + p * p - q * q) / (2 * d * p)))) for p, q in ((r, s), (s, r))]
     return sum(p * p * (a - math.sin(a) * math.cos(a)) for p, a in zip((r, s), half_angles))
 
-
+# %% ../nbs/90_plots.ipynb #b5b5c2be
 def _distance(r: float, s: float, area: float) -> float:
     "How far apart the centres must be for the circles to share this area, by bisection."
     near, far = abs(r - s), r + s
@@ -67,63 +82,192 @@ def _distance(r: float, s: float, area: float) -> float:
         near, far = (middle, far) if _lens_area(r, s, middle) > area else (near, middle)
     return far
 
-# %% ../nbs/90_plots.ipynb #7ebf2834
-def _scaled_circles(atoms: dict[tuple[int, ...], float], n: int) -> list[tuple[float, float, float]] | None:
-    "Circles (x, y, radius) whose areas are entropies and whose pairwise overlaps are mutual informations, or None where that cannot be."
-    def area(*variables):
-        return max(0.0, sum(value for S, value in atoms.items() if set(variables) <= set(S)))
+# %% ../nbs/90_plots.ipynb #45e2b9af
+def _corners(d: float, to_first: float, to_second: float) -> list[tuple[float, float]] | None:
+    "Two points d apart and a third at its distances from them, or None where two of the distances do not reach."
+    sides = (d, to_first, to_second)
+    if 2 * max(sides) > sum(sides) + 1e-9:
+        return None
+    x = (d * d + to_first**2 - to_second**2) / (2 * d) if d > 1e-9 else 0.0
+    return [(0.0, 0.0), (d, 0.0), (x, -math.sqrt(max(0.0, to_first**2 - x * x)))]
 
-    radii = [math.sqrt(area(v) / math.pi) for v in range(n)]
+# %% ../nbs/90_plots.ipynb #bb291a77
+def _shared(atoms: dict[tuple[int, ...], float], *variables: int) -> float:
+    "What one variable is alone, or what several have in common; never below 0."
+    return max(0.0, sum(value for S, value in atoms.items() if set(variables) <= set(S)))
+
+# %% ../nbs/90_plots.ipynb #7ebf2834
+def _scaled_circles(atoms: dict[tuple[int, ...], float], n: int) -> _Circles | None:
+    "Circles with entropies for areas and mutual informations for pairwise overlaps, or None where that cannot be."
+    radii = [math.sqrt(_shared(atoms, v) / math.pi) for v in range(n)]
     if min(atoms.values()) < -0.005 or max(radii) < 0.01:
         return None
-    sides = {(a, b): _distance(radii[a], radii[b], area(a, b)) for a in range(n) for b in range(a + 1, n)}
-    if n == 2:
-        return [(0.0, 0.0, radii[0]), (sides[0, 1], 0.0, radii[1])]
-    if 2 * max(sides.values()) > sum(sides.values()) + 1e-9:  # the two other sides do not reach
-        return None
-    d, to_first, to_second = sides[0, 1], sides[0, 2], sides[1, 2]
-    x = (d * d + to_first**2 - to_second**2) / (2 * d) if d > 1e-9 else 0.0
-    return [(0.0, 0.0, radii[0]), (d, 0.0, radii[1]), (x, -math.sqrt(max(0.0, to_first**2 - x * x)), radii[2])]
+    pairs = [(a, b) for a in range(n) for b in range(a + 1, n)]
+    distances = [_distance(radii[a], radii[b], _shared(atoms, a, b)) for a, b in pairs]
+    centres = [(0.0, 0.0), (distances[0], 0.0)] if n == 2 else _corners(*distances)
+    return centres and [(x, y, radius) for (x, y), radius in zip(centres, radii)]
+
+# %% ../nbs/90_plots.ipynb #132a0577
+def _directions(circles: _Circles, v: int) -> np.ndarray:
+    "Angles to try around circle v: first the one that leads away from the others, then on both sides of it."
+    x, y, _ = circles[v]
+    others = [circle for u, circle in enumerate(circles) if u != v]
+    away_x, away_y = x - np.mean([o[0] for o in others]), y - np.mean([o[1] for o in others])
+    if math.hypot(away_x, away_y) < 1e-6:
+        away_x, away_y = ((-1, 1), (1, 1), (0, -1))[v]
+    turns = sorted(np.linspace(-math.pi, math.pi, 49), key=lambda turn: (round(abs(turn), 6), turn))
+    return math.atan2(away_y, away_x) + np.array(turns)
 
 # %% ../nbs/90_plots.ipynb #88fe0831
-def _name_spots(circles: list[tuple[float, float, float]], gap: float) -> list[tuple[float, float]]:
-    "Where to write the names: just outside each circle, in the first free direction, beginning with the one that leads away from the others."
+def _name_spots(circles: _Circles, gap: float) -> list[tuple[float, float]]:
+    "Where to write the names: just outside each circle, in the first free direction."
     spots = []
+
+    def is_free(p, q, v):
+        clear = all(math.hypot(p - a, q - b) > r + 0.8 * gap for u, (a, b, r) in enumerate(circles) if u != v)
+        return clear and all(math.hypot(p - a, q - b) > 2 * gap for a, b in spots)
+
     for v, (x, y, radius) in enumerate(circles):
-        others = [circle for u, circle in enumerate(circles) if u != v]
-        away_x, away_y = x - np.mean([o[0] for o in others]), y - np.mean([o[1] for o in others])
-        if math.hypot(away_x, away_y) < 1e-6:
-            away_x, away_y = ((-1, 1), (1, 1), (0, -1))[v]
-        turns = sorted(np.linspace(-math.pi, math.pi, 49), key=lambda turn: (round(abs(turn), 6), turn))
-        angles = math.atan2(away_y, away_x) + np.array(turns)
-        rings = [radius + far * gap for far in (1, 1.5, 2, 3)]
+        angles, rings = _directions(circles, v), [radius + far * gap for far in (1, 1.5, 2, 3)]
         candidates = [(x + ring * math.cos(angle), y + ring * math.sin(angle)) for ring in rings for angle in angles]
-        free = [
-            (p, q) for p, q in candidates
-            if all(math.hypot(p - a, q - b) > r + 0.8 * gap for a, b, r in others) and all(math.hypot(p - a, q - b) > 2 * gap for a, b in spots)
-        ]
+        free = [(p, q) for p, q in candidates if is_free(p, q, v)]
         spots.append((free or candidates)[0])
     return spots
 
 # %% ../nbs/90_plots.ipynb #ddc1dcad
-def _deepest(circles: list[tuple[float, float, float]], S: tuple[int, ...], half_width: float = 0.0, half_height: float = 0.0) -> tuple[float, float] | None:
+def _deepest(
+    circles: _Circles, S: tuple[int, ...], half_width: float = 0.0, half_height: float = 0.0
+) -> tuple[float, float] | None:
     "Centre of the box that lies deepest inside a region, or None where no box of that size does."
     xs, ys = _grid(circles)
     corners = [(dx, dy) for dx in (-half_width, 0, half_width) for dy in (-half_height, half_height)]
     depth = np.min([_depth(circles, S, xs + dx, ys + dy) for dx, dy in corners], axis=0)
     return (xs.flat[depth.argmax()], ys.flat[depth.argmax()]) if depth.max() > 0 else None
 
+# %% ../nbs/90_plots.ipynb #4f398902
+class _Diagram:
+    "An I-diagram while it is drawn: circles, a number for each region, and axes that have their final size."
 
-def _bounds(circles: list[tuple[float, float, float]]) -> tuple[float, float, float, float]:
-    "Left, right, low and high edge of all circles together."
-    xs, ys, rs = np.array(circles).T
-    return (xs - rs).min(), (xs + rs).max(), (ys - rs).min(), (ys + rs).max()
+    def __init__(self, atoms: dict[tuple[int, ...], float], circles: _Circles, ax, fontsize: float):
+        self.atoms, self.circles, self.ax, self.fontsize = atoms, circles, ax, fontsize
+        self.nothing = {S for S, value in atoms.items() if abs(value) < 0.005}
+        self.negative = {S for S, value in atoms.items() if value < 0 and S not in self.nothing}
+        written = {S: f"{value:.2f}".replace("-", "−") for S, value in atoms.items()}
+        self.labels = written | dict.fromkeys(self.nothing, "0.00")
+        ax.set_axis_off()
+        if engine := ax.figure.get_layout_engine():
+            engine.execute(ax.figure)  # now the axes have their final size
+
+# %% ../nbs/90_plots.ipynb #22504b44
+_EQUAL = {  # circles of one size, by the number of variables
+    2: [(-0.6, 0.0, 1.1), (0.6, 0.0, 1.1)],
+    3: [(-0.6, 0.35, 1.1), (0.6, 0.35, 1.1), (0.0, -0.7, 1.1)],
+}
+
+# %% ../nbs/90_plots.ipynb #8f964f3c
+@patch
+def place(self: _Diagram) -> None:
+    "Where numbers stand: `spots` in their regions, `beside` those without a place there; and the `size` of the type."
+    left, right, low, high = _bounds(self.circles)
+    box, pixels = self.ax.get_window_extent(), self.fontsize * self.ax.figure.dpi / 72
+    for self.right_margin in (1.8, 4.0):  # room for names; for numbers beside the drawing too, if there are any
+        width, height = box.width - (1.8 + self.right_margin) * pixels, box.height - 3.6 * pixels
+        scale = min(width / (right - left), height / (high - low))
+        self.size = pixels / max(scale, 1.0)  # as a length in the drawing
+        self.spots = {S: _deepest(self.circles, S, 1.15 * self.size, 0.5 * self.size) for S in self.atoms}
+        self.beside = [S for S in self.atoms if not self.spots[S] and S not in self.nothing]
+        if not self.beside:
+            break
+    self.anchors = {S: _deepest(self.circles, S) for S in self.beside}  # None where there is no such region
+
+# %% ../nbs/90_plots.ipynb #b635295b
+_GREYS = ("#ffffff", "#d0d0d0", "#858585", "#505050")  # counted never, once, twice, more often
 
 
-def _grid(circles: list[tuple[float, float, float]]) -> tuple[np.ndarray, np.ndarray]:
-    "Points that cover all circles."
-    left, right, low, high = _bounds(circles)
-    return np.meshgrid(np.linspace(left, right, 240), np.linspace(low, high, 240))
+@patch
+def paint(self: _Diagram, counts: dict | None) -> None:
+    xs, ys = _grid(self.circles)
+    for S in self.atoms:
+        depth, negative = _depth(self.circles, S, xs, ys), S in self.negative
+        if depth.max() <= 0 or (counts is None and S in self.nothing):
+            continue
+        color = "#e69f00" if negative else "#56b4e9"
+        alpha = 1 if negative else (0.25, 0.55, 0.9)[len(S) - 1]
+        if counts is not None:
+            color, alpha = _GREYS[min(counts.get(S, 0), 3)], 1
+        look = dict(colors=[color], alpha=alpha, hatches=["////" if negative else None])
+        self.ax.contourf(xs, ys, depth, levels=[0, depth.max() + 1], **look)
+
+# %% ../nbs/90_plots.ipynb #6d6feb66
+@patch
+def write_numbers(self: _Diagram, counts: dict | None) -> None:
+    "The number of each region that has a place for it."
+    box = {"facecolor": "white", "edgecolor": "none", "boxstyle": "round,pad=0.15"}
+    for S, spot in self.spots.items():
+        if not spot:
+            continue
+        negative = S in self.negative
+        color = "white" if (counts or {}).get(S, 0) > 2 and not negative else "black"
+        options = dict(ha="center", va="center", fontsize=self.fontsize, color=color)
+        self.ax.text(*spot, self.labels[S], bbox=box if negative else None, **options)
+
+# %% ../nbs/90_plots.ipynb #3022a1c3
+@patch
+def write_names(self: _Diagram, names: Sequence[str]) -> None:
+    "Circles with their names."
+    from matplotlib.patches import Circle
+
+    for (x, y, radius), spot, name in zip(self.circles, _name_spots(self.circles, 0.9 * self.size), names):
+        self.ax.add_patch(Circle((x, y), radius, fill=False, lw=1.2))
+        self.ax.text(*spot, name, ha="center", va="center", fontsize=self.fontsize + 1)
+
+# %% ../nbs/90_plots.ipynb #7032ea72
+@patch
+def frame(self: _Diagram) -> None:
+    "Limits that leave room for all that was written."
+    left, right, low, high = _bounds(self.circles)
+    margin = 1.8 * self.size
+    limits = dict(xlim=(left - margin, right + self.right_margin * self.size), ylim=(low - margin, high + margin))
+    self.ax.set(aspect="equal", **limits)
+
+# %% ../nbs/90_plots.ipynb #ac6b2710
+@patch
+def write_beside(self: _Diagram) -> None:
+    "Numbers that have no place in their regions, with lines to these."
+    shown = [S for S in self.beside if self.anchors[S]]
+    shown.sort(key=lambda S: (-round(self.anchors[S][1], 2), self.anchors[S][0]))
+    middle = np.mean([self.anchors[S][1] for S in shown]) if shown else 0
+    x, line = _bounds(self.circles)[1] + 1.2 * self.size, {"arrowstyle": "-", "lw": 0.6, "shrinkA": 0, "shrinkB": 0}
+    for i, S in enumerate(shown):
+        spot = x, middle + ((len(shown) - 1) / 2 - i) * 1.5 * self.size
+        self.ax.plot(*self.anchors[S], "k.", ms=2.5)
+        options = dict(va="center", fontsize=self.fontsize, arrowprops=line)
+        self.ax.annotate(self.labels[S], self.anchors[S], spot, **options)
+
+# %% ../nbs/90_plots.ipynb #8a00faba
+@patch
+def write_notes(self: _Diagram, names: Sequence[str], to_scale: bool) -> None:
+    "Below the drawing: numbers of regions that it does not have, and that it is not to scale."
+    absent = [S for S in self.beside if not self.anchors[S]]
+    notes = ["in " + ", ".join(names[v] for v in S) + f" only: {self.labels[S]}" for S in absent]
+    notes += [] if to_scale else ["not to scale"]
+    if notes:
+        place = dict(transform=self.ax.transAxes, fontsize=self.fontsize - 1, style="italic")
+        self.ax.text(0, 0, "\n".join(notes), **place)
+
+# %% ../nbs/90_plots.ipynb #3d564a50
+def _check_diagram(atoms: dict, names: Sequence[str], counts: dict | None) -> None:
+    "Two or three variables with a finite number for each region, and counts of these."
+    n = len(names)
+    if n not in (2, 3) or len(atoms) != 2**n - 1:
+        found = f"`names` has {n} variables and `atoms` {len(atoms)} regions"
+        raise ValueError(f"{found}; want 2 variables with 3 regions or 3 with 7")
+    if not all(math.isfinite(value) for value in atoms.values()):
+        raise ValueError(f"`atoms` has values that are not finite: {atoms}")
+    wrong = {S: count for S, count in dict(counts or {}).items() if S not in atoms or count not in (0, 1, 2, 3)}
+    if wrong:
+        want = f"regions as `atoms` names them, {sorted(atoms)}, and counts from 0 to 3"
+        raise ValueError(f"`counts` has {wrong}; want {want}")
 
 # %% ../nbs/90_plots.ipynb #bb0036b9
 def plot_i_diagram(
@@ -132,92 +276,55 @@ def plot_i_diagram(
     ax=None,  # matplotlib axes to draw into; None makes a figure
     title: str = "",
     *,
-    counts: dict[tuple[int, ...], int] | None = None,  # how often a score counts each region, which then says how dark it is; absent means 0
-    to_scale: bool = False,  # areas of circles are entropies, pairwise overlaps mutual informations; where that cannot be, says so and draws equal circles
+    counts: dict[tuple[int, ...], int] | None = None,  # how often a score counts each region, 0 where absent: its shade
+    to_scale: bool = False,  # entropies as areas, informations as overlaps; where that cannot be, says so
     fontsize: float = 10,
 ):  # a matplotlib figure
-    "Venn diagram of two or three variables with the measure of every region. Raises `ValueError` for other numbers of variables."
-    from matplotlib.patches import Circle
+    """Venn diagram of two or three variables with the measure of every region.
 
+    Raises `ValueError` for other numbers of variables."""
+    _check_diagram(atoms, names, counts)
     n = len(names)
-    if n not in (2, 3) or len(atoms) != 2**n - 1:
-        raise ValueError(f"`names` has {n} variables and `atoms` {len(atoms)} regions; want 2 variables with 3 regions or 3 with 7")
-    if not all(math.isfinite(value) for value in atoms.values()):
-        raise ValueError(f"`atoms` has values that are not finite: {atoms}")
-    wrong = {S: count for S, count in dict(counts or {}).items() if S not in atoms or count not in (0, 1, 2, 3)}
-    if wrong:
-        raise ValueError(f"`counts` has {wrong}; want regions as `atoms` names them, {sorted(atoms)}, and counts from 0 to 3")
-    equal = {2: [(-0.6, 0.0, 1.1), (0.6, 0.0, 1.1)], 3: [(-0.6, 0.35, 1.1), (0.6, 0.35, 1.1), (0.0, -0.7, 1.1)]}[n]
     scaled = _scaled_circles(atoms, n) if to_scale else None
-    circles = scaled or equal
-    left, right, low, high = _bounds(circles)
-    nothing = {S for S, value in atoms.items() if abs(value) < 0.005}
-    labels = {S: "0.00" if S in nothing else f"{value:.2f}".replace("-", "−") for S, value in atoms.items()}
-
     ax = _figure(figsize=(4, 3.5 if n == 3 else 2.9)).subplots() if ax is None else ax
     ax.set_title(title, fontsize=fontsize + 1)
-    ax.set_axis_off()
-    if engine := ax.figure.get_layout_engine():
-        engine.execute(ax.figure)  # now the axes have their final size
-    box, pixels = ax.get_window_extent(), fontsize * ax.figure.dpi / 72
-    for right_margin in (1.8, 4.0):  # room for names; for numbers beside the drawing too, if there are any
-        scale = min((box.width - (1.8 + right_margin) * pixels) / (right - left), (box.height - 3.6 * pixels) / (high - low))
-        size = pixels / max(scale, 1.0)  # of the type, as a length in the drawing
-        spots = {S: _deepest(circles, S, 1.15 * size, 0.5 * size) for S in atoms}
-        beside = [S for S in atoms if not spots[S] and S not in nothing]
-        if not beside:
-            break
-
-    xs, ys = _grid(circles)
-    for S, value in atoms.items():
-        depth, count = _depth(circles, S, xs, ys), (counts or {}).get(S, 0)
-        negative = value < 0 and S not in nothing
-        if depth.max() > 0 and (counts is not None or S not in nothing):
-            color = _greys[min(count, 3)] if counts is not None else "#e69f00" if negative else "#56b4e9"
-            alpha = 1 if counts is not None or negative else (0.25, 0.55, 0.9)[len(S) - 1]
-            ax.contourf(xs, ys, depth, levels=[0, depth.max() + 1], colors=[color], alpha=alpha, hatches=["////" if negative else None])
-        if spots[S]:
-            back = {"facecolor": "white", "edgecolor": "none", "boxstyle": "round,pad=0.15"} if negative else None
-            color = "white" if count > 2 and not negative else "black"
-            ax.text(*spots[S], labels[S], ha="center", va="center", fontsize=fontsize, color=color, bbox=back)
-    for (x, y, radius), spot, name in zip(circles, _name_spots(circles, 0.9 * size), names):
-        ax.add_patch(Circle((x, y), radius, fill=False, lw=1.2))
-        ax.text(*spot, name, ha="center", va="center", fontsize=fontsize + 1)
-
-    anchors = {S: _deepest(circles, S) for S in beside}  # None where the drawing has no such region
-    shown = sorted((S for S in beside if anchors[S]), key=lambda S: (-round(anchors[S][1], 2), anchors[S][0]))  # downwards, so that lines do not cross
-    middle = np.mean([anchors[S][1] for S in shown]) if shown else 0
-    for i, S in enumerate(shown):
-        spot = right + 1.2 * size, middle + ((len(shown) - 1) / 2 - i) * 1.5 * size
-        ax.plot(*anchors[S], "k.", ms=2.5)
-        ax.annotate(labels[S], anchors[S], spot, va="center", fontsize=fontsize, arrowprops={"arrowstyle": "-", "lw": 0.6, "shrinkA": 0, "shrinkB": 0})
-    notes = ["in " + ", ".join(names[v] for v in S) + f" only: {labels[S]}" for S in beside if not anchors[S]]
-    notes += ["not to scale"] if to_scale and not scaled else []
-    if notes:
-        ax.text(0, 0, "\n".join(notes), transform=ax.transAxes, fontsize=fontsize - 1, style="italic")
-    margin = 1.8 * size
-    ax.set(xlim=(left - margin, right + right_margin * size), ylim=(low - margin, high + margin), aspect="equal")
+    drawing = _Diagram(atoms, scaled or _EQUAL[n], ax, fontsize)
+    drawing.place()
+    drawing.paint(counts)
+    drawing.write_numbers(counts)
+    drawing.write_names(names)
+    drawing.write_beside()
+    drawing.write_notes(names, to_scale=bool(scaled) or not to_scale)
+    drawing.frame()
     return ax.figure
+
+# %% ../nbs/90_plots.ipynb #78f9eee4
+def _draw_pair(correlation: float, confidence: float, K: int):  # words, figure
+    "Scores and diagram of two predictions and of what they tell about the parameters."
+    joint_probs_2_2_K = compute_joint_probs(make_binary_pair(correlation, confidence, K), with_parameters=True)
+    bald = sum(compute_mutual_information(joint_probs_2_2_K, i, -1) for i in (0, 1))
+    batchbald = compute_mutual_information(joint_probs_2_2_K, (0, 1), -1)
+    twice = max(0.0, bald - batchbald)
+    figure = _figure(figsize=(6, 4.5))
+    plot_i_diagram(compute_atoms(joint_probs_2_2_K), ["$y_1$", "$y_2$", "$w$"], figure.subplots(), to_scale=True)
+    return f"BALD {bald:.2f}, BatchBALD {batchbald:.2f}, counted twice {twice:.2f} nats", figure
 
 # %% ../nbs/90_plots.ipynb #b5cf4f48
 def explore_i_diagram(
     K: int = 40,  # parameter samples of the two predictions
 ):  # an ipywidgets panel; its `figure` is what it shows now
-    "Sliders for correlation and confidence of two predictions, and the diagram of $y_1$, $y_2$ and $w$ that follows them."
+    "Sliders for correlation and confidence of two predictions, and the diagram of $y_1$, $y_2$ and $w$ that follows."
     from ipywidgets import FloatSlider, HTML, Image, VBox
 
-    correlation = FloatSlider(round(0.2 * K) * 4 / K, min=-1, max=1, step=4 / K, description="correlation", continuous_update=False)
-    confidence = FloatSlider(0.9, min=0, max=1, step=0.05, description="confidence", continuous_update=False)
+    step, middle = 4 / K, round(0.2 * K) * 4 / K
+    options = dict(max=1, continuous_update=False)
+    correlation = FloatSlider(middle, min=-1, step=step, description="correlation", **options)
+    confidence = FloatSlider(0.9, min=0, step=0.05, description="confidence", **options)
     scores, picture = HTML(), Image(format="png")
     panel = VBox([correlation, confidence, scores, picture])
 
     def draw(change=None):
-        joint_probs_2_2_K = compute_joint_probs(make_binary_pair(correlation.value, confidence.value, K), with_parameters=True)
-        bald = sum(compute_mutual_information(joint_probs_2_2_K, i, -1) for i in (0, 1))
-        batchbald = compute_mutual_information(joint_probs_2_2_K, (0, 1), -1)
-        scores.value = f"BALD {bald:.2f}, BatchBALD {batchbald:.2f}, counted twice {max(0.0, bald - batchbald):.2f} nats"
-        panel.figure = _figure(figsize=(6, 4.5))
-        plot_i_diagram(compute_atoms(joint_probs_2_2_K), ["$y_1$", "$y_2$", "$w$"], panel.figure.subplots(), to_scale=True)
+        scores.value, panel.figure = _draw_pair(correlation.value, confidence.value, K)
         picture.value = panel.figure._repr_png_()
 
     for slider in (correlation, confidence):
@@ -231,7 +338,10 @@ def get_curves(
     method: str,
     quantity: str = "accuracy",  # a key of the records
 ) -> tuple[np.ndarray, np.ndarray]:  # labels_R, values_T_R: one row for each trial
-    "One quantity of one method over labels; straight lines between measurements where trials were measured at different ones. Raises `ValueError` where trials end at different ones."
+    """One quantity of one method over labels.
+
+    Straight lines between measurements where trials were measured at different ones.
+    Raises `ValueError` where trials end at different ones."""
     by_trial = {}
     for row in records:
         if row["method"] == method:
@@ -240,40 +350,46 @@ def get_curves(
     if len(ends) != 1:
         raise ValueError(f"`records` has no complete trials of method {method!r}")
     labels_R = sorted(set().union(*by_trial.values()))
-    return np.array(labels_R), np.array([np.interp(labels_R, sorted(values), [values[n] for n in sorted(values)]) for values in by_trial.values()])
+    values_T_R = [np.interp(labels_R, *zip(*sorted(values.items()))) for values in by_trial.values()]
+    return np.array(labels_R), np.array(values_T_R)
+
+# %% ../nbs/90_plots.ipynb #ad20f424
+def _draw_band(ax, labels_R, values_T_R, look: tuple[str, str], label: str) -> None:
+    "Median and quartile band of one method."
+    color, style = look
+    low, middle, high = np.quantile(values_T_R, [0.25, 0.5, 0.75], axis=0)
+    marker = "." if len(labels_R) == 1 else None
+    ax.plot(labels_R, middle, color=color, ls=style, lw=1.8, marker=marker, label=label)
+    ax.fill_between(labels_R, low, high, color=color, alpha=0.15, lw=0)
+
+# %% ../nbs/90_plots.ipynb #fd2e46cd
+def _add_legend(figure, ax, num_methods: int, title: str | None) -> None:
+    if num_methods <= 7:
+        ax.legend(loc="lower right", frameon=False, title=title)
+        return
+    figure.set_figwidth(12.5)
+    figure.legend(*ax.get_legend_handles_labels(), loc="outside center right", frameon=False, title=title)
 
 # %% ../nbs/90_plots.ipynb #f8099d2e
 def plot_learning_curves(
     records: Sequence[dict],  # as `run_trials` yields them
     title: str = "",  # what was run: data set, trials, settings
 ):  # a matplotlib figure
-    "Median and quartile band of the test accuracy, and median and band of distinct originals in each batch, against labels."
-    figure = _figure(figsize=(10, 4.4))
+    "Median and quartile band of test accuracy, and the same of distinct originals in each batch, against labels."
+    figure, trials = _figure(figsize=(10, 4.4)), 0
     accuracy, distinct = figure.subplots(1, 2, width_ratios=(3, 2))
-    trials, methods = 0, list(dict.fromkeys(row["method"] for row in records))
-    styles = _styles_of(methods)
-    for method in methods:
-        color, style = styles[method]
-        for ax, quantity in ((accuracy, "accuracy"), (distinct, "distinct")):
-            labels_R, values_T_R = get_curves(records, method, quantity)
-            if quantity == "distinct":  # nothing is acquired after the last measurement
-                labels_R, values_T_R = labels_R[:-1], values_T_R[:, :-1]
-            else:
-                values_T_R, trials = 100 * values_T_R, len(values_T_R)
-            if not len(labels_R):
-                continue
-            low, middle, high = np.quantile(values_T_R, [0.25, 0.5, 0.75], axis=0)
-            ax.plot(labels_R, middle, color=color, ls=style, lw=1.8, marker="." if len(labels_R) == 1 else None, label=label_of_method(method))
-            ax.fill_between(labels_R, low, high, color=color, alpha=0.15, lw=0)
+    names = list(dict.fromkeys(row["method"] for row in records))
+    for name, look in ((name, _styles_of(names)[name]) for name in names):
+        labels_R, values_T_R = get_curves(records, name)
+        _draw_band(accuracy, labels_R, 100 * values_T_R, look, label_of_method(name))
+        trials = len(values_T_R)
+        labels_R, values_T_R = get_curves(records, name, "distinct")
+        if len(labels_R) > 1:  # nothing is acquired after the last measurement
+            _draw_band(distinct, labels_R[:-1], values_T_R[:, :-1], look, label_of_method(name))
     accuracy.set(xlabel="labels, initial set included", ylabel="test accuracy (%)")
     distinct.set(xlabel="labels before the batch", ylabel="different originals in the batch")
     distinct.set_ylim(0, 1.06 * max(1, *(row["distinct"] for row in records)))
-    title_of_legend = f"median and quartiles of {trials} trials" if trials > 1 else None
-    if len(methods) <= 7:
-        accuracy.legend(loc="lower right", frameon=False, title=title_of_legend)
-    else:  # beside the panels, not over the curves
-        figure.set_figwidth(12.5)
-        figure.legend(*accuracy.get_legend_handles_labels(), loc="outside center right", frameon=False, title=title_of_legend)
+    _add_legend(figure, accuracy, len(names), f"median and quartiles of {trials} trials" if trials > 1 else None)
     for ax in (accuracy, distinct):
         ax.grid(alpha=0.25)
         ax.spines[["top", "right"]].set_visible(False)

@@ -77,7 +77,7 @@ def test_the_choice_is_the_full_evaluations():
     "As in the tests of the fast search: every step against all gains under the same state, races and several parts included."
     for seed in range(8):
         x = pool(seed=seed)
-        leader = parts._Leader(cut(x, 60), torch.float32, 1e-5, 30_000)
+        leader = parts._Leader(cut(x, 60), torch.float32, 1e-5, 30_000).start()
         state, picks = WeightedJointEntropy(1_600, 30, generator=seeded(seed)), []
         for _ in range(10):
             gains = state.compute_gains(x)
@@ -98,7 +98,7 @@ def test_a_rise_in_one_part_counts_in_all(who_rises, asked_before):
     assert 1e-4 < best - reached < d / 2
     here, there = [order[1], *order[120:]], [order[0], *order[2:101]]  # the best point is in the second part
     x = x[torch.stack(here + there)]
-    leader = parts._Leader(cut(x, (len(here), len(there))), torch.float32, 0, 2**28)
+    leader = parts._Leader(cut(x, (len(here), len(there))), torch.float32, 0, 2**28).start()
     for p, bounds in leader.answers.items():
         part = leader.parts[p].compute()
         bounds_n = part.bounds_n.clone()
@@ -120,7 +120,7 @@ def test_a_rise_in_one_part_counts_in_all(who_rises, asked_before):
 def test_who_is_named_wins_if_races_drop_everybody(monkeypatch):
     monkeypatch.setattr(parts, "best_candidate", lambda state, rows, bounds_N, incumbent, **_: (bounds_N.clamp_(max=incumbent - 0.1), 0.0))
     x = pool()
-    leader = parts._Leader(cut(x, 60), torch.float32, 1e-5, 2**28)
+    leader = parts._Leader(cut(x, 60), torch.float32, 1e-5, 2**28).start()
     i, gain, row = leader.choose(WeightedJointEntropy(100, 30), [])
     assert i == get_bald_batch(x, 1).indices[0] and abs(gain - compute_bald(x).max()) < 1e-6 and torch.equal(row, x[i : i + 1])
 
@@ -273,7 +273,7 @@ def test_old_parts_are_freed(monkeypatch):
 def test_all_parts_together_keep_what_max_bytes_allows():
     x = pool(1_000)
     for max_bytes, allowed in ((2**16, 2**16), (2**28, x.nbytes), (1, 10 * 30 * 4 * 4)):
-        leader = parts._Leader(cut(x, 100), torch.float32, 1e-5, max_bytes)
+        leader = parts._Leader(cut(x, 100), torch.float32, 1e-5, max_bytes).start()
         assert allowed * 0.9 < sum(o.log_probs_r_K_C.nbytes for o in dask.compute(*leader.parts.values())) <= allowed
 
 
@@ -288,7 +288,7 @@ def make(block_info):
 
 def start(parts):
     x = da.map_blocks(make, chunks=((2_000,) * parts, (20,), (10,)), dtype=np.float16, meta=np.empty((0, 0, 0), np.float16))
-    return _Leader(x, torch.float32, 0, parts * 2**15)
+    return _Leader(x, torch.float32, 0, parts * 2**15).start()
 
 def megabytes():
     with open("/proc/self/status") as status: return int(re.search(r"VmRSS:\s+(\d+)", status.read())[1]) / 2**10

@@ -34,17 +34,17 @@ class SiteError(ValueError): "The site cannot be built; the message says why."
 
 # ---- Pages, for either builder ----
 
-def is_patch(node, how=""):
-    "Does this add a method to a class by `@patch`?"
-    return isinstance(node, ast.FunctionDef) and any(re.search(rf"^patch\b{how}", ast.unparse(o)) for o in node.decorator_list)
+def owner_of(node):
+    "`Class.` of a function that `@patch` puts into a class, else nothing."
+    patched = any(re.match(r"patch\b", ast.unparse(o)) for o in getattr(node, "decorator_list", ()))
+    return f"{ast.unparse(node.args.args[0].annotation)}." if patched else ""
 
 
 def names_of(tree):
     "What a piece of Python defines at its top level, and methods as `Class.method`."
     for node in tree.body:
-        if isinstance(node, (ast.FunctionDef, ast.ClassDef)): yield node.name
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)): yield owner_of(node) + node.name
         if isinstance(node, ast.ClassDef): yield from (f"{node.name}.{o.name}" for o in node.body if isinstance(o, ast.FunctionDef))
-        if is_patch(node): yield f"{ast.unparse(node.args.args[0].annotation)}.{node.name}"
         # Names that are bound; `presets["digits"] = ...` binds none
         if isinstance(node, ast.Assign): yield from (o.id for target in node.targets for o in ast.walk(target) if isinstance(o, ast.Name) and isinstance(o.ctx, ast.Store))
 
@@ -58,8 +58,8 @@ def entries_of(tree):
 def properties_of(tree):
     "Properties among what a piece of Python adds to classes by `@patch`, as `Class.name`."
     for node in tree.body:
-        if is_patch(node, r".*\bas_prop=True\b"):
-            yield f"{ast.unparse(node.args.args[0].annotation)}.{node.name}"
+        if isinstance(node, ast.FunctionDef) and any(re.search(r"^patch\(.*\bas_prop=True\b", ast.unparse(o)) for o in node.decorator_list):
+            yield owner_of(node) + node.name
 
 
 def fold_export(cell):
@@ -70,7 +70,8 @@ def fold_export(cell):
         tree = ast.parse(cell.source)
         cell.defines_ = list(dict.fromkeys(names_of(tree)))  # a name that ends in _ is not written to the file
         cell.properties_ = set(properties_of(tree))
-        titles = list(dict.fromkeys(o for o in [*cell.defines_, *entries_of(tree)] if "." not in o))
+        inside = {f"{node.name}.{o.name}" for node in tree.body if isinstance(node, ast.ClassDef) for o in node.body if isinstance(o, ast.FunctionDef)}
+        titles = list(dict.fromkeys(o for o in [*cell.defines_, *entries_of(tree)] if o not in inside))
         summary = f"Source of {', '.join(titles[:4])}{' and more' * (len(titles) > 4)}" if titles else "Imports"
         cell.source = f'#| code-fold: true\n#| code-summary: "{summary}"\n{cell.source}'
 
@@ -96,16 +97,6 @@ def mend_documentation(text, properties):
     return re.sub(r"^(```python\n)(.*?)(^```$)", mended, text, count=1, flags=re.MULTILINE | re.DOTALL)
 
 
-_table = re.compile(r"^\|(?P<head>.*)\n\|[-: |]+\n(?:\|.*(?:\n|\Z))+", re.MULTILINE)
-
-
-def mend_table(match):
-    "A table from old names to ours (`here` heads its second column): no link from an old name to ours, and on a phone one stack for each name."
-    if match["head"].split("|")[1].strip() != "here": return match[0]
-    rows = re.sub(r"^\|[^|]*", lambda first: re.sub(r"\[(`[^`]+`)\]\([^)]*\)", r"\1", first[0]), match[0], flags=re.MULTILINE)
-    return f'<div class="names renamed">\n\n{rows.rstrip()}\n\n</div>\n'
-
-
 def is_table(output):
     "Whether columns of a printed text line up: at least two of its lines have two wide gaps. Such lines must not be wrapped."
     text = "".join(output.get("text", output.get("data", {}).get("text/plain", "")))
@@ -121,7 +112,6 @@ class PageFilter(FilterDefaults):
         super().__call__(nb)
         properties = {o for cell in nb.cells for o in cell.get("properties_", ())}
         for cell in nb.cells:
-            if cell.cell_type == "markdown": cell.source = _table.sub(mend_table, cell.source)
             if cell.cell_type != "code": continue
             if any(map(is_table, cell.outputs)): cell.source = f"#| classes: aligned\n{cell.source}"
             for data in (o["data"] for o in cell.outputs if "show_doc(" in cell.source and "text/markdown" in o.get("data", {})):
@@ -261,6 +251,7 @@ def build_with_quarto():
 # ---- Sphinx ----
 
 _option = re.compile(r"^#\s*\|\s*([\w-]+)\s*:\s*(.*?)\s*$")
+_tags = {("code-fold", "true"): "hide-input", ("classes", "aligned"): "aligned", ("eval", "false"): None}  # MyST-NB's, of options
 
 
 def split_options(source):
@@ -277,23 +268,18 @@ def to_myst(text):
     cfg = get_config()
     label = r"((?:`[^`]*`|[^\]`])*)"
     base = re.escape(cfg.doc_host + cfg.doc_baseurl)
-    # Badges are pictures in links, often from other hosts; here they are text
+    # Badges are pictures in links; here they are text
     text = re.sub(r"\[!\[([^\]]*)\]\([^)]*\)\]\(([^)]*)\)", r'<a class="badge" href="\2">\1</a>', text)
-    text = re.sub(r'<a href="([^"]*)"[^>]*><img src="https?:[^>]*\balt="([^"]*)"[^>]*></a>', r'<a class="badge" href="\1">\2</a>', text)
     # nbdev links symbols by the site's full address
     text = re.sub(rf"\[{label}\]\({base}/([^)\s]*)\)", r'<a class="reference internal" href="\2">\1</a>', text)
-    text = re.sub(r"\]\(\d+[a-zA-Z0-9]*_(\w+\.ipynb)", r"](\1", text)  # pages are named without their numbers
-    return re.sub(r"^(:{3,})\s*\{\.callout-(\w+)[^}]*\}", r"\1{\2}", text, flags=re.MULTILINE)
+    return re.sub(r"\]\(\d+[a-zA-Z0-9]*_(\w+\.ipynb)", r"](\1", text)  # pages are named without their numbers
 
 
 def documentation_to_myst(text):
     "What `show_doc` wrote."
-    text = text.removeprefix("---\n\n")
-    source = re.match(r"\[source\]\(([^)]*)\)\{[^}]*\}\n\n", text)
-    if source: text = text[source.end():]
-    link = f'<a class="source-link" href="{source[1]}">source</a>\n\n' if source else ""
+    link, text = re.fullmatch(r"---\n\n\[source\]\(([^)]*)\)\{[^}]*\}\n\n(.*)", text, re.DOTALL).groups()
     name = re.match(r"#+ (.+)", text)[1]
-    return f'<span id="{html.escape(name.lower())}"></span>{link}\n\n{{.documented}}\n{to_myst(text)}'
+    return f'<span id="{html.escape(name.lower())}"></span><a class="source-link" href="{link}">source</a>\n\n\n\n{{.documented}}\n{to_myst(text)}'
 
 
 def plain(text):
@@ -315,16 +301,14 @@ def alternative(section, prose):
 def code_cell(cell, alt):
     "A code cell for MyST-NB, or Markdown where it holds documentation, or None where nothing of it is shown."
     options, code = split_options("".join(cell["source"]))
-    if unknown := options.keys() - {"classes", "code-fold", "code-summary", "echo", "output", "include", "eval"}:
-        raise SiteError(f"cell {cell.get('id')}: the option `#| {unknown.pop()}` is not translated for Sphinx")
     if options.get("output") == "asis":
         texts = ["".join(o["data"]["text/markdown"]) for o in cell["outputs"] if "text/markdown" in o.get("data", {})]
         return {"cell_type": "markdown", "metadata": {}, "source": "\n\n".join(map(documentation_to_myst, texts))}
-    if options.get("include") == "false" or not (code or cell["outputs"]): return None
-    tags = [tag for tag, wanted in [("remove-input", options.get("echo") == "false"), ("remove-output", options.get("output") == "false"),
-                                    ("hide-input", options.get("code-fold", "false") != "false"),
-                                    ("aligned", options.get("classes") == "aligned")] if wanted]
-    prompt = options.get("code-summary", "Code")
+    if not (code or cell["outputs"]): return None
+    prompt = options.pop("code-summary", "Code")
+    if unknown := [o for o in options.items() if o not in _tags]:
+        raise SiteError(f"cell {cell.get('id')}: the option `#| {': '.join(unknown[0])}` is not translated for Sphinx")
+    tags = [_tags[o] for o in options.items() if _tags[o]]
     settings = {"code_prompt_show": prompt, "code_prompt_hide": prompt, "image": {"alt": alt}}
     for output in cell["outputs"]:
         # Widgets need a kernel, which a page does not have; their text stays

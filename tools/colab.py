@@ -1,10 +1,5 @@
-"""The two cells below the title that open a notebook on Colab and install the package there.
-
-    python tools/colab.py            put them into every notebook, or bring them up to date (`make export` does)
-
-Addresses, version and extras come from settings.ini. `tools/check.py` says which notebooks are out of step.
-"""
-import argparse, json, re, shlex, sys
+"The two cells below the title that open a notebook on Colab and install the package there. `make export` puts them in."
+import json, re, sys
 from pathlib import Path
 
 from execnb.nbio import write_nb
@@ -13,9 +8,9 @@ from nbdev.doclinks import nbglob
 
 ROOT = Path(__file__).resolve().parent.parent
 BADGE, INSTALL = "colab-badge", "colab-install"  # the ids of the two cells
+EXTRAS = {"dask": "dask", "vision": "torchvision"}  # each with the package whose import asks for it
 
-# `cellView` folds a cell on Colab, settings.ini makes cleaning keep it. No import in it, because nbdev runs cells with imports
-# when it builds the site; and what it installs is what its notebook was written with, whatever is newest by then.
+# No import in it, because nbdev runs cells with imports when it builds the site
 INSTALLATION = """\
 #| hide
 #@title On Colab, run this first: it fetches the book and installs its package
@@ -32,7 +27,7 @@ if "google.colab" in str(get_ipython()):
 class ColabError(ValueError): "The cells cannot be made; the message is one line that says why."
 
 
-def get_ref() -> str:
+def get_ref():
     "What badges open and what they install: the tag of the release, or the branch while CHANGELOG.md calls this version unreleased."
     cfg = get_config()
     heading = re.search(rf"^## {re.escape(cfg.version)}(?: (.*))?$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
@@ -40,58 +35,38 @@ def get_ref() -> str:
     return cfg.branch if heading[1] == "(Unreleased)" else f"v{cfg.version}"
 
 
-def get_url(
-    notebook: str,  # its file name
-) -> str:  # the address that opens it on Colab
+def get_url(notebook):
     cfg = get_config()
     return f"https://colab.research.google.com/github/{cfg.user}/{cfg.repo}/blob/{get_ref()}/{cfg.nbs_path.name}/{notebook}"
 
 
-def get_extras(
-    nb: dict,  # a notebook
-) -> list:  # extras of settings.ini that users choose from, of those that hold a package that a cell imports
-    cfg = get_config()
+def get_extras(nb):
     code = "\n".join("".join(cell["source"]) for cell in nb["cells"] if cell["cell_type"] == "code")
-    imported = set(re.findall(r"^\s*(?:import|from)\s+(\w+)", code, re.MULTILINE))
-    packages = {extra: {re.match(r"[\w-]+", o)[0] for o in shlex.split(cfg.get(f"{extra}_requirements"))} for extra in ("dask", "vision")}
-    return [extra for extra, names in packages.items() if names & imported]
+    return [extra for extra, package in EXTRAS.items() if re.search(rf"^\s*(import|from)\s+{package}\b", code, re.MULTILINE)]
 
 
-def make_cells(
-    name: str,  # a notebook's file name
-    nb: dict,  # the notebook
-) -> list:  # the badge and the installation
-    "The picture lies in this repository, so that no page of the site asks another host for it; Colab shows its text."
-    cfg, extras = get_config(), get_extras(nb)
-    code = INSTALLATION.format(folder=f"/content/{cfg.repo}", nbs=cfg.nbs_path.name, ref=get_ref(), git_url=cfg.git_url,
-                               extras=f"[{','.join(extras)}]" if extras else "")
-    return [{"cell_type": "markdown", "id": BADGE, "metadata": {}, "source": [f"[![Open in Colab](images/colab.svg)]({get_url(name)})"]},
-            {"cell_type": "code", "execution_count": None, "id": INSTALL, "metadata": {"cellView": "form"}, "outputs": [],
-             "source": code.splitlines(keepends=True)}]
-
-
-def with_cells(name: str, nb: dict) -> dict:
+def with_cells(name, nb):
     "The notebook with the two cells as they should be, right below its title."
+    cfg, extras = get_config(), ",".join(get_extras(nb))
+    values = dict(folder=f"/content/{cfg.repo}", nbs=cfg.nbs_path.name, ref=get_ref(), git_url=cfg.git_url, extras=f"[{extras}]" * bool(extras))
+    badge = {"cell_type": "markdown", "id": BADGE, "metadata": {}, "source": [f"[![Open in Colab](images/colab.svg)]({get_url(name)})"]}
+    install = {"cell_type": "code", "execution_count": None, "id": INSTALL, "metadata": {"cellView": "form"}, "outputs": [],  # folded there
+               "source": INSTALLATION.format(**values).splitlines(keepends=True)}
     title, *others = [cell for cell in nb["cells"] if cell.get("id") not in (BADGE, INSTALL)]
-    return {**nb, "cells": [title, *make_cells(name, nb), *others]}
+    return nb | {"cells": [title, badge, install, *others]}
 
 
-def problems(path: Path) -> list:
-    "One line if the notebook lacks the cells, or has them as another version had them."
+def problems(path):
     nb = json.loads(path.read_bytes())
-    if nb["cells"] == with_cells(path.name, nb)["cells"]: return []
-    return [f"{path.relative_to(ROOT)}: the cells for Colab are missing or out of step with settings.ini and CHANGELOG.md; run `make export`"]
+    wrong = nb["cells"] != with_cells(path.name, nb)["cells"]
+    return [f"{path.relative_to(ROOT)}: the cells for Colab are missing or out of step with settings.ini and CHANGELOG.md; run `make export`"] * wrong
 
 
-def write(path: Path):
-    "Put the cells into a notebook; one that is in step is not touched."
-    nb = json.loads(path.read_bytes())
-    new = with_cells(path.name, nb)
-    if new != nb: write_nb(new, path)
+def write(path):
+    if problems(path): write_nb(with_cells(path.name, json.loads(path.read_bytes())), path)
 
 
 if __name__ == "__main__":
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     try:
         for path in sorted(nbglob(as_path=True)): write(path)
     except ColabError as error: sys.exit(str(error))
