@@ -16,11 +16,16 @@ INSTALLATION = """\
 #@title On Colab, run this first: it fetches the book and installs its package
 if "google.colab" in str(get_ipython()):
     for command in (
-        "test -d {folder}/{nbs} || git -c advice.detachedHead=false clone --quiet --depth 1 --branch {ref} {git_url} {folder}",
+        "test -d {folder}/{nbs} || git -c advice.detachedHead=false clone --quiet --depth 1 --branch {ref}"
+        " {git_url} {folder}",
         "pip install -qq '{folder}{extras}'",
     ):
         get_ipython().system(command)
-        if _exit_code: raise RuntimeError("The package could not be installed, see above. Runtime > Disconnect and delete runtime, then run this cell again.")
+        if _exit_code:
+            raise RuntimeError(
+                "The package could not be installed, see above. "
+                "Runtime > Disconnect and delete runtime, then run this cell again."
+            )
     get_ipython().run_line_magic("cd", "-q {folder}/{nbs}")"""
 
 
