@@ -307,3 +307,14 @@ def test_a_refusal_draws_nothing():
 @pytest.mark.parametrize("draw", [get_softmax_batch, get_power_batch, get_softrank_batch])
 def test_a_generator_is_looked_at_where_none_is_needed(draw):
     with pytest.raises(ValueError, match="`generator`"): draw(SCORES, 2, temperature=0, generator=0)
+
+
+@pytest.mark.parametrize("dtype, slack", [(torch.half, 2e-2), (torch.bfloat16, 5e-2), (torch.float, 1e-4), (torch.double, 1e-8)])
+def test_sums_may_miss_one_by_what_the_dtype_allows(dtype, slack):
+    "As the contract says; off on one side and on the other, by less and by more than that, beyond what rounding to the dtype adds."
+    for off in (-slack, slack):
+        for share, fine in ((0.5, True), (2, False)):
+            row = torch.tensor([0.5, 0.5 + share * off], dtype=torch.double).log().expand(3, 2, 2).to(dtype)
+            if fine: assert len(get_bald_batch(row, 1).indices) == 1
+            else:
+                with pytest.raises(ValueError, match="misses 1 by"): get_bald_batch(row, 1)
