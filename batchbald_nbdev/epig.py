@@ -349,7 +349,7 @@ def get_softmaxepig_batch(
     max_bytes: int = 2**28,  # for intermediate results
 ) -> CandidateBatch:  # scores: each point's EPIG, nats, in the order drawn
     "`get_softmax_batch` of EPIG scores, $p_i \\propto \\exp(s_i / (T \\max_n s_n))$."
-    temperature = check_temperature(temperature)
+    temperature, generator = check_temperature(temperature), check_generator(generator)
     x, y, pending, batch_size = _check_evaluation(log_probs_N_K_C, log_probs_E_K_C, pending, batch_size)
     if temperature == 0:
         return get_epig_batch(x, y, batch_size, pending=pending, max_bytes=max_bytes)

@@ -318,3 +318,12 @@ def test_sums_may_miss_one_by_what_the_dtype_allows(dtype, slack):
             if fine: assert len(get_bald_batch(row, 1).indices) == 1
             else:
                 with pytest.raises(ValueError, match="misses 1 by"): get_bald_batch(row, 1)
+
+
+@pytest.mark.parametrize("temperature", [0, 0.1, math.inf])
+def test_draws_ask_for_a_generator_at_every_temperature(temperature):
+    scores, draws = compute_bald(X), (get_softmax_batch, get_power_batch, get_softrank_batch)
+    calls = [partial(draw, scores, 3) for draw in draws]
+    calls += [partial(draw, X, 3) for draw in (get_softmaxbald_batch, get_powerbald_batch, get_softrankbald_batch)]
+    for call in (*calls, partial(get_softmaxepig_batch, X, E, 3)):
+        with pytest.raises(ValueError, match="`generator` is 0"): call(temperature=temperature, generator=0)
