@@ -87,6 +87,11 @@ class _Draws:
         "What `draw(generator, n)` gives, on the CPU wherever the models are, so that a GPU sees the same."
         return torch.stack([draw(generator, n) for generator, n in self.sources]).to(self.of_T.device)[self.of_T]
 
+# %% ../nbs/10_active_learning.ipynb #bfc60027
+def _move(tensor: Tensor, device: torch.device) -> Tensor:
+    "A leaf on the device."
+    return tensor.detach().to(device).requires_grad_(tensor.requires_grad)
+
 # %% ../nbs/10_active_learning.ipynb #b327618b
 class _Stack:
     "T networks of one architecture that are trained side by side, each on inputs of its own."
@@ -111,11 +116,6 @@ class _Stack:
     def state(self, t: int) -> dict[str, Tensor]:
         "Weights of one network, and its buffers: running statistics, for example."
         return {name: tensor[t] for name, tensor in (*self.parameters.items(), *self.buffers.items())}
-
-# %% ../nbs/10_active_learning.ipynb #bfc60027
-def _move(tensor: Tensor, device: torch.device) -> Tensor:
-    "A leaf on the device."
-    return tensor.detach().to(device).requires_grad_(tensor.requires_grad)
 
 # %% ../nbs/10_active_learning.ipynb #70b03e32
 def _step(stack: _Stack, minibatch_size: int, precision: AbstractContextManager) -> None:
@@ -176,6 +176,12 @@ def _put_back(models: Sequence[nn.Module], states: Sequence[dict[str, Tensor]], 
                 remedy = f"lower `learning_rate`, or look for NaN in `inputs[{t}]`"
                 raise ValueError(f"`models[{t}]` has NaN or infinite weights after {steps[t]} steps; {remedy}")
 
+# %% ../nbs/10_active_learning.ipynb #e2c1d526
+def _share(validation: Sequence[tuple[Tensor, Tensor]], device: torch.device) -> list[tuple[Tensor, Tensor]]:
+    "The same on the device, where what several models share is there once."
+    moved = {key: x.to(device) for key, x in {id(x): x for pair in validation for x in pair}.items()}
+    return [(moved[id(x)], moved[id(y)]) for x, y in validation]
+
 # %% ../nbs/10_active_learning.ipynb #e1039a78
 @torch.inference_mode(False)
 @torch.enable_grad()
@@ -220,12 +226,6 @@ def train_models(
     taken = [best.step or step for best in bests]
     _put_back(models, [best.state or stack.state(t) for t, best in enumerate(bests)], taken)
     return taken
-
-# %% ../nbs/10_active_learning.ipynb #e2c1d526
-def _share(validation: Sequence[tuple[Tensor, Tensor]], device: torch.device) -> list[tuple[Tensor, Tensor]]:
-    "The same on the device, where what several models share is there once."
-    moved = {key: x.to(device) for key, x in {id(x): x for pair in validation for x in pair}.items()}
-    return [(moved[id(x)], moved[id(y)]) for x, y in validation]
 
 # %% ../nbs/10_active_learning.ipynb #cfeb8309
 class _Rows:
@@ -313,6 +313,10 @@ class _Plan:
         "Runs in their order, those that train as one stack together."
         return [runs[at : at + self.together] for at in range(0, len(runs), self.together)]
 
+# %% ../nbs/10_active_learning.ipynb #69d4d394
+def _look_up(data: ActiveLearningData, positions: list[int]) -> Tensor:
+    return data.pool_labels[positions]
+
 # %% ../nbs/10_active_learning.ipynb #2df4a760
 def _train(plan: _Plan, runs: list[_Run], round: int) -> None:
     "Networks for these runs, trained on the labels that they have."
@@ -345,10 +349,6 @@ def _choose(plan: _Plan, run: _Run, key: tuple) -> tuple[dict, dict]:
     classes = check_labels("`oracle` answers", answer, len(batch.indices), run.data.num_classes).tolist()
     chosen = {"indices": batch.indices, "classes": classes, "scores": batch.scores}
     return chosen, {"collect": seen.collect_seconds, "select": seconds - seen.collect_seconds}
-
-# %% ../nbs/10_active_learning.ipynb #69d4d394
-def _look_up(data: ActiveLearningData, positions: list[int]) -> Tensor:
-    return data.pool_labels[positions]
 
 # %% ../nbs/10_active_learning.ipynb #2abf9271
 def _record(plan: _Plan, run: _Run, round: int, train_seconds: float) -> dict:

@@ -121,15 +121,15 @@ _mnist = {
     "budget": 320, "repeats": 1, "noise": 0.0, "seed": 0, "initial": "paper", "validation": 1_024, "steps": 30 * 79,
     "test_samples": 100,
 }  # fmt: skip
-presets["mnist_size_1"] = _mnist | {"size": 1, "methods": "bald"}  # figures 4a and 5; BatchBALD of one point is BALD
-presets["mnist_size_5"] = _mnist | {"size": 5}  # figure 4b; k-BALD paper, figures 1 and 2
-presets["mnist_size_10"] = dict(_mnist)  # figures 4 and 5, table 1; k-BALD paper, figures 1 and 2
-presets["mnist_size_20"] = _mnist | {"size": 20}  # between them; no released run
-presets["mnist_size_40"] = _mnist | {"size": 40}  # figure 4
-presets["mnist_k_10"] = _mnist | {"samples": 10, "test_samples": 10}  # no figure; released runs of BALD: K = 20, 100
+presets["mnist_size_1"] = _mnist | {"size": 1, "methods": "bald"}  # BatchBALD of one point is BALD
+presets["mnist_size_5"] = _mnist | {"size": 5}
+presets["mnist_size_10"] = dict(_mnist)
+presets["mnist_size_20"] = _mnist | {"size": 20}
+presets["mnist_size_40"] = _mnist | {"size": 40}
+presets["mnist_k_10"] = _mnist | {"samples": 10, "test_samples": 10}
 presets["mnist_k_20"] = _mnist | {"samples": 20, "test_samples": 20}
 presets["mnist_k_50"] = _mnist | {"samples": 50, "test_samples": 50}
-presets["mnist_k_100"] = dict(_mnist)
+presets["mnist_k_100"] = dict(presets["mnist_size_10"])
 
 # %% ../nbs/11_experiments.ipynb #96bcd542
 _repeated = _mnist | {
@@ -137,13 +137,13 @@ _repeated = _mnist | {
     "test_samples": 10,
 }  # fmt: skip
 _all_repeated = {"repeats": 3, "methods": "random,bald,batchbald,varratios,meanstd"}
-presets["repeated_mnist"] = _repeated | _all_repeated  # figures 2 and 10
-presets["repeated_mnist_x2"] = _repeated | {"repeats": 2}  # released runs
-presets["repeated_mnist_x4"] = _repeated | {"repeats": 4}  # between them
-presets["repeated_mnist_x5"] = _repeated | {"repeats": 5}  # released runs
+presets["repeated_mnist"] = _repeated | _all_repeated
+presets["repeated_mnist_x2"] = _repeated | {"repeats": 2}
+presets["repeated_mnist_x4"] = _repeated | {"repeats": 4}
+presets["repeated_mnist_x5"] = _repeated | {"repeats": 5}
 
 # %% ../nbs/11_experiments.ipynb #96bcd543
-presets["emnist"] = {  # figures 7 to 9 and 12 to 14
+presets["emnist"] = {
     "dataset": "emnist", "methods": "random,bald,batchbald", "trials": 6, "size": 5, "samples": 10, "configs": 10_000,
     "budget": 300, "repeats": 1, "noise": 0.0, "seed": 0, "initial": 0, "validation": 18_800, "steps": 40 * 316,
     "test_samples": 10,
@@ -156,14 +156,14 @@ presets["cinic10"] = {
 
 # %% ../nbs/11_experiments.ipynb #96bcd544
 _stochastic = _mnist | {"repeats": 2, "noise": 0.1, "validation": 2_048, "steps": 40 * 79}
-presets["stochastic_mnist_x2"] = _stochastic | {  # figure 1 and table 1
+presets["stochastic_mnist_x2"] = _stochastic | {
     "methods": "bald,epigbald,batchbald,batchepigbald,softmaxbald,softmaxepig", "trials": 5,
 }  # fmt: skip
 _temperatures = ",".join(["bald", *(f"softmaxbald@{4.0**i:g}" for i in range(-4, 3)), "random"])
-presets["softmax_temperatures"] = _stochastic | {  # figure 2
+presets["softmax_temperatures"] = _stochastic | {
     "methods": _temperatures, "trials": 30, "size": 5, "budget": 150,
 }  # fmt: skip
-presets["cifar10"] = {  # figure 3
+presets["cifar10"] = {
     "dataset": "cifar10", "methods": "random,bald,softmaxbald", "trials": 30, "size": 2_500, "samples": 100,
     "configs": 10_000, "budget": 20_000, "repeats": 1, "noise": 0.0, "seed": 0, "initial": 500, "validation": 5_000,
     "steps": 120 * 40, "test_samples": 100,
