@@ -227,8 +227,11 @@ def _bald(round: Round) -> CandidateBatch:
 
 # %% ../nbs/09b_methods.ipynb #abaa1c9c
 _own = "the point's own BALD score, in nats"
-register(Method("random", "Random", _random, "0, since nothing is scored", ("#777777", "--"), needs_samples=False))
-register(Method("bald", "BALD (top-k)", _bald, _own, ("#d55e00", "-")))
+for _method in (
+    Method("random", "Random", _random, "0, since nothing is scored", ("#777777", "--"), needs_samples=False),
+    Method("bald", "BALD (top-k)", _bald, _own, ("#d55e00", "-")),
+):
+    register(_method)
 
 # %% ../nbs/09b_methods.ipynb #5c14cd40
 def _register_batch(name: str, label: str, select: Callable, score_text: str, *style: str) -> None:

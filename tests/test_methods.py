@@ -43,8 +43,8 @@ def margins(log_probs_N_K_C):
 def margin():
     "Registered from outside, and gone after the test."
     before = dict(methods)
-    yield register(Method("margin", "Margin (top-k)", pick_by_margin, WORDS, (COLOUR, "-"), needs_samples=False))
-    del methods["margin"]
+    yield register(Method("mymargin", "Margin, my own (top-k)", pick_by_margin, WORDS, (COLOUR, "-"), needs_samples=False))
+    del methods["mymargin"]
     assert methods == before
 
 
@@ -64,8 +64,8 @@ def seeded(seed):
 
 def test_the_loop_finds_it(margin):
     data = [get_repeated_digits(1, generator=derive_generator(0, "data"))]
-    rounds = list(run_trials(data, {"margin": margin}, budget=40, samples=5, test_samples=5, steps=5))
-    assert [row["method"] for row in rounds[0]] == ["margin"] and len(rounds) == 3
+    rounds = list(run_trials(data, {"mymargin": margin}, budget=40, samples=5, test_samples=5, steps=5))
+    assert [row["method"] for row in rounds[0]] == ["mymargin"] and len(rounds) == 3
     assert all(-1 <= score <= 0 for score in rounds[0][0]["scores"]) and rounds[0][0]["scores"] == sorted(rounds[0][0]["scores"], reverse=True)
 
 
@@ -74,26 +74,26 @@ def test_the_comparison_finds_it_with_its_legend_and_its_colour(margin, tmp_path
     monkeypatch.setattr(experiments, "plot_learning_curves", lambda *args: figures.append(plot_learning_curves(*args)) or figures[0])
     out, err = StringIO(), StringIO()
     with redirect_stdout(out), redirect_stderr(err):
-        command_line.batchbald_compare(methods="random,margin", trials=2, samples=5, configs=50, budget=40, repeats=1, steps=5, out=str(tmp_path / "run"))
+        command_line.batchbald_compare(methods="random,mymargin", trials=2, samples=5, configs=50, budget=40, repeats=1, steps=5, out=str(tmp_path / "run"))
     lines = out.getvalue().splitlines()
-    assert [line for line in lines if line.startswith("Margin (top-k) ")]
-    assert [row["method"] for row in csv.DictReader(open(tmp_path / "run/summary.csv"))] == ["random", "margin"]
-    assert {json.loads(line)["method"] for line in open(tmp_path / "run/records.jsonl")} == {"random", "margin"}
+    assert [line for line in lines if line.startswith("Margin, my own (top-k) ")]
+    assert [row["method"] for row in csv.DictReader(open(tmp_path / "run/summary.csv"))] == ["random", "mymargin"]
+    assert {json.loads(line)["method"] for line in open(tmp_path / "run/records.jsonl")} == {"random", "mymargin"}
     curves = {line.get_label(): to_hex(line.get_color()) for line in figures[0].axes[0].lines}
-    assert curves == {"Random": "#777777", "Margin (top-k)": COLOUR}
-    assert [text.get_text() for text in figures[0].axes[0].get_legend().get_texts()] == ["Random", "Margin (top-k)"]
+    assert curves == {"Random": "#777777", "Margin, my own (top-k)": COLOUR}
+    assert [text.get_text() for text in figures[0].axes[0].get_legend().get_texts()] == ["Random", "Margin, my own (top-k)"]
 
 
 @pytest.mark.parametrize("ending", ["json", "csv"])
 def test_a_file_of_picks_finds_it(margin, predictions, tmp_path, ending):
-    rows = select_batch(predictions, method="margin", size=4, out=tmp_path / f"picks.{ending}")
+    rows = select_batch(predictions, method="mymargin", size=4, out=tmp_path / f"picks.{ending}")
     expected = margins(np.load(predictions))
     assert [row["position"] for row in rows] == np.argsort(-expected, kind="stable")[:4].tolist()
     assert np.allclose([row["score"] for row in rows], np.sort(-expected)[:4] * -1, atol=1e-6)
-    assert format_picks(rows, "margin").splitlines()[-1] == f"score: {WORDS}"
+    assert format_picks(rows, "mymargin").splitlines()[-1] == f"score: {WORDS}"
     if ending == "json":
         written = json.loads((tmp_path / "picks.json").read_text())
-        assert written["columns"] == {"score": WORDS} and written["method"] == "margin"
+        assert written["columns"] == {"score": WORDS} and written["method"] == "mymargin"
     else:
         assert [int(row["position"]) for row in csv.DictReader(open(tmp_path / "picks.csv"))] == [row["position"] for row in rows]
 
@@ -103,28 +103,28 @@ def test_the_command_finds_it_and_keeps_pending_points_away_from_it(margin, pred
     (tmp_path / "pending.txt").write_text("\n".join(map(str, best[:3])))
     out = StringIO()
     with redirect_stdout(out):
-        command_line.batchbald_select(str(predictions), method="margin", size=4, pending=str(tmp_path / "pending.txt"))
+        command_line.batchbald_select(str(predictions), method="mymargin", size=4, pending=str(tmp_path / "pending.txt"))
     lines = out.getvalue().splitlines()
     assert [int(line.split()[2]) for line in lines[2:-1]] == best[3:7] and lines[-1] == f"score: {WORDS}"
     np.save(tmp_path / "evaluation.npy", np.load(predictions)[:5])
-    with pytest.raises(ValueError, match="'margin' asks nothing"): select_batch(predictions, method="margin", evaluation=tmp_path / "evaluation.npy")
+    with pytest.raises(ValueError, match="'mymargin' asks nothing"): select_batch(predictions, method="mymargin", evaluation=tmp_path / "evaluation.npy")
     with pytest.raises(ValueError, match="want one of: random, .*margin"): select_batch(predictions, method="magic")
 
 
 def test_one_parameter_sample_is_enough_for_it(margin, predictions, tmp_path, capsys):
     np.save(tmp_path / "one.npy", np.load(predictions)[:, :1])
-    for name, warned in (("margin", False), ("bald", True)):
+    for name, warned in (("mymargin", False), ("bald", True)):
         command_line.batchbald_select(str(tmp_path / "one.npy"), method=name, size=2)
         assert ("(K = 1)" in capsys.readouterr().err) == warned
 
 
 def test_the_panel_finds_it(margin):
     data = get_repeated_digits(1, originals=60)
-    labelling = Labelling(data.pool_inputs, image_shape=(8, 8), start=dict(enumerate(data.pool_labels[:10].tolist())), methods=["margin", "softmaxbald@0.5"], steps=5, samples=5)
-    assert len(labelling.batches["margin"]["indices"]) == 10
+    labelling = Labelling(data.pool_inputs, image_shape=(8, 8), start=dict(enumerate(data.pool_labels[:10].tolist())), methods=["mymargin", "softmaxbald@0.5"], steps=5, samples=5)
+    assert len(labelling.batches["mymargin"]["indices"]) == 10
     figure = plot_labelling(labelling)
     texts = {text.get_text() for sub in figure.subfigs for ax in sub.axes for text in [ax.title, ax.yaxis.label]}
-    assert {"Margin (top-k)", "SoftmaxBALD, T = 0.5"} <= texts
+    assert {"Margin, my own (top-k)", "SoftmaxBALD, T = 0.5"} <= texts
     with pytest.raises(ValueError, match="`methods` has 'magic'"): Labelling(data.pool_inputs, image_shape=(8, 8), methods=["magic"])
 
 
