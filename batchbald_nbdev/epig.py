@@ -147,6 +147,7 @@ def _before_and_after(log_probs_N_K_C, log_probs_E_K_C, log_probs_after_N_K_C, n
     options = dict(dtype=pool.dtype, device=pool.device, generator=check_generator(generator))
     if log_probs_E_K_C is not None:
         x, y, _, _ = _check_evaluation(x, log_probs_E_K_C)
+        check_log_probs(x)  # all is checked before anything is drawn
         check_log_probs(y, name="log_probs_E_K_C")
         before, after = (WeightedJointEntropy(num_samples, K, **options) for _ in range(2))
         return x, before, x, after.add_variables(y)

@@ -134,16 +134,19 @@ class _FreeRound(Round):
 
 # %% ../nbs/09b_methods.ipynb #0fc54c49
 def check_batch(name, batch, most: int, N: int, pending=()) -> CandidateBatch:
-    "A method's batch in plain numbers: at least one pick if there can be one, at most `most`, none of them `pending`."
+    """A method's batch in plain numbers: at most `most` picks, none of them `pending`.
+
+    At least one if there can be one, but for a method that finds all points too much like those that are pending."""
+    least = 0 if pending else min(1, most)
     if not hasattr(batch, "indices") or not hasattr(batch, "scores"):
         raise ValueError(f"the method {name!r} returned a {type(batch).__name__}; want a CandidateBatch")
     try:
         indices = [check_count(i, "indices", 0) for i in batch.indices]
     except (TypeError, ValueError):
         indices = [-1]
-    if not min(1, most) <= len(indices) <= most or not _are_positions(indices, N, pending):
+    if not least <= len(indices) <= most or not _are_positions(indices, N, pending):
         wish = f"different ones from 0 to {N - 1}{', none of them pending' * bool(pending)}"
-        wish = f"{wish}, at least {min(1, most)} and at most {most}"
+        wish = f"{wish}, at least {least} and at most {most}"
         raise ValueError(f"the method {name!r} returned positions {batch.indices}; want {wish}")
     try:
         scores = [float(score) for score in batch.scores]

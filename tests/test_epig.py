@@ -1,4 +1,5 @@
 "EPIG against enumeration by hand, its sampling, its budget of memory, and what it must refuse."
+from functools import partial
 import math
 import warnings
 from itertools import product
@@ -467,3 +468,11 @@ def test_methods_of_the_loop_ask_about_the_evaluation_inputs(given):
     assert batch("batchepig") == get_batchepig_batch(x, y, 4, 50, pending=given, generator=seeded(5))
     assert batch("batchepigbald") == get_batchepigbald_batch(x, y, 4, 200, pending=given, generator=seeded(5))
     assert batch("softmaxepig").indices == [rest[i] for i in get_softmaxepig_batch(x[rest], y, 4, generator=seeded(5)).indices]
+
+
+def test_a_pool_that_is_refused_leaves_the_generator_as_it_was():
+    generator = seeded()
+    for call in (compute_epig_bald, partial(get_batchepigbald_batch, batch_size=2)):
+        with pytest.raises(ValueError, match="`log_probs_N_K_C`"):
+            call(log_probs_N_K_C=torch.rand(6, 3, 2), log_probs_E_K_C=torch.rand(9, 3, 2).log_softmax(-1), num_samples=7, generator=generator)
+    assert torch.equal(generator.get_state(), seeded().get_state())

@@ -240,3 +240,13 @@ def test_acquire_names_what_cannot_be(argument, value):
     options = {"taken": [3], "batch_size": 2, "samples": 2, "configs": 20} | {argument: value}
     with pytest.raises(ValueError, match=f"`{argument}`"):
         acquire(methods["random"], make_mlp(), data.pool_inputs, options.pop("taken"), options.pop("batch_size"), **options)
+
+
+def test_a_method_may_find_nothing_beside_what_is_pending():
+    "Copies of a point that is out for labelling share all with it."
+    copies = torch.tensor([[0.99, 0.01], [0.01, 0.99]], dtype=torch.double).log().expand(4, 2, 2)
+    choose = methods["conservativebald"]
+    assert choose(Round(3, 4, lambda _: copies)).indices == [0]
+    assert choose(Round(3, 4, lambda _: copies, pending=[2])).indices == []
+    nothing = Method("nothing", "Nothing", lambda round: CandidateBatch([], []), "0", takes_pending=True)
+    with pytest.raises(ValueError, match="at least 1"): nothing(Round(3, 4, lambda _: copies))
