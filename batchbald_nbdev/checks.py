@@ -257,13 +257,15 @@ def check_labels(name: str, labels, n: int, classes: int) -> Tensor:
     return labels_n.long()
 
 # %% ../nbs/92_checks.ipynb #969f3112
+AUTOCAST = tuple(filter(torch.amp.is_autocast_available, ("cpu", "cuda", "mps", "xpu")))  # PyTorch 2.4 has none for mps
+
+
 def full_precision(function: Callable) -> Callable:
     "`function`, without `torch.autocast` where it is on in the thread that calls."
 
     @wraps(function)
     def call(*args, **options):
-        kinds = filter(torch.amp.is_autocast_available, ("cpu", "cuda", "mps", "xpu"))  # 2.4 has none for mps
-        on = [kind for kind in kinds if torch.is_autocast_enabled(kind)]
+        on = [kind for kind in AUTOCAST if torch.is_autocast_enabled(kind)]
         if not on:
             return function(*args, **options)
         with ExitStack() as stack:
