@@ -282,10 +282,10 @@ def blaming_inputs(x: Inputs) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, IndexError, TypeError, ValueError) as error:
-        ours = isinstance(error, ValueError) and "input dtype" not in str(error)  # PyTorch's of recurrent layers
-        if ours or is_out_of_memory(error):
+        reason = str(error).partition("\n")[0]
+        of_recurrent = re.search("input dtype|input must have the type", reason)  # which PyTorch calls a ValueError
+        if is_out_of_memory(error) or isinstance(error, ValueError) and not of_recurrent:
             raise
-        reason = str(error).splitlines()[0]
         what = "want the shape that it was made for, and its dtype: `x.float()`?"
         if "random operation" in reason:
             what = DRAWS

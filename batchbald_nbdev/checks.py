@@ -262,7 +262,8 @@ def full_precision(function: Callable) -> Callable:
 
     @wraps(function)
     def call(*args, **options):
-        on = [kind for kind in ("cpu", "cuda", "mps", "xpu") if torch.is_autocast_enabled(kind)]
+        kinds = filter(torch.amp.is_autocast_available, ("cpu", "cuda", "mps", "xpu"))  # 2.4 has none for mps
+        on = [kind for kind in kinds if torch.is_autocast_enabled(kind)]
         if not on:
             return function(*args, **options)
         with ExitStack() as stack:

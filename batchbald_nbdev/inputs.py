@@ -65,7 +65,7 @@ def check_inputs(x, name: str = "loader") -> Inputs:
         raise ValueError(f"`{name}` gives nothing but labels; want a tensor of inputs, or several by name")
     for key, o in named.items():
         if not isinstance(o, Tensor) or not o.ndim:
-            kinds = "a tensor of inputs, (inputs, labels) such as a DataLoader's, or tensors by name"
+            kinds = "a tensor, (inputs, labels), or tensors by name; `inputs=lambda batch: ...` says what to take"
             found = "a single number" if isinstance(o, Tensor) else f"a {type(o).__name__}"
             raise ValueError(f"`{name}` gives {key and key + 'as '}{found}; want {kinds}")
     if len({len(o) for o in named.values()}) > 1:
