@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from .batchbald import is_out_of_memory
-from .checks import check_number, choose_device, warn
+from .checks import check_number, warn
 from .inputs import Inputs, agree, as_arguments, describe_inputs, find_logits, map_inputs
 
 # %% ../nbs/08_bayesian_models.ipynb #ef7a9468
@@ -41,7 +41,8 @@ class ConsistentDropout(nn.Module):
     def forward(self, x: Tensor) -> Tensor:  # (n, *features)
         if self.mask is None:
             return self._drop(x) if self.training else x
-        if self.mask.shape != self.mask_shape(x.shape[1:]):
+        fits = self.mask_shape(x.shape[1:])
+        if self.mask.shape not in (fits, (len(x), *fits)):  # one for all inputs, or one for each
             met = f"a mask of shape {tuple(self.mask.shape)} meets inputs of shape {tuple(x.shape)}"
             want = "all inputs want the same number of features, so pad all batches to one length"
             raise ValueError(f"{met}; {want}")
@@ -300,14 +301,6 @@ def run_once(model: nn.Module, state: dict[str, Tensor], example: Inputs) -> Non
     "Run `model` in `eval()` with parameters `state`, for hooks to look at. Raises `ValueError` for functional dropout."
     with evaluating([model]), uncompiled(model), _NoFunctionalDropout(), blaming_inputs(example):
         functional_call(model, state, *as_arguments(example))
-
-# %% ../nbs/08_bayesian_models.ipynb #1c56cf1d
-def bring(model: nn.Module, device) -> nn.Module:
-    "A copy of the model on `device` where it has recurrent layers and is elsewhere; else the model itself."
-    if device is None or not any(isinstance(o, nn.RNNBase) for o in model.modules()):
-        return model
-    device = choose_device(device)
-    return model if all(o.device == device for o in model.parameters()) else copy.deepcopy(model).to(device)
 
 # %% ../nbs/08_bayesian_models.ipynb #5b0612a0
 @contextmanager

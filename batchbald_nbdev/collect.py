@@ -26,7 +26,6 @@ from .batchbald import halving
 from batchbald_nbdev.bayesian_models import (
     DRAWS,
     blaming_inputs,
-    bring,
     check_reached,
     dropout_layers,
     evaluating,
@@ -415,7 +414,6 @@ def collect_log_probs(
         others = "for other callables, one for each sample, see `collect_ensemble_log_probs`"
         raise ValueError(f"`model` is a {type(model).__name__}; want an nn.Module ({others})")
     model = getattr(model, "_orig_mod", model)  # inside of what `torch.compile` returns
-    model = bring(model, device)
     layers, generator = dropout_layers(model), check_generator(generator)
     refuse_batch_statistics([model])
     state, device = _find_state(model, device)

@@ -179,7 +179,7 @@ def test_the_loop_writes_files_and_other_dtypes(sequences, tmp_path):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
-def test_recurrent_networks_go_to_another_device_as_a_whole(kind, sequences):
+def test_recurrent_networks_run_on_another_device(kind, sequences):
     model = make(Recurrent, kind)
     with pytest.warns(UserWarning, match="slower"):
         there, here = (collect_log_probs(model, sequences, 4, device=device) for device in ("cuda", "cpu"))
