@@ -53,7 +53,7 @@ def _classes_elsewhere(probs_n_K_C: Tensor, kind: str, axes: str = "NKC") -> str
             first, second = _axes_with_classes(at)
             found = f"sums to one over axis {at} and not over axis {axes.index('C')}, so the classes lie there"
             asked = f"kind={kind!r}, axes={first!r}".replace("'", '"').removeprefix('kind="log_probs", ')
-            return f"{found}; convert it with `as_log_probs(x, {asked})`, or with {second} if the samples come first"
+            return f"{found}; convert it with `as_log_probs(x, {asked})`, or with {second} if samples come before points"
     return ""
 
 # %% ../nbs/00_information.ipynb #97be708c
@@ -111,8 +111,8 @@ class Predictions:
 def samples_agree(probs_n_K_C: Tensor) -> bool:
     "Whether the samples of every point are equal, but for the last digits of the arithmetic."
     least = 4 * torch.finfo(probs_n_K_C.dtype).eps
-    parts = probs_n_K_C[:1], probs_n_K_C[1:]  # the first point most often settles it
-    return all(bool((part_n_K_C.amax(1) - part_n_K_C.amin(1) <= least).all()) for part_n_K_C in parts)
+    some_n_k_C = probs_n_K_C[:, -1:], probs_n_K_C  # the last sample most often settles it
+    return all(bool((x_n_k_C - probs_n_K_C[:, :1]).abs_().amax() <= least) for x_n_k_C in some_n_k_C)
 
 # %% ../nbs/00_information.ipynb #04cc1697
 _identical: ContextVar[dict | None] = ContextVar("_identical", default=None)
@@ -243,24 +243,26 @@ _SEVERAL_LABELS = (
 )
 
 # %% ../nbs/00_information.ipynb #805827d1
-def _why_no_probs(x: Tensor, worst: float, slack: float, axes: str) -> str:
-    "What to tell someone whose `x` holds no probabilities, with rows that miss one by up to `worst`."
-    wrong = f"a row misses the sum 1 by {worst:.2g}, allowed {slack:g}"
+def _why_no_probs(x: Tensor, off_N_K_1: Tensor, slack: float, axes: str) -> str:
+    "What to tell someone whose `x` holds no probabilities, with rows that miss the sum 1 by `off_N_K_1`."
     if x.isnan().any():
         return "an entry is NaN; is `kind` right?"
     if x.min() < 0:
         return f"the least entry is {x.min().item():.3g}; is `kind` right?"
-    if worst <= ROUNDING:
+    wrong = f"a row misses the sum 1 by {off_N_K_1.max().item():.2g}, allowed {slack:g}"
+    if off_N_K_1.max() <= ROUNDING:
         return f"{wrong}; they look rounded, and `renormalise=True` divides them by their sums"
     if elsewhere := _classes_elsewhere(x.to(choose_dtype(x)), "probs", axes):
         return f"it {elsewhere}"
-    return f"{wrong}; {_SEVERAL_LABELS if x.max() <= 1 else 'is `kind` right?'}"
+    several = x.max() <= 1 and (off_N_K_1 > ROUNDING).double().mean() > 0.5  # one bad row is something else
+    return f"{wrong}; {_SEVERAL_LABELS if several else 'is `kind` right?'}"
 
 # %% ../nbs/00_information.ipynb #f823b9a6
 def _refuse_no_probs(x: Tensor, sums_N_K_1: Tensor, renormalise: bool, axes: str) -> None:
-    worst, slack = (sums_N_K_1 - 1).abs().max().item(), ROUNDING if renormalise else SLACK[x.dtype]
+    off_N_K_1, slack = (sums_N_K_1 - 1).abs(), ROUNDING if renormalise else SLACK[x.dtype]
+    worst = off_N_K_1.max().item()
     if not x.min() >= 0 or not (worst <= slack or not renormalise and worst <= (slack := find_slack(x))):
-        raise ValueError(f"`x` does not hold probabilities: {_why_no_probs(x, worst, slack, axes)}")
+        raise ValueError(f"`x` does not hold probabilities: {_why_no_probs(x, off_N_K_1, slack, axes)}")
 
 # %% ../nbs/00_information.ipynb #81d1363d
 def _check_axis_names(axes) -> str:

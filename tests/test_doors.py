@@ -296,6 +296,12 @@ def test_independent_sigmoids_are_refused_and_it_says_why_a_softmax_would_be_wro
             assert "renormalise" not in message
 
 
+def test_one_row_that_is_wrong_is_not_taken_for_sigmoids():
+    x = X.exp()
+    x[0, 0] *= 0.5
+    assert "sigmoids" not in refusal(as_log_probs, x, "probs") and "misses the sum 1 by 0.5" in refusal(as_log_probs, x, "probs")
+
+
 # The command
 
 

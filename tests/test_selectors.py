@@ -10,7 +10,7 @@ from hypothesis import given, settings, strategies as st
 
 from everything import *
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*log K")  # small K on purpose
+pytestmark = pytest.mark.filterwarnings("ignore:.*log K", "ignore:.*identical parameter samples")  # small K on purpose
 
 
 def seeded(seed=0):
