@@ -256,32 +256,24 @@ def _read_array(path: Path, name: str = "predictions"):
         fail(f"`{name}`: {path} cannot be read as {path.suffix} with numbers in it ({type(e).__name__})")
 
 # %% ../nbs/94_command_line.ipynb #ad6a3d5d
-_KINDS = {  # what `as_log_probs` says to people who write Python, and what it means here
-    'convert it with `as_log_probs(x, kind="probs")`': "add --kind probs",
-    'convert them with `as_log_probs(x, kind="logits")`': "add --kind logits",
-    "renormalise it with `x.log_softmax(-1)`": "add --kind logits, which renormalises",
-    '`kind="probs"` and `renormalise=True`': "--kind probs --renormalise",
-    "`renormalise=True`": "--renormalise",
-    "is `kind` right?": "is --kind right?",
-    "pass its `to_dense()`": "save its `to_dense()`",
-}
-
-# %% ../nbs/94_command_line.ipynb #e9b209e2
-def _say_as_options(message: str) -> str:
-    "What `as_log_probs` says, in options."
-    for old, new in _KINDS.items():
-        message = message.replace(old, new)
-    message = re.sub(r"convert it with `as_log_probs\(x, (.*?)\)`", r"add \1", message)
-    return re.sub(r'`?\b(kind|axes)="(\w+)"`?,?', r"--\1 \2", message)
+_OPTIONS = (  # what `as_log_probs` says to people who write Python, and what it means here
+    (r"convert (?:it|them) with `as_log_probs\(x, (.*?)\)`", r"add \1"),
+    (r'`?\b(kind|axes)="(\w+)"`?(?:,| and(?= `renorm))?', r"--\1 \2"),
+    (r"`renormalise=True`", "--renormalise"),
+    (r"renormalise it with `x\.log_softmax\(-1\)`", "add --kind logits, which renormalises"),
+    (r"is `kind` right\?", "is --kind right?"),
+    (r"pass its `to_dense\(\)`", "save its `to_dense()`"),
+)
 
 # %% ../nbs/94_command_line.ipynb #ad6a3d5e
 def _read_log_probs(path: str, kind: str, name: str, **how) -> torch.Tensor:
-    "Predictions from a file; `how` are `axes` and `renormalise`."
     x = _read_array(Path(path), name)
     try:
         return as_log_probs(x, kind, **how)
     except ValueError as e:
-        message = _say_as_options(str(e))
+        message = str(e)
+    for pattern, option in _OPTIONS:
+        message = re.sub(pattern, option, message)
     fail(f"`{name}`: {path} {message.removeprefix('`x` ')}" if message.startswith("`x` ") else message)
 
 # %% ../nbs/94_command_line.ipynb #ad6a3d61
@@ -290,9 +282,8 @@ def _read_evaluation(path: str | None, kind: str, log_probs_N_K_C: torch.Tensor,
     if path is None:
         return None
     log_probs_E_K_C, K = _read_log_probs(path, kind, "evaluation", **how), log_probs_N_K_C.shape[1]
-    if log_probs_E_K_C.shape[1] != K:
-        found = f"{path} has {log_probs_E_K_C.shape[1]} parameter samples and `predictions` has {K}"
-        fail(f"`evaluation`: {found}; want the same ones")
+    if (found := log_probs_E_K_C.shape[1]) != K:
+        fail(f"`evaluation`: {path} has {found} parameter samples and `predictions` has {K}; want the same ones")
     return log_probs_E_K_C
 
 # %% ../nbs/94_command_line.ipynb #ad6a3d63
@@ -403,9 +394,8 @@ def _pick(asked: dict, pick: Method, round: Round, names: Sequence[str] | None) 
     batch, method = pick(round), str(asked["method"])
     rows = _make_rows(batch, names)
     if asked["out"] is not None:
-        settings = {"predictions": str(asked["predictions"])}
-        settings |= {key: asked[key] for key in ("kind", "axes", "renormalise")} | {"method": method}
-        settings |= {key: asked[key] for key in ("size", "configs", "seed")}
+        as_asked = ("kind", "axes", "renormalise", "method", "size", "configs", "seed")
+        settings = {"predictions": str(asked["predictions"])} | {k: asked[k] for k in as_asked} | {"method": method}
         settings |= {key: asked[key] and str(asked[key]) for key in ("evaluation", "pending", "ids")}
         sizes = dict(zip(("points", "samples", "classes"), round.log_probs_N_K_C.shape))
         columns = _describe_columns(rows, method)
@@ -424,8 +414,7 @@ def select_batch(
     # file of points already out for labelling, one per line: ids if there are `ids`, else positions
     pending: str | None = None,
     ids: str | None = None,  # file with the names of the points, one per line
-    # for the EPIG methods: a file like `predictions` for inputs like those that the model is for, (E, K, C'); else
-    # the pool
+    # for the EPIG methods: a file like `predictions`, for inputs like those that the model is for; else the pool
     evaluation: str | None = None,
     out: str | None = None,  # .json or .csv file to write
     configs: int = 4_000,  # label configurations that methods for whole batches carry, M
@@ -471,9 +460,8 @@ def _warn_of(asked: dict, pick: Method, round: Round) -> None:
     "Warnings of picks that mean nothing, and of fewer than were asked for."
     left = round.pool_size - len(set(round.pending))
     if round.log_probs_N_K_C.shape[1] == 1 and pick.needs_samples:
-        found = "`predictions` has one parameter sample (K = 1), so no samples can disagree"
-        remedy = "collect several, or use --method entropy"
-        warn(f"{found}: all scores are 0, and the picks mean nothing; {remedy}", stacklevel=2)
+        found = "`predictions` has one parameter sample (K = 1), so no samples can disagree: all scores are 0, and the"
+        warn(f"{found} picks mean nothing; collect several, or use --method entropy", stacklevel=2)
     if asked["size"] > left:
         warn(f"`size` is {asked['size']:,}, and only {_count(left, 'point')} can be picked", stacklevel=2)
 

@@ -53,7 +53,8 @@ def _classes_elsewhere(probs_n_K_C: Tensor, kind: str, axes: str = "NKC") -> str
             first, second = _axes_with_classes(at)
             found = f"sums to one over axis {at} and not over axis {axes.index('C')}, so the classes lie there"
             asked = f"kind={kind!r}, axes={first!r}".replace("'", '"').removeprefix('kind="log_probs", ')
-            return f"{found}; convert it with `as_log_probs(x, {asked})`, or with {second} if samples come before points"
+            other = f"{second} if samples come before points"
+            return f"{found}; convert it with `as_log_probs(x, {asked})`, or with {other}"
     return ""
 
 # %% ../nbs/00_information.ipynb #97be708c
@@ -202,7 +203,8 @@ class IdenticalSamplesWarning(UserWarning):
 def warn_of_identical(name: str, K: int, stacklevel: int) -> None:
     found = f"`{name}` has K = {K} identical parameter samples (axis 1) for every point, so that no two can disagree"
     remedy = "draw different samples (is dropout on?), see whether axis 1 holds them, or rank by entropy"
-    warn(f"{found}: scores are rounding, and their order means nothing; {remedy}", IdenticalSamplesWarning, stacklevel + 1)
+    message = f"{found}: scores are rounding, and their order means nothing; {remedy}"
+    warn(message, IdenticalSamplesWarning, stacklevel + 1)
 
 # %% ../nbs/00_information.ipynb #3ca8fc8c
 def needs_disagreement(function: Callable) -> Callable:
@@ -232,7 +234,7 @@ def _refuse_no_logits(x: Tensor) -> None:
         looks = "looks like probabilities (no entry below 0, every row sums to 1) and not like logits"
         raise ValueError(f"`x` {looks}; is `kind` right?")
     if worst <= ROUNDING:
-        looks = f"looks like probabilities that were rounded (no entry below 0, rows miss the sum 1 by up to {worst:.2g})"
+        looks = f"looks like probabilities that were rounded (none below 0, rows miss the sum 1 by up to {worst:.2g})"
         remedy = 'want `kind="probs"` and `renormalise=True`; logits that only look so can be passed as `x - 1`'
         raise ValueError(f"`x` {looks} and not like logits; {remedy}")
 

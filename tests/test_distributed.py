@@ -374,6 +374,9 @@ def test_one_class_is_refused():
 
 def test_identical_samples_are_warned_of_once_if_they_are_so_in_every_chunk():
     x = pool()[:, :1].expand(-1, 8, -1).clone()
+    for max_bytes in (1, 2**28):  # the search ends, with ties in order
+        with pytest.warns(IdenticalSamplesWarning):
+            assert get_distributed_batchbald_batch(cut(x, 60), 3, max_bytes=max_bytes).indices == get_batchbald_batch(x, 3).indices == [0, 1, 2]
     with pytest.warns(IdenticalSamplesWarning) as caught:
         get_distributed_batchbald_batch(cut(x, 60), 2)
     assert len(caught) == 1 and caught[0].filename == __file__
