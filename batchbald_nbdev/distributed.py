@@ -10,7 +10,7 @@ import ctypes
 import math
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, count
 from types import SimpleNamespace
 
@@ -23,7 +23,7 @@ from .batchbald import best_candidate, check_race_error, FIRST, Rows
 from batchbald_nbdev.checks import (
     SLACK, as_float_tensor, check_batch_size, check_count, check_generator, check_positions,
 )
-from .information import check_axes
+from .information import check_axes, noting_samples, warn_of_identical
 from .joint_entropy import WeightedJointEntropy
 from .plain_batchbald import TIES, pick_batch
 
@@ -37,6 +37,7 @@ class _Answer:
     bounds: tuple[float, float]
     unseen: tuple[float, float]  # the same among the points that this look passed over
     violation: float  # by how much gains were seen above their bounds
+    identical: bool = True  # did no two samples differ when the part was made?
 
 # %% ../nbs/04a_many_machines.ipynb #40f4a2a9
 @dataclass(frozen=True)
@@ -100,9 +101,11 @@ def _start(log_probs_n_K_C, dtype: torch.dtype, room: int, slack: float) -> _Par
     "A part whose bounds are BALD scores. Checks its data."
     _release()
     x = as_float_tensor(log_probs_n_K_C)
-    bounds_n = compute_bald(x, dtype) if len(x) else torch.empty(0, dtype=torch.double, device="cpu")
+    with noting_samples() as identical:
+        bounds_n = compute_bald(x, dtype) if len(x) else torch.empty(0, dtype=torch.double, device="cpu")
     seen_n = torch.zeros(len(x), dtype=torch.bool, device="cpu")
-    return _make_part(bounds_n, seen_n, torch.arange(len(x), device="cpu"), x, 0.0, room, slack)
+    part = _make_part(bounds_n, seen_n, torch.arange(len(x), device="cpu"), x, 0.0, room, slack)
+    return replace(part, answer=replace(part.answer, identical=all(identical.values())))
 
 # %% ../nbs/04a_many_machines.ipynb #5f9cf30c
 def _search(state, log_probs_r_K_C: Tensor, bounds_r: Tensor, **options) -> tuple[Tensor, float]:
@@ -196,6 +199,7 @@ def start(self: _Leader) -> _Leader:
                 f"`log_probs_N_K_C` has a chunk of shape {found} that should have {wanted}; "
                 "tell Dask the shapes that it will find"
             )
+    self.identical = all(answer.identical for answer in self.answers.values())
     self.starts = list(accumulate((answer.shape[0] for answer in self.answers.values()), initial=0))
     return self
 
@@ -247,6 +251,11 @@ def who_reaches(self: _Leader, bounds: dict[int, tuple[float, float]], reach: fl
     )
     return {p: None for p in kept} or {p: self.blocks[p] for p in whole}
 
+# %% ../nbs/04a_many_machines.ipynb #57d39ad2
+def _drop_ties(pair: tuple[float, float], answered: int, tie: float) -> tuple[float, float]:
+    "Bounds of a part, without the first `answered` of them that cannot exceed a tie."
+    return tuple(-math.inf if side < answered and bound <= tie else bound for side, bound in enumerate(pair))
+
 # %% ../nbs/04a_many_machines.ipynb #1f90b0fb
 @patch
 def choose(self: _Leader, state: WeightedJointEntropy, taken: list[int]) -> tuple[int, float, Tensor]:
@@ -256,9 +265,11 @@ def choose(self: _Leader, state: WeightedJointEntropy, taken: list[int]) -> tupl
     found, violation = self.evaluate_named(state, taken)
     sent = SimpleNamespace(weights_M=state.weights_M, posteriors_M_K=state.posteriors_M_K)
     shared, slack, options = delayed(sent, traverse=False), self.options["slack"], self.racing | self.options
-    bounds = {p: answer.bounds for p, answer in self.answers.items()}
+    bounds, answered = {p: answer.bounds for p, answer in self.answers.items()}, {}
     while True:
         best = max((gain for gain, _, _ in found), default=-math.inf)
+        if best <= slack:
+            bounds |= {p: _drop_ties(bounds[p], n, slack - 2 * violation) for p, n in answered.items()}
         asked = self.who_reaches(bounds, best - 2 * violation - slack)
         if not asked:
             break
@@ -267,7 +278,8 @@ def choose(self: _Leader, state: WeightedJointEntropy, taken: list[int]) -> tupl
             places = self.within(p, taken)
             tasks[p] = delayed(_look)(self.parts[p], block, shared, places, best, violation, **options)
         self.ask(tasks)
-        for p in asked:
+        for p, block in asked.items():
+            answered[p] = max(answered.get(p, 1), 1 if block is None else 2)
             bounds[p], violation = self.answers[p].unseen, max(violation, self.answers[p].violation)
             found += self.named(p)
     gain, i, row_1_K_C = min((o for o in found if o[0] >= best - slack), key=lambda o: o[1])
@@ -358,4 +370,7 @@ def get_distributed_batchbald_batch(
         raise ValueError("`log_probs_N_K_C` has no points: all of its chunks are empty")
     pending = check_positions(pending, N, "pending")
     batch_size = check_batch_size(batch_size, N - len(pending))
-    return pick_batch(_Spread(leader, state, pending), batch_size, pending, generator, progress)
+    batch = pick_batch(_Spread(leader, state, pending), batch_size, pending, generator, progress, stacklevel=4)
+    if K > 1 and leader.identical:
+        warn_of_identical("log_probs_N_K_C", K, stacklevel=2)
+    return batch
