@@ -58,15 +58,13 @@ class CandidateBatch:
 # %% ../nbs/01_bald.ipynb #b421a7a8
 def first_best(scores_N: Tensor, tolerance: float) -> int:
     "Lowest position whose score is within `tolerance` of the best."
-    return int((scores_N >= scores_N.max() - tolerance).nonzero()[0])
+    return int((~(scores_N.max() - scores_N > tolerance)).nonzero()[0])  # so that infinite scores tie with themselves
 
 # %% ../nbs/01_bald.ipynb #7aa5b350
 def rank(scores_N: Tensor, batch_size: int, tolerance: float = 0.0) -> list[int]:
     "Positions of the best, best first: each the lowest within `tolerance` of the best that is left."
     if tolerance == 0:
         return scores_N.argsort(descending=True, stable=True)[:batch_size].tolist()
-    if math.isinf(tolerance):  # all tie, infinite scores too
-        return list(range(min(batch_size, len(scores_N))))
     left_n, indices = torch.arange(len(scores_N), device=scores_N.device), []
     for _ in range(min(batch_size, len(scores_N))):
         place = first_best(scores_N[left_n], tolerance)

@@ -247,6 +247,11 @@ def who_reaches(self: _Leader, bounds: dict[int, tuple[float, float]], reach: fl
     )
     return {p: None for p in kept} or {p: self.blocks[p] for p in whole}
 
+# %% ../nbs/04a_many_machines.ipynb #57d39ad2
+def _drop_ties(pair: tuple[float, float], answered: int, tie: float) -> tuple[float, float]:
+    "Bounds of a part, without the first `answered` of them that cannot exceed a tie."
+    return tuple(-math.inf if side < answered and bound <= tie else bound for side, bound in enumerate(pair))
+
 # %% ../nbs/04a_many_machines.ipynb #1f90b0fb
 @patch
 def choose(self: _Leader, state: WeightedJointEntropy, taken: list[int]) -> tuple[int, float, Tensor]:
@@ -256,9 +261,11 @@ def choose(self: _Leader, state: WeightedJointEntropy, taken: list[int]) -> tupl
     found, violation = self.evaluate_named(state, taken)
     sent = SimpleNamespace(weights_M=state.weights_M, posteriors_M_K=state.posteriors_M_K)
     shared, slack, options = delayed(sent, traverse=False), self.options["slack"], self.racing | self.options
-    bounds = {p: answer.bounds for p, answer in self.answers.items()}
+    bounds, answered = {p: answer.bounds for p, answer in self.answers.items()}, {}
     while True:
         best = max((gain for gain, _, _ in found), default=-math.inf)
+        if best <= slack:
+            bounds |= {p: _drop_ties(bounds[p], n, slack - 2 * violation) for p, n in answered.items()}
         asked = self.who_reaches(bounds, best - 2 * violation - slack)
         if not asked:
             break
@@ -267,7 +274,8 @@ def choose(self: _Leader, state: WeightedJointEntropy, taken: list[int]) -> tupl
             places = self.within(p, taken)
             tasks[p] = delayed(_look)(self.parts[p], block, shared, places, best, violation, **options)
         self.ask(tasks)
-        for p in asked:
+        for p, block in asked.items():
+            answered[p] = max(answered.get(p, 1), 1 if block is None else 2)
             bounds[p], violation = self.answers[p].unseen, max(violation, self.answers[p].violation)
             found += self.named(p)
     gain, i, row_1_K_C = min((o for o in found if o[0] >= best - slack), key=lambda o: o[1])

@@ -21,7 +21,7 @@ from batchbald_nbdev.checks import (
     as_float_tensor, check_batch_size, check_count, check_generator, check_positions, choose_device, choose_dtype,
     full_precision, warn,
 )
-from .information import Predictions, plogp, check_log_probs
+from .information import Predictions, plogp, check_axes, check_log_probs
 from .joint_entropy import WeightedJointEntropy, estimate_information, REPEATS, uniform
 from batchbald_nbdev.plain_batchbald import (
     TIES, WARN_SHARE, CeilingWarning, Objective, report_runs, search_greedily, warn_near_ceiling,
@@ -143,11 +143,10 @@ def _before_and_after(log_probs_N_K_C, log_probs_E_K_C, log_probs_after_N_K_C, n
         one = "`log_probs_E_K_C` (evaluation points under the same samples)"
         raise ValueError(f"want one of {one} and `log_probs_after_N_K_C` (the pool under a second model), and not both")
     pool = Predictions(log_probs_N_K_C, dtype, device)
-    x, (N, K, C) = pool.log_probs_N_K_C, pool.shape
+    x, (N, K, C) = pool.log_probs_N_K_C, check_log_probs(pool.log_probs_N_K_C)  # all of it before anything is drawn
     options = dict(dtype=pool.dtype, device=pool.device, generator=check_generator(generator))
     if log_probs_E_K_C is not None:
         x, y, _, _ = _check_evaluation(x, log_probs_E_K_C)
-        check_log_probs(x)  # all is checked before anything is drawn
         check_log_probs(y, name="log_probs_E_K_C")
         before, after = (WeightedJointEntropy(num_samples, K, **options) for _ in range(2))
         return x, before, x, after.add_variables(y)
@@ -307,7 +306,7 @@ def get_batchepigbald_batch(
     Warns as `get_batchepig_batch` and `compute_epig_bald` do.
     The `ceiling` is $I(y_E; w)$, what evaluation labels tell about the parameters, and log K with a second model."""
     generator, x = check_generator(generator), as_float_tensor(log_probs_N_K_C)
-    N, K, _ = check_log_probs(x)
+    N, K, _ = check_axes(x.shape, "log_probs_N_K_C")
     pending = check_positions(pending, N, "pending")
     batch_size = check_batch_size(batch_size, N - len(pending))  # all is checked before anything is drawn
     options = num_samples, dtype, device, generator

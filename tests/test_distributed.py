@@ -367,6 +367,13 @@ def test_bad_shapes_are_named(shape):
         get_distributed_batchbald_batch(da.zeros(shape, chunks=-1), 3)
 
 
+@pytest.mark.parametrize("max_bytes", [1, 2**28])
+def test_a_search_with_nothing_to_learn_ends_with_ties_in_order(max_bytes):
+    "All parameter samples say the same, so that no label tells anything."
+    x = pool()[:, :1].expand(-1, 8, -1).clone()
+    assert get_distributed_batchbald_batch(cut(x, 60), 3, max_bytes=max_bytes).indices == get_batchbald_batch(x, 3).indices == [0, 1, 2]
+
+
 @pytest.mark.parametrize(
     "options, name",
     [({"batch_size": -1}, "batch_size"), ({"num_samples": 0}, "num_samples"), ({"pending": [300]}, "pending"), ({"generator": 0}, "generator"), ({"race_error": 0.5}, "race_error")]
