@@ -99,7 +99,7 @@ def batchbald_compare(
     # method names, see below, separated by commas (default: random,bald,softmaxbald,2bald,batchbald)
     methods: str = None,
     trials: int = None,  # trials of each method (default: 6)
-    size: int = None,  # acquisition size, the labels bought in each round (default: 10)
+    size: int = None,  # acquisition size, the labels acquired in each round (default: 10)
     samples: int = None,  # parameter samples (dropout masks) for choosing, K (default: 50)
     configs: int = None,  # label configurations that BatchBALD carries, M (default: 1000)
     budget: int = None,  # labels at the end, initial 20 included (default: 200)
