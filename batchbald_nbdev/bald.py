@@ -73,10 +73,11 @@ def rank(scores_N: Tensor, batch_size: int, tolerance: float = 0.0) -> list[int]
     return indices
 
 # %% ../nbs/01_bald.ipynb #186e6ffc
-def find_left(N: int, pending) -> list[int]:
-    "Positions of the points that are not out for labelling."
-    barred = set(check_positions(pending, N, "pending"))
-    return [i for i in range(N) if i not in barred]
+def find_left(N: int, pending, device="cpu") -> Tensor:
+    "Positions of the points that are not out for labelling, left_n."
+    left_N = torch.ones(N, dtype=torch.bool, device=device)
+    left_N[check_positions(pending, N, "pending")] = False
+    return left_N.nonzero()[:, 0]
 
 # %% ../nbs/01_bald.ipynb #e470d371
 def get_top_k_batch(
@@ -89,9 +90,9 @@ def get_top_k_batch(
     "The `batch_size` best scores (all, if there are fewer), best first; ties go to the lowest position."
     scores_N = check_scores(scores_N)
     tolerance = check_number(tolerance, "tolerance", want="a number of 0 or more")
-    left = find_left(len(scores_N), pending)
-    batch_size = check_batch_size(batch_size, len(left))
-    indices = [left[i] for i in rank(scores_N[left], batch_size, tolerance)]
+    left_n = find_left(len(scores_N), pending, scores_N.device)
+    batch_size = check_batch_size(batch_size, len(left_n))
+    indices = left_n[rank(scores_N[left_n], batch_size, tolerance)].tolist()
     return CandidateBatch(scores_N[indices].tolist(), indices)
 
 # %% ../nbs/01_bald.ipynb #4805d15f

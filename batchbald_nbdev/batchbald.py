@@ -62,17 +62,12 @@ def __call__(self: Rows, block_n: Tensor) -> tuple[Tensor, Tensor]:
         place_n = self.place_N[block_n].long()
     return tuple(x.index_select(0, place_n) for x in kept)
 
-# %% ../nbs/04_fast_batchbald.ipynb #b72e6be6
-def plogp_(probs: Tensor) -> Tensor:
-    "p log p, using up the memory of an intermediate result."
-    return probs.clamp_min(torch.finfo(probs.dtype).tiny).log_().mul_(probs)
-
 # %% ../nbs/04_fast_batchbald.ipynb #fce216e4
 @full_precision
 def _gains_by_configuration(posteriors_K_m: Tensor, probs_n_C_K: Tensor, entropies_n_K: Tensor) -> Tensor:
     "Information of each candidate under each configuration, gains_n_m."
     n, C, K = probs_n_C_K.shape
-    entropies_n_m = -plogp_(probs_n_C_K.view(n * C, K) @ posteriors_K_m).view(n, C, -1).sum(1)
+    entropies_n_m = -plogp(probs_n_C_K.view(n * C, K) @ posteriors_K_m).view(n, C, -1).sum(1)
     return entropies_n_m - entropies_n_K @ posteriors_K_m
 
 # %% ../nbs/04_fast_batchbald.ipynb #b2893674
@@ -88,7 +83,7 @@ def mean_gains(
     "Their mean over all configurations."
     n, C, K = probs_n_C_K.shape
     parts = probs_n_C_K.view(n * C, K).split(max(1, elements // len(weights_M)))
-    sums_nC = torch.cat([plogp_(part @ posteriors_K_M).double() @ weights_M for part in parts])
+    sums_nC = torch.cat([plogp(part @ posteriors_K_M).double() @ weights_M for part in parts])
     return (-sums_nC.view(n, C).sum(1) - entropies_n_K.double() @ known_K).clamp_min(0)
 
 # %% ../nbs/04_fast_batchbald.ipynb #fb21052c

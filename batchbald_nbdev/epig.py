@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .bald import CandidateBatch, compute_bald, find_left, get_top_k_batch
-from .batchbald import halving, plogp_
+from .batchbald import halving
 from batchbald_nbdev.checks import (
     as_float_tensor, check_batch_size, check_count, check_generator, check_positions, choose_device, choose_dtype,
     full_precision, warn,
@@ -62,7 +62,7 @@ def _evaluation_gains(
             sums_nC = torch.zeros(len(rows_nC_K), dtype=torch.double, device=device)
             for rows_r_K, sums_r in zip(rows_nC_K.split(side), sums_nC.split(side)):
                 for columns_K_w, weights_w in zip(columns_K_c.split(side, 1), weights_c.split(side)):
-                    sums_r += plogp_(rows_r_K @ columns_K_w).double() @ weights_w
+                    sums_r += plogp(rows_r_K @ columns_K_w).double() @ weights_w
             gains_N[block] += sums_nC.view(-1, C).sum(1)
     return gains_N.clamp_min(0)
 
@@ -354,7 +354,7 @@ def get_softmaxepig_batch(
     if temperature == 0:
         return get_epig_batch(x, y, batch_size, pending=pending, max_bytes=max_bytes)
     scores_N = compute_epig(x, y, max_bytes=max_bytes)
-    left = find_left(len(x), pending)
-    largest = scores_N[left].max().item() if left else 0.0
+    left_n = find_left(len(x), pending, scores_N.device)
+    largest = scores_N[left_n].max().item() if len(left_n) else 0.0
     unit = largest if largest > TIES[choose_dtype(x)] else 1.0  # less than that is rounding: no point tells anything
     return get_softmax_batch(scores_N, batch_size, temperature=temperature * unit, pending=pending, generator=generator)

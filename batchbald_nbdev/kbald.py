@@ -362,7 +362,7 @@ def _ranked(log_probs_N_K_C, max_batch_size, dtype, device, pending):
     N = len(x)
     pending, max_batch_size = check_positions(pending, N, "pending"), check_count(max_batch_size, "max_batch_size", 0)
     bald_N = compute_bald(x, dtype, device)
-    left_n = torch.tensor(find_left(N, pending), dtype=torch.long, device=bald_N.device)
+    left_n = find_left(N, pending, bald_N.device)
     order_n = left_n[torch.tensor(rank(bald_N[left_n], N), dtype=torch.long, device=bald_N.device)]
     return x, pending, max_batch_size, bald_N, order_n
 

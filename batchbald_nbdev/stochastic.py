@@ -60,12 +60,12 @@ def draw_batch(
     "A batch without replacement."
     scores_N, temperature = check_scores(scores_N), check_temperature(temperature)
     pending = check_positions(pending, len(scores_N), "pending")
-    left = find_left(len(scores_N), pending)
-    batch_size, generator = check_batch_size(batch_size, len(left)), check_generator(generator)
+    left_n = find_left(len(scores_N), pending, scores_N.device)
+    batch_size, generator = check_batch_size(batch_size, len(left_n)), check_generator(generator)
     if temperature == 0:
         return get_top_k_batch(scores_N, batch_size, pending=pending, tolerance=tolerance)
-    order_n = _order(scores_N[left], rule, temperature, generator)[:batch_size]
-    indices = [left[i] for i in order_n.tolist()]
+    order_n = _order(scores_N[left_n], rule, temperature, generator)[:batch_size]
+    indices = left_n[order_n].tolist()
     return CandidateBatch(scores_N[indices].tolist(), indices)
 
 # %% ../nbs/06_stochastic.ipynb #8298a22c
@@ -135,9 +135,9 @@ def get_random_batch(
     "A batch drawn uniformly without replacement."
     N = check_count(N, "N")
     check_room(64 * N, "N", f"an order of {N:,} points")
-    left, generator = find_left(N, pending), check_generator(generator)
-    batch_size = check_batch_size(batch_size, len(left))
-    indices = [left[i] for i in _uniform_order(len(left), generator)[:batch_size].tolist()]
+    left_n, generator = find_left(N, pending), check_generator(generator)
+    batch_size = check_batch_size(batch_size, len(left_n))
+    indices = left_n[_uniform_order(len(left_n), generator)[:batch_size]].tolist()
     return CandidateBatch([0.0] * len(indices), indices)
 
 # %% ../nbs/06_stochastic.ipynb #77f30de2
