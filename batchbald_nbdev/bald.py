@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from .checks import check_batch_size, check_number, check_positions, check_scores
-from .information import Predictions, compute_both_entropies
+from .information import Predictions, compute_both_entropies, needs_disagreement
 
 # %% ../nbs/01_bald.ipynb #54d9567a
+@needs_disagreement
 def compute_bald(
     log_probs_N_K_C,  # log p(y_n = c | w_k)
     dtype: torch.dtype | None = None,  # of the products; None is torch.double for float64 input, else torch.float32
@@ -35,6 +36,7 @@ def compute_variation_ratios(
     return torch.cat([1 - probs_n_K_C.mean(1, dtype=torch.double).amax(-1) for _, probs_n_K_C in predictions])
 
 # %% ../nbs/01_bald.ipynb #f86072b9
+@needs_disagreement
 def compute_mean_std(
     log_probs_N_K_C,  # log p(y_n = c | w_k)
 ) -> Tensor:  # scores_N, float64, in [0, 1/2]
@@ -96,6 +98,7 @@ def get_top_k_batch(
     return CandidateBatch(scores_N[indices].tolist(), indices)
 
 # %% ../nbs/01_bald.ipynb #4805d15f
+@needs_disagreement
 def get_bald_batch(
     log_probs_N_K_C,  # log p(y_n = c | w_k)
     batch_size: int,  # points to pick, B

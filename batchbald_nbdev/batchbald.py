@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .bald import CandidateBatch, first_best, compute_bald
 from .checks import check_count, check_number, full_precision
-from .information import Predictions, plogp
+from .information import Predictions, needs_disagreement, plogp
 from .joint_entropy import WeightedJointEntropy, resample, uniform
 from .plain_batchbald import TIES, BatchBALD, check_search, pick_batch
 
@@ -306,6 +306,7 @@ class _Racing(BatchBALD):
         return pick, self.gains_N[pick].item()
 
 # %% ../nbs/04_fast_batchbald.ipynb #3ff94aa8
+@needs_disagreement
 def get_batchbald_batch(
     log_probs_N_K_C,  # log p(y_n = c | w_k)
     batch_size: int,  # points to pick, B

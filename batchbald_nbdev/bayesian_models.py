@@ -7,39 +7,52 @@ __all__ = ['ConsistentDropout', 'ConsistentDropout2d', 'make_consistent', 'dropo
 
 # %% ../nbs/08_bayesian_models.ipynb #58b66f83
 import copy
+import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
+from torch.func import functional_call, vmap
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from .batchbald import is_out_of_memory
-from .checks import check_number
+from .checks import check_number, warn
+from .inputs import Inputs, agree, as_arguments, describe_inputs, find_logits, map_inputs
 
 # %% ../nbs/08_bayesian_models.ipynb #ef7a9468
 class ConsistentDropout(nn.Module):
     "Dropout of single features: fresh masks in training, none in `eval()`, the given one under `collect_log_probs`."
 
-    def __init__(self, p: float = 0.5):  # probability that a feature is dropped
+    inplace = False
+
+    def __init__(
+        self,
+        p: float = 0.5,  # probability that a feature is dropped
+        inplace: bool = False,  # write the result into the input
+    ):
         super().__init__()
         self.p = check_number(p, "p", below=1, want="a probability of dropping in [0, 1)")
+        self.inplace = inplace
         self.register_buffer("mask", None, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:  # (n, *features)
         if self.mask is None:
             return self._drop(x) if self.training else x
-        masked = x * self.mask.to(x.dtype)
-        if masked.shape != x.shape:
+        fits = self.mask_shape(x.shape[1:])
+        if self.mask.shape not in (fits, (len(x), *fits)):  # one for all inputs, or one for each
             met = f"a mask of shape {tuple(self.mask.shape)} meets inputs of shape {tuple(x.shape)}"
-            raise ValueError(f"{met}; all inputs want the same number of features")
-        return masked
+            want = "all inputs want the same number of features, so pad all batches to one length"
+            raise ValueError(f"{met}; {want}")
+        return self._multiply(x, self.mask.to(x.dtype))
+
+    def _multiply(self, x: Tensor, mask: Tensor) -> Tensor:
+        return x.mul_(mask) if self.inplace else x * mask
 
     def _drop(self, x: Tensor) -> Tensor:
-        return F.dropout(x, self.p)
+        return F.dropout(x, self.p, inplace=self.inplace)
 
     def mask_shape(self, features: tuple[int, ...]) -> tuple[int, ...]:
         "Shape of the mask of one sample for inputs (n, *features)."
@@ -52,7 +65,20 @@ class ConsistentDropout(nn.Module):
         return (uniform >= self.p).float() / (1 - self.p)
 
     def extra_repr(self) -> str:
-        return f"p={self.p}"
+        return f"p={self.p}" + ", inplace=True" * self.inplace
+
+# %% ../nbs/08_bayesian_models.ipynb #3e1bc873
+@contextmanager
+def out_of_place(model: nn.Module) -> Iterator[None]:
+    "Consistent dropout does not write into its inputs."
+    layers = [o for o in model.modules() if isinstance(o, ConsistentDropout) and o.inplace]
+    for layer in layers:
+        layer.inplace = False
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.inplace = True
 
 # %% ../nbs/08_bayesian_models.ipynb #3218559a
 class ConsistentDropout2d(ConsistentDropout):
@@ -62,7 +88,7 @@ class ConsistentDropout2d(ConsistentDropout):
         return (features[0], *(1 for _ in features[1:]))
 
     def _drop(self, x: Tensor) -> Tensor:
-        return x * F.dropout(x.new_ones(len(x), *self.mask_shape(x.shape[1:])), self.p)
+        return self._multiply(x, F.dropout(x.new_ones(len(x), *self.mask_shape(x.shape[1:])), self.p))
 
 # %% ../nbs/08_bayesian_models.ipynb #db496d03
 def _replacement(layer: nn.Module) -> ConsistentDropout | None:  # None where the layer stays
@@ -70,9 +96,9 @@ def _replacement(layer: nn.Module) -> ConsistentDropout | None:  # None where th
         shifts = f"{type(layer).__name__}, which shifts what it keeps and cannot be made consistent"
         raise ValueError(f"`model` has {shifts}; use nn.Dropout")
     if isinstance(layer, nn.Dropout):
-        return ConsistentDropout(layer.p).train(layer.training)
+        return ConsistentDropout(layer.p, layer.inplace).train(layer.training)
     if isinstance(layer, (nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)):
-        return ConsistentDropout2d(layer.p).train(layer.training)
+        return ConsistentDropout2d(layer.p, layer.inplace).train(layer.training)
 
 # %% ../nbs/08_bayesian_models.ipynb #12a72450
 def _refuse_inner_dropout(model: nn.Module) -> None:
@@ -80,23 +106,49 @@ def _refuse_inner_dropout(model: nn.Module) -> None:
         kind, place = type(module).__name__, name or "the model itself"
         if isinstance(module, nn.modules.dropout._DropoutNd) and not module.p < 1:
             raise ValueError(f"`model` has {kind} with p={module.p} ({place}), which drops everything; want p below 1")
-        inner = isinstance(module, nn.MultiheadAttention) or isinstance(module, nn.RNNBase) and module.num_layers > 1
-        if inner and module.dropout:
-            raise ValueError(
-                f"`model` has dropout={module.dropout} inside {kind} ({place}), where no mask can be handed in; "
-                "set its attribute `dropout` to 0, and put dropout layers before or after it"
-            )
+        recurrent = isinstance(module, nn.RNNBase) and module.num_layers > 1
+        if (recurrent or isinstance(module, nn.MultiheadAttention)) and module.dropout:
+            inside = f"`model` has dropout={module.dropout} inside {kind} ({place}), where no mask can be handed in"
+            instead = "put dropout layers before or after it"
+            if recurrent:
+                instead = f"{instead}, or train single layers with `nn.Dropout` between them"
+            raise ValueError(f"{inside}; set its attribute `dropout` to 0 and {instead}")
+
+# %% ../nbs/08_bayesian_models.ipynb #ac7b9341
+_dropout_kinds = nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout
+
+
+def _refuse_foreign_dropout(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd) and not isinstance(module, _dropout_kinds):
+            kind, home = type(module).__name__, type(module).__module__
+            found = f"`model` has {kind} ({name or 'the model itself'}) of {home}, where no mask can be handed in"
+            raise ValueError(f"{found}; pass the model as it was before, with `nn.Dropout` in that place")
+
+# %% ../nbs/08_bayesian_models.ipynb #24316fa1
+def _copy(model: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(model)
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
+        what = f"`model`, a {type(model).__name__}, cannot be copied ({str(error).splitlines()[0].partition('.')[0]})"
+        remedy = "make it consistent before the first forward pass, which may leave computed tensors in it"
+        raise ValueError(f"{what}; {remedy}") from error
 
 # %% ../nbs/08_bayesian_models.ipynb #96fd7136
 def make_consistent(model: nn.Module) -> nn.Module:
     """A copy of `model` with every `nn.Dropout`, `nn.Dropout1d`, `2d`, `3d` replaced; a compiled one comes uncompiled.
 
-    Raises `ValueError` for alpha dropout, which has no mask to share, and for dropout inside other layers."""
+    Raises `ValueError` for alpha dropout, which has no mask to share, for dropout inside other layers
+    or of other libraries, and for a model that cannot be copied."""
     if not isinstance(model, nn.Module):
         kind = type(model).__name__
         raise ValueError(f"`model` is a {kind}; want an nn.Module, whose dropout layers can be found and replaced")
-    model = copy.deepcopy(getattr(model, "_orig_mod", model))
+    model = getattr(model, "_orig_mod", model)
     _refuse_inner_dropout(model)
+    _refuse_foreign_dropout(model)
+    model = _copy(model)
     made = {module: _replacement(module) for module in model.modules()}
     for module in made:
         for name, child in module._modules.items():
@@ -106,6 +158,7 @@ def make_consistent(model: nn.Module) -> nn.Module:
 # %% ../nbs/08_bayesian_models.ipynb #454932cc
 def dropout_layers(model: nn.Module) -> dict[str, ConsistentDropout]:
     "The consistent dropout layers of a model by name. Raises `ValueError` where ordinary dropout is left."
+    _refuse_foreign_dropout(model)
     for name, module in model.named_modules():
         if isinstance(module, nn.modules.dropout._DropoutNd):
             kind = type(module).__name__
@@ -174,6 +227,37 @@ def uncompiled(model: nn.Module) -> AbstractContextManager:
         return _compiled_taken_out(modules)
     return torch.compiler.set_stance("force_eager") if any(map(_is_compiled, modules)) else nullcontext()
 
+# %% ../nbs/08_bayesian_models.ipynb #3712849d
+def find_vmap_fault(model: nn.Module, state: dict[str, Tensor], masks: dict[str, Tensor], x: Inputs) -> str | None:
+    "Why `vmap` cannot run the model, in a few words; None where it can."
+    def run(mask):
+        functional_call(model, {**state, **mask}, *as_arguments(x))
+        return next(iter(mask.values()))
+
+    try:
+        with out_of_place(model):
+            vmap(run)({name: mask[:1] for name, mask in masks.items()})
+    except Exception as error:  # PyTorch raises many kinds, and so may the model
+        if is_out_of_memory(error):
+            raise
+        return str(error).partition("\n")[0].partition(". ")[0] or type(error).__name__
+
+# %% ../nbs/08_bayesian_models.ipynb #7bcc070f
+def wants_in_place(model: nn.Module, state: dict[str, Tensor], masks: dict[str, Tensor], x: Inputs) -> bool:
+    "Would the model say something else if its dropout did not write in place?"
+    if not any(layer.inplace for layer in dropout_layers(model).values()):
+        return False
+    g, mask = torch.Generator().manual_seed(0), {}
+    for name, o in masks.items():
+        uniform = torch.rand(o.shape[1:], generator=g, dtype=torch.float32, device="cpu")
+        mask[name] = (0.5 + uniform).to(o.device)
+
+    def run(): return functional_call(model, {**state, **mask}, *as_arguments(map_inputs(Tensor.clone, x)))
+
+    written = find_logits(run(), 1)
+    with out_of_place(model):
+        return not agree(written, find_logits(run(), 1))
+
 # %% ../nbs/08_bayesian_models.ipynb #6e7aaff8
 _kinds = "dropout", "dropout1d", "dropout2d", "dropout3d", "feature_dropout", "alpha_dropout", "feature_alpha_dropout"
 _functional_dropout = {getattr(place, kind) for place in (F, torch) for kind in _kinds if hasattr(place, kind)}
@@ -190,27 +274,33 @@ class _NoFunctionalDropout(TorchFunctionMode):
         return func(*args, **kwargs)
 
 # %% ../nbs/08_bayesian_models.ipynb #7a5406b7
+DRAWS = "it draws random numbers itself; let dropout layers be all that is random"
+
+
 @contextmanager
-def blaming_inputs(x: Tensor) -> Iterator[None]:
+def blaming_inputs(x: Inputs) -> Iterator[None]:
     "What PyTorch says of inputs that a model cannot take, with the argument's name and what to do."
     try:
         yield
-    except (RuntimeError, IndexError, TypeError) as error:
-        if is_out_of_memory(error):
+    except (RuntimeError, IndexError, TypeError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        of_recurrent = re.search("input dtype|input must have the type", reason)  # which PyTorch calls a ValueError
+        if is_out_of_memory(error) or isinstance(error, ValueError) and not of_recurrent:
             raise
-        reason = str(error).splitlines()[0]
         what = "want the shape that it was made for, and its dtype: `x.float()`?"
         if "random operation" in reason:
-            what = "it draws random numbers itself; let dropout layers be all that is random"
-        cannot = f"`model` cannot be run on inputs of shape {tuple(x.shape)}, {x.dtype}"
+            what = DRAWS
+        if isinstance(error, TypeError) and re.search("missing|unexpected keyword|were given", reason):
+            what = "`inputs=` says what of a batch goes into its `forward`"
+        cannot = f"`model` cannot be run on inputs {describe_inputs(x)}"
         raise ValueError(f"{cannot} ({reason}); {what}") from error
 
 # %% ../nbs/08_bayesian_models.ipynb #1b6d4635
 @torch.no_grad()
-def run_once(model: nn.Module, state: dict[str, Tensor], example: Tensor) -> None:
+def run_once(model: nn.Module, state: dict[str, Tensor], example: Inputs) -> None:
     "Run `model` in `eval()` with parameters `state`, for hooks to look at. Raises `ValueError` for functional dropout."
     with evaluating([model]), uncompiled(model), _NoFunctionalDropout(), blaming_inputs(example):
-        functional_call(model, state, (example,))
+        functional_call(model, state, *as_arguments(example))
 
 # %% ../nbs/08_bayesian_models.ipynb #5b0612a0
 @contextmanager
@@ -235,7 +325,7 @@ def watching(model: nn.Module) -> Iterator[dict[str, tuple[int, ...]]]:
 def dropout_features(
     model: nn.Module,  # with consistent dropout layers
     state: dict[str, Tensor],  # parameters and buffers to run it with by name; its own where there is none
-    example: Tensor,  # a small batch of inputs
+    example: Inputs,  # a small batch of inputs
 ) -> dict[str, tuple[int, ...]]:  # shape of what reaches each dropout layer, without the axis of the inputs
     "What features reach each dropout layer, by one run of the model. Raises `ValueError` for functional dropout."
     with watching(model) as features:
@@ -250,3 +340,40 @@ def refuse_batch_statistics(models: Sequence[nn.Module]) -> None:
                 f"`model` has {type(module).__name__} ({name}) without running statistics, so a prediction would "
                 "depend on its batch; use track_running_stats=True"
             )
+
+# %% ../nbs/08_bayesian_models.ipynb #1c8d45f3
+def _name_some(names: Iterable[str]) -> str:
+    "Up to three names, and how many more there are."
+    names = [name or "the model itself" for name in names]
+    if len(names) > 3:
+        names = [*names[:3], f"{len(names) - 3} more"]
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+
+# %% ../nbs/08_bayesian_models.ipynb #51a73346
+def check_reached(model: nn.Module, reached: Iterable[str]) -> None:
+    "Refuse samples that would be equal, and warn of dropout that is no part of them, given the layers that are called."
+    layers = dropout_layers(model)
+    if not reached:
+        come_by = "its `forward` comes by none, so all samples would be equal"
+        raise ValueError(f"`model` has ConsistentDropout, but {come_by}")
+    if not any(layers[name].p for name in reached):
+        nothing = f"`model` drops nothing: p = 0 in {_name_some(reached)}, so all samples would be equal"
+        raise ValueError(f"{nothing}; set their `p` above 0, as in `layer.p = 0.1`")
+    if missed := [name for name, layer in layers.items() if layer.p and name not in reached]:
+        lost = f"`model` never calls {_name_some(missed)}, so what they would drop is no part of the samples"
+        warn(f"{lost} (some attention drops by a function, in training only); set their `p` to 0 if this is meant")
+
+# %% ../nbs/08_bayesian_models.ipynb #0c8e39f2
+_branch_dropout = "StochasticDepth", "DropPath", "DropBlock2d", "DropBlock3d"
+
+
+def warn_of_branch_dropout(model: nn.Module) -> None:
+    found = {
+        f"{kind} ({name})"
+        for name, module in model.named_modules()
+        if (kind := type(module).__name__) in _branch_dropout
+        and (getattr(module, "p", None) or getattr(module, "drop_prob", None))
+    }
+    if found:
+        off = "off in `eval()`, so what they would drop is no part of the samples"
+        warn(f"`model` has {_name_some(sorted(found))}, {off}; set their probability to 0 if this is meant")

@@ -9,7 +9,7 @@ __all__ = ['collect_log_probs', 'collect_ensemble_log_probs']
 import math
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from itertools import chain
@@ -24,22 +24,39 @@ from torch.utils.data import BatchSampler, Dataset, IterableDataset, SequentialS
 
 from .batchbald import halving
 from batchbald_nbdev.bayesian_models import (
+    DRAWS,
     blaming_inputs,
+    check_reached,
     dropout_layers,
     evaluating,
+    find_vmap_fault,
+    out_of_place,
     refuse_batch_statistics,
     run_once,
     uncompiled,
+    wants_in_place,
+    warn_of_branch_dropout,
     watching,
 )
-from .checks import SLACK, check_count, check_generator, check_room, choose_device, full_precision
+from batchbald_nbdev.checks import (
+    SLACK,
+    check_count,
+    check_generator,
+    check_room,
+    choose_device,
+    full_precision,
+    warn,
+)
+from .inputs import Inputs, agree, as_arguments, choose_reader, cut_inputs, describe_inputs
+from .inputs import draws, find_logits, first_tensor, map_inputs, name_inputs, send_inputs
 
 # %% ../nbs/08a_collect.ipynb #757d2462
-def _check_outputs(outputs, x: Tensor) -> Tensor:
-    if not isinstance(outputs, Tensor) or outputs.ndim != 2 or len(outputs) != len(x):
-        found = f"shape {tuple(outputs.shape)}" if isinstance(outputs, Tensor) else f"a {type(outputs).__name__}"
-        raise ValueError(f"`model` returns {found} for {len(x)} inputs; want a tensor of logits (n inputs, C classes)")
-    return outputs
+def _check_outputs(outputs, n: int) -> Tensor:
+    logits = find_logits(outputs, n)
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != n:
+        found = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
+        raise ValueError(f"`model` returns {found} for {n} inputs; want a tensor of logits (n inputs, C classes)")
+    return logits
 
 # %% ../nbs/08a_collect.ipynb #14a1de86
 def _log_softmax(outputs: Tensor, slack: float) -> Tensor:
@@ -56,9 +73,9 @@ def _log_softmax(outputs: Tensor, slack: float) -> Tensor:
     return log_probs
 
 # %% ../nbs/08a_collect.ipynb #eb60eece
-def _as_block(outputs_K_n_C: Tensor, x: Tensor, dtype: torch.dtype) -> Tensor:  # log_probs_n_K_C on the CPU
+def _as_block(outputs_K_n_C: Tensor, x: Inputs, dtype: torch.dtype) -> Tensor:  # log_probs_n_K_C on the CPU
     "What is kept of a batch `x`: normalised in float32 or better, and only then rounded to `dtype`."
-    if outputs_K_n_C.isnan().any() and not x.isfinite().all():
+    if outputs_K_n_C.isnan().any() and not all(o.isfinite().all() for o in name_inputs(x).values()):
         what = "`loader` gives inputs that are NaN or infinite, and `model` returns NaN for them"
         raise ValueError(f"{what}; leave them out or mend them")
     slack = max(1e-3, SLACK.get(outputs_K_n_C.dtype, 0))  # half precision sums to one with fewer digits
@@ -81,13 +98,27 @@ def _draw_masks(
     }
 
 # %% ../nbs/08a_collect.ipynb #32d70e39
-def _run_samples(model: nn.Module, state: dict[str, Tensor], masks: dict[str, Tensor], x: Tensor) -> Tensor:
-    "outputs_K_n_C under every mask at once; what comes before the first of them is computed once."
-    def predict(masks, x):
-        with blaming_inputs(x):
-            return _check_outputs(functional_call(model, {**state, **masks}, (x,)), x)
+def _predict(model: nn.Module, state: dict[str, Tensor], x: Inputs) -> Tensor:  # outputs_n_C
+    with blaming_inputs(x):
+        outputs = functional_call(model, state, *as_arguments(x))
+        return _check_outputs(outputs, len(first_tensor(x)))
 
-    return vmap(predict, (0, None))(masks, x) if masks else predict(masks, x)[None]
+
+def _run_samples(model: nn.Module, state: dict[str, Tensor], masks: dict[str, Tensor], x: Inputs) -> Tensor:
+    "outputs_K_n_C under every mask at once; what comes before the first of them is computed once."
+    def predict(masks, x): return _predict(model, {**state, **masks}, x)
+
+    with out_of_place(model):
+        return vmap(predict, (0, None))(masks, x) if masks else predict(masks, x)[None]
+
+# %% ../nbs/08a_collect.ipynb #7a6c2ec6
+def _run_one_by_one(model: nn.Module, state: dict[str, Tensor], masks: dict[str, Tensor], x: Inputs) -> Tensor:
+    "outputs_K_n_C, one mask after the other."
+    outputs = []
+    for k in range(len(next(iter(masks.values())))):
+        mask = {name: o[k] for name, o in masks.items()}
+        outputs.append(_predict(model, {**state, **mask}, map_inputs(Tensor.clone, x)))
+    return torch.stack(outputs)
 
 # %% ../nbs/08a_collect.ipynb #9a18d426
 def _check_order(loader) -> None:
@@ -108,22 +139,16 @@ def _check_loader(loader) -> None:
     if isinstance(loader, Dataset) and not isinstance(loader, IterableDataset):
         what = "a data set, which gives inputs one by one and not in batches"
         raise ValueError(f"`loader` is {what}; pass `DataLoader(dataset, batch_size=...)`")
+    if isinstance(loader, Mapping):
+        raise ValueError(f"`loader` is a {type(loader).__name__}; want batches, so for one of them pass `[batch]`")
     if not isinstance(loader, Iterable):
         what = f"a {type(loader).__name__}; want a tensor of inputs, or batches of them such as a DataLoader's"
         raise ValueError(f"`loader` is {what}")
     _check_order(loader)
 
-# %% ../nbs/08a_collect.ipynb #10897915
-def _get_inputs(batch) -> Tensor:
-    x = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
-    if not isinstance(x, Tensor):
-        kinds = "a tensor of inputs, batches of inputs, or (inputs, ...) tuples such as a DataLoader's"
-        raise ValueError(f"`loader` gives a {type(x).__name__}; want {kinds}")
-    return x
-
 # %% ../nbs/08a_collect.ipynb #8e2dedd5
-def _read_batches(loader, num_samples: int, progress: bool) -> Iterator[Tensor]:
-    "Inputs from a tensor, or from an iterable of inputs or of (inputs, ...) tuples such as a DataLoader."
+def _read_batches(loader, num_samples: int, progress: bool, inputs: Callable | None = None) -> Iterator[Inputs]:
+    "What goes into the model, from a tensor or from an iterable of batches such as a DataLoader."
     _check_loader(loader)
     if isinstance(loader, Tensor):
         loader = loader.split(max(1, 8192 // num_samples))  # bounds inputs x samples, and so the memory
@@ -131,14 +156,16 @@ def _read_batches(loader, num_samples: int, progress: bool) -> Iterator[Tensor]:
         from tqdm.auto import tqdm
 
         loader = tqdm(loader, desc="collect", unit="batch")
-    kind = None
-    for x in map(_get_inputs, loader):
-        if not len(x):
+    kinds = None
+    for x in map(choose_reader(inputs), loader):
+        if not len(first_tensor(x)):
             continue
-        if kind not in (None, (x.dtype, x.ndim)):
-            found = f"{x.dtype} of shape {tuple(x.shape)} after batches of {kind[0]} with {kind[1]} axes"
-            raise ValueError(f"`loader` gives {found}; to pass labels along, give (inputs, labels) for each batch")
-        kind = x.dtype, x.ndim
+        found = {name: (o.dtype, o.ndim) for name, o in name_inputs(x).items()}
+        if kinds not in (None, found):
+            before = " and ".join(f"{name}{dtype} with {ndim} axes" for name, (dtype, ndim) in kinds.items())
+            both = f"inputs {describe_inputs(x)} after batches of {before}"
+            raise ValueError(f"`loader` gives {both}; to pass labels along, give (inputs, labels) for each batch")
+        kinds = found
         yield x
 
 # %% ../nbs/08a_collect.ipynb #108a3489
@@ -149,7 +176,7 @@ class _Bytes(NamedTuple):
     after: int  # from there on, for one sample
 
 # %% ../nbs/08a_collect.ipynb #28e748e7
-def _watch(model: nn.Module, state: dict[str, Tensor], example: Tensor) -> tuple[dict[str, tuple[int, ...]], _Bytes]:
+def _watch(model: nn.Module, state: dict[str, Tensor], example: Inputs) -> tuple[dict[str, tuple[int, ...]], _Bytes]:
     "Features that reach each dropout layer, and the bytes that `example` needs."
     most = [1, 1]
 
@@ -174,9 +201,9 @@ def _split(num_samples: int, needs: _Bytes, max_bytes: int) -> tuple[int, int]: 
 
 # %% ../nbs/08a_collect.ipynb #e9084145
 def _predict_block(
-    run: Callable[[dict, Tensor], Tensor],  # outputs_K_n_C of masks and inputs
+    run: Callable[[dict, Inputs], Tensor],  # outputs_K_n_C of masks and inputs
     masks: dict[str, Tensor],
-    x: Tensor,  # a batch of inputs
+    x: Inputs,  # a batch of them
     num_samples: int,
     needs: _Bytes,
     dtype: torch.dtype,
@@ -185,43 +212,96 @@ def _predict_block(
     samples, rows = _split(num_samples, needs, max_bytes)
     parts = [{name: mask[k : k + samples] for name, mask in masks.items()} for k in range(0, num_samples, samples)]
     blocks = []
-    for some in x.split(rows):
+    for start in range(0, len(first_tensor(x)), rows):
+        some = cut_inputs(x, start, start + rows)
         outputs_K_n_C = torch.cat([run(part, some) for part in parts])
         blocks.append(_as_block(outputs_K_n_C, some, dtype))
     return torch.cat(blocks)
 
 # %% ../nbs/08a_collect.ipynb #89fb691b
-def _prepare(model: nn.Module, state: dict, example: Tensor, num_samples: int, generator) -> tuple[dict, _Bytes]:
+def _prepare(model: nn.Module, state: dict, example: Inputs, num_samples: int, generator) -> tuple[dict, _Bytes]:
     "Masks for what reaches the dropout layers, and what one input needs."
     features, needs = _watch(model, state, example)
-    if not features and num_samples > 1:
-        come_by = "its `forward` comes by none, so all samples would be equal"
-        raise ValueError(f"`model` has ConsistentDropout, but {come_by}")
+    if num_samples > 1:
+        check_reached(model, features)
+        warn_of_branch_dropout(model)
     layers = dropout_layers(model)
     numbers = sum(math.prod(layers[name].mask_shape(shape)) for name, shape in features.items())
-    what = f"{num_samples:,} samples of masks and outputs"
-    check_room(num_samples * (12 * numbers + needs.after), "num_samples", what, example.device)
-    return _draw_masks(model, features, num_samples, generator, example.device), needs
+    what, device = f"{num_samples:,} samples of masks and outputs", first_tensor(example).device
+    check_room(num_samples * (12 * numbers + needs.after), "num_samples", what, device)
+    return _draw_masks(model, features, num_samples, generator, device), needs
+
+# %% ../nbs/08a_collect.ipynb #51f23c6f
+def _predict_batch(
+    run: Callable, masks: dict, x: Inputs, num_samples: int, needs: _Bytes, dtype: torch.dtype, max_bytes: int
+) -> tuple[Tensor, int]:  # log_probs_n_K_C, and the bytes that later batches may take
+    predict = partial(_predict_block, run, masks, x, num_samples, needs, dtype)
+    start = min(max_bytes, len(first_tensor(x)) * max(needs.before, num_samples * needs.after))
+    block, worked = halving(predict, start)
+    return block, worked if worked < start else max_bytes
+
+# %% ../nbs/08a_collect.ipynb #83cdeb42
+def _go_one_by_one(
+    model: nn.Module,
+    state: dict[str, Tensor],
+    masks: dict[str, Tensor],
+    example: Inputs,  # one input
+    needs: _Bytes,
+    fault: str,  # why not all masks at once
+) -> tuple[Callable[[dict, Inputs], Tensor], _Bytes]:  # outputs_K_n_C of masks and inputs, and what it needs
+    one = {name: mask[:1] for name, mask in masks.items()}
+    if not agree(*(_run_one_by_one(model, state, one, example) for _ in range(2))):
+        raise ValueError(f"`model` gives other outputs for equal inputs ({DRAWS})")
+    same = "masks are laid on one after the other, which gives the same numbers and is slower"
+    warn(f"`vmap` cannot run `model` ({fault}), so {same}")
+    num_samples = len(next(iter(masks.values())))
+    needs = _Bytes(max(needs), -(-needs.after // num_samples))  # no more than one sample is there at a time
+    return partial(_run_one_by_one, model, state), needs
+
+# %% ../nbs/08a_collect.ipynb #a4684068
+def _start_run(model: nn.Module, state: dict, masks: dict, example: Inputs, needs: _Bytes) -> tuple[Callable, _Bytes]:
+    "All masks at once, but for models whose dropout has to write in place."
+    if masks and wants_in_place(model, state, masks, example):
+        why = "its dropout writes in place, and the result is not used"
+        return _go_one_by_one(model, state, masks, example, needs, why)
+    return partial(_run_samples, model, state), needs
+
+
+def _run_otherwise(
+    error: ValueError, model: nn.Module, state: dict, masks: dict, example: Inputs, needs: _Bytes
+) -> tuple[Callable, _Bytes]:
+    "One mask after the other, where it is `vmap` that failed; else the error once more."
+    if not masks or error.__cause__ is None or "random operation" in str(error.__cause__):
+        raise error
+    fault = find_vmap_fault(model, state, masks, example)
+    if fault is None:
+        raise error
+    return _go_one_by_one(model, state, masks, example, needs, fault)
 
 # %% ../nbs/08a_collect.ipynb #aa7dc7b2
 def _predict_batches(
     model: nn.Module,
     state: dict[str, Tensor],  # its parameters and buffers, where it is to run
-    batches: Iterable[Tensor],  # inputs, where it is to run
+    batches: Iterable[Inputs],  # where it is to run
     num_samples: int,
     generator: torch.Generator,
     dtype: torch.dtype,
     max_bytes: int,
 ) -> Iterator[Tensor]:  # log_probs_n_K_C, batch after batch
-    "Predictions under masks that are drawn when the first batch is there."
+    "Predictions under masks that are drawn when the first batch is there; how is settled on it too."
     masks = None
     for x in batches:
-        if masks is None:
-            masks, needs = _prepare(model, state, x[:1], num_samples, generator)
-        predict = partial(_predict_block, partial(_run_samples, model, state), masks, x, num_samples, needs, dtype)
-        start = min(max_bytes, len(x) * max(needs.before, num_samples * needs.after))
-        block, worked = halving(predict, start)
-        max_bytes = worked if worked < start else max_bytes
+        first, example = masks is None, cut_inputs(x, 0, 1)
+        if first:
+            masks, needs = _prepare(model, state, example, num_samples, generator)
+            run, needs = _start_run(model, state, masks, example, needs)
+        try:
+            block, max_bytes = _predict_batch(run, masks, x, num_samples, needs, dtype, max_bytes)
+        except ValueError as error:
+            if not first:
+                raise
+            run, needs = _run_otherwise(error, model, state, masks, example, needs)
+            block, max_bytes = _predict_batch(run, masks, x, num_samples, needs, dtype, max_bytes)
         yield block
 
 # %% ../nbs/08a_collect.ipynb #2ab106d5
@@ -288,11 +368,6 @@ def _find_state(model: nn.Module, device) -> tuple[dict[str, Tensor], torch.devi
     device = choose_device(device)
     return {name: tensor.to(device) for name, tensor in state.items()}, device
 
-# %% ../nbs/08a_collect.ipynb #9a259b5a
-def _send(x: Tensor, device: torch.device | None) -> Tensor:
-    "`x` on `device`. Its block comes back to the CPU, so the copy is done before a loader fills a pinned buffer again."
-    return x if device is None else x.to(device, non_blocking=x.is_pinned())
-
 # %% ../nbs/08a_collect.ipynb #0ae191c8
 def autocast(device: torch.device, mixed_precision: bool) -> AbstractContextManager:
     "What to train and predict in. Raises `ValueError` for mixed precision without CUDA."
@@ -301,9 +376,9 @@ def autocast(device: torch.device, mixed_precision: bool) -> AbstractContextMana
     return torch.autocast("cuda", torch.bfloat16) if mixed_precision else nullcontext()
 
 # %% ../nbs/08a_collect.ipynb #6eb65c8f
-def _refuse_equal_samples(model: nn.Module, state: dict[str, Tensor], batches: Iterable[Tensor]) -> None:
+def _refuse_equal_samples(model: nn.Module, state: dict[str, Tensor], batches: Iterable[Inputs]) -> None:
     for x in batches:
-        run_once(model, state, x[:1])  # functional dropout is called by its name
+        run_once(model, state, cut_inputs(x, 0, 1))  # functional dropout is called by its name
         break
     raise ValueError(
         "`model` has no ConsistentDropout, so all samples would be equal; `make_consistent` puts it in the place of "
@@ -315,7 +390,7 @@ def _refuse_equal_samples(model: nn.Module, state: dict[str, Tensor], batches: I
 @torch.no_grad()
 def collect_log_probs(
     model: nn.Module,  # returns logits or log-probabilities (n, C), each row from its own input alone
-    loader: Tensor | Iterable,  # inputs, or batches of inputs or of (inputs, ...), in the order of the pool
+    loader: Tensor | Iterable,  # inputs, or batches of inputs, (inputs, labels) or tensors by name, in the pool's order
     num_samples: int,  # parameter samples, K
     *,
     generator: torch.Generator | None = None,  # for the masks; a fresh one seeded with 0 if None
@@ -325,12 +400,14 @@ def collect_log_probs(
     out=None,  # path of a new .npy file to write to, block by block; a tensor in memory if None
     max_bytes: int = 2**28,  # for intermediate results; halved when memory runs out
     mixed_precision: bool = False,  # products in bfloat16 where that is safe; CUDA only
+    inputs: Callable | None = None,  # from a batch to the model's tensor, tuple or keywords; None leaves out labels
 ) -> Tensor | np.memmap:  # log_probs_N_K_C on the CPU; with `out` a read-only memory map, which selectors take too
     """Predictions under K dropout masks that are shared by all inputs, whatever the batches.
 
     Masks are drawn on the generator's device, so one CPU generator gives the same masks everywhere. The model's mode is
-    restored. A compiled model is run uncompiled. Raises `ValueError` where the model has no consistent dropout (for
-    K > 1), has dropout that cannot be made consistent, or does not return logits."""
+    restored. A compiled model is run uncompiled, and one that `vmap` cannot run mask by mask, with a warning that this
+    is slower. Dropout that is never called is warned of. Raises `ValueError` where the model has no consistent dropout
+    (for K > 1), has dropout that cannot be made consistent, or does not return logits."""
     num_samples, max_bytes = check_count(num_samples, "num_samples"), check_count(max_bytes, "max_bytes")
     out = _check_storage(dtype, out)
     if not isinstance(model, nn.Module):
@@ -341,16 +418,21 @@ def collect_log_probs(
     refuse_batch_statistics([model])
     state, device = _find_state(model, device)
     precision = autocast(device, mixed_precision)
-    batches = (_send(x, device) for x in _read_batches(loader, num_samples, progress))
+    batches = (send_inputs(x, device) for x in _read_batches(loader, num_samples, progress, inputs))
     if not layers and num_samples > 1:
         _refuse_equal_samples(model, state, batches)
     with evaluating([model]), uncompiled(model), precision:
         return _gather(_predict_batches(model, state, batches, num_samples, generator, dtype, max_bytes), out)
 
+# %% ../nbs/08a_collect.ipynb #a960d9ab
+def _call_member(model: Callable, x: Inputs) -> Tensor:  # outputs_n_C
+    tensors, named = as_arguments(x)
+    return _check_outputs(model(*tensors, **named), len(first_tensor(x)))
+
 # %% ../nbs/08a_collect.ipynb #ba262339
-def _run_members(models: Sequence[Callable], x: Tensor) -> Tensor:  # outputs_K_n_C
+def _run_members(models: Sequence[Callable], x: Inputs) -> Tensor:  # outputs_K_n_C
     with blaming_inputs(x):
-        outputs = [_check_outputs(model(x), x) for model in models]
+        outputs = [_call_member(model, x) for model in models]
     if len(classes := sorted({output.shape[1] for output in outputs})) > 1:
         raise ValueError(f"`models` give different numbers of classes: {classes}; want one and the same")
     return torch.stack(outputs)
@@ -371,27 +453,40 @@ def _check_members(models) -> list[Callable[[Tensor], Tensor]]:
         raise ValueError(f"{more}; want different ones {by_dropout}")
     return models
 
+# %% ../nbs/08a_collect.ipynb #d4cb5614
+def _predict_members(models: Sequence[Callable], batches: Iterable[Inputs], dtype: torch.dtype) -> Iterator[Tensor]:
+    "log_probs_n_K_C, batch after batch, of members that were looked at on the first one."
+    for i, x in enumerate(batches):
+        drawing = [k for k, model in enumerate(models) if i == 0 and draws(model, x)]
+        if drawing:
+            found = f"`models[{drawing[0]}]` gives other outputs for equal inputs: it draws, or looks at its batch"
+            raise ValueError(
+                f"{found}; want K frozen draws, weights that are drawn once and kept, and `.eval()` of networks inside"
+            )
+        yield _as_block(_run_members(models, x), x, dtype)
+
 # %% ../nbs/08a_collect.ipynb #89c69d38
 @full_precision
 @torch.no_grad()
 def collect_ensemble_log_probs(
-    models: Iterable[Callable[[Tensor], Tensor]],  # K networks or callables, from inputs to logits or log-probs (n, C)
-    loader: Tensor | Iterable,  # inputs, or batches of inputs or of (inputs, ...), in the order of the pool
+    models: Iterable[Callable],  # K networks or callables, from inputs to logits or log-probs (n, C)
+    loader: Tensor | Iterable,  # inputs, or batches of inputs, (inputs, labels) or tensors by name, in the pool's order
     *,
     device=None,  # where to send the inputs; None means where the first network's parameters are
     progress: bool = False,  # show a progress bar
     dtype: torch.dtype = torch.float32,  # of what is returned; torch.float16 or torch.bfloat16 for half the memory
     out=None,  # path of a new .npy file to write to, block by block; a tensor in memory if None
+    inputs: Callable | None = None,  # from a batch to the models' tensor, tuple or keywords; None leaves out labels
 ) -> Tensor | np.memmap:  # log_probs_N_K_C on the CPU; with `out` a read-only memory map
     """Predictions of K networks or of any K callables: one parameter sample each, for all inputs.
 
     Networks run in `eval()`, so without dropout, and where they are; their modes are restored. Other callables are
-    called as they are. The batch size sets the memory needed. Raises `ValueError` where one does not return logits, or
-    where one network is there twice."""
+    called as they are. The batch size sets the memory needed. Raises `ValueError` where one does
+    not return logits or draws at each call, or where one network is there twice."""
     models, out = _check_members(models), _check_storage(dtype, out)
     networks = [model for model in models if isinstance(model, nn.Module)]
     parameters = (parameter for network in networks for parameter in network.parameters())
     device = choose_device(device) if device is not None else next((o.device for o in parameters), None)
-    batches = (_send(x, device) for x in _read_batches(loader, len(models), progress))
+    batches = (send_inputs(x, device) for x in _read_batches(loader, len(models), progress, inputs))
     with evaluating(networks):
-        return _gather((_as_block(_run_members(models, x), x, dtype) for x in batches), out)
+        return _gather(_predict_members(models, batches, dtype), out)

@@ -95,7 +95,7 @@ def _command(function: Callable) -> Callable:
 # %% ../nbs/94_command_line.ipynb #985123b5
 @_command
 def batchbald_compare(
-    dataset: str = None,  # data set: digits, mnist, fashionmnist, emnist, cifar10 or cinic10
+    dataset: str = None,  # data set: digits, mnist, mnist5k, fashionmnist, emnist, cifar10 or cinic10
     # method names, see below, separated by commas (default: random,bald,softmaxbald,2bald,batchbald)
     methods: str = None,
     trials: int = None,  # trials of each method (default: 6)
@@ -111,7 +111,7 @@ def batchbald_compare(
     resume: store_true = False,  # go on from the records in the folder
     overwrite: store_true = False,  # replace the records in the folder
     # where options that are not given come from, with defaults of its own: repeated_digits, digits, repeated_mnist,
-    # mnist_size_10, emnist, cifar10, ...
+    # mnist_size_10, repeated_mnist5k, emnist, ...
     preset: str = "repeated_digits",
     device: str = None,  # where to train and predict: cpu, or cuda where there is a GPU (default: cpu)
     # initial labels of each class, or paper for the 20 images of the BatchBALD paper's MNIST runs (default: 2)
@@ -119,6 +119,7 @@ def batchbald_compare(
     validation: int = None,  # training images to hold out for validation (default: 100)
     steps: int = None,  # optimiser steps in each round, at most (default: 500)
     test_samples: int = None,  # parameter samples for measuring (default: 100)
+    originals: int = None,  # different images in the pool, 0 for all that are left (default: 0; of digits that is 600)
     data: str = None,  # folder with the files of image sets (default: $BATCHBALD_DATA or ~/.cache/batchbald_nbdev)
     download: store_true = False,  # fetch files of image sets that are missing
     together: int = None,  # learners to train in one stack, at most, where the device's memory is short
@@ -256,34 +257,34 @@ def _read_array(path: Path, name: str = "predictions"):
         fail(f"`{name}`: {path} cannot be read as {path.suffix} with numbers in it ({type(e).__name__})")
 
 # %% ../nbs/94_command_line.ipynb #ad6a3d5d
-_KINDS = {  # what `as_log_probs` says to people who write Python, and what it means here
-    'convert it with `as_log_probs(x, kind="probs")`': "add --kind probs",
-    'convert them with `as_log_probs(x, kind="logits")`': "add --kind logits",
-    "renormalise it with `x.log_softmax(-1)`": "add --kind logits, which renormalises",
-    "is `kind` right?": "is --kind right?",
-    "pass its `to_dense()`": "save its `to_dense()`",
-}
+_OPTIONS = (  # what `as_log_probs` says to people who write Python, and what it means here
+    (r"convert (?:it|them) with `as_log_probs\(x, (.*?)\)`", r"add \1"),
+    (r'`?\b(kind|axes)="(\w+)"`?(?:,| and(?= `renorm))?', r"--\1 \2"),
+    (r"`renormalise=True`", "--renormalise"),
+    (r"renormalise it with `x\.log_softmax\(-1\)`", "add --kind logits, which renormalises"),
+    (r"is `kind` right\?", "is --kind right?"),
+    (r"pass its `to_dense\(\)`", "save its `to_dense()`"),
+)
 
 # %% ../nbs/94_command_line.ipynb #ad6a3d5e
-def _read_log_probs(path: str, kind: str, name: str) -> torch.Tensor:
+def _read_log_probs(path: str, kind: str, name: str, **how) -> torch.Tensor:
     x = _read_array(Path(path), name)
     try:
-        return as_log_probs(x, kind)
+        return as_log_probs(x, kind, **how)
     except ValueError as e:
         message = str(e)
-    for old, new in _KINDS.items():
-        message = message.replace(old, new)
+    for pattern, option in _OPTIONS:
+        message = re.sub(pattern, option, message)
     fail(f"`{name}`: {path} {message.removeprefix('`x` ')}" if message.startswith("`x` ") else message)
 
 # %% ../nbs/94_command_line.ipynb #ad6a3d61
-def _read_evaluation(path: str | None, kind: str, log_probs_N_K_C: torch.Tensor) -> torch.Tensor | None:
+def _read_evaluation(path: str | None, kind: str, log_probs_N_K_C: torch.Tensor, **how) -> torch.Tensor | None:
     "Predictions that EPIG asks about, under the same parameter samples as those of the pool."
     if path is None:
         return None
-    log_probs_E_K_C, K = _read_log_probs(path, kind, "evaluation"), log_probs_N_K_C.shape[1]
-    if log_probs_E_K_C.shape[1] != K:
-        found = f"{path} has {log_probs_E_K_C.shape[1]} parameter samples and `predictions` has {K}"
-        fail(f"`evaluation`: {found}; want the same ones")
+    log_probs_E_K_C, K = _read_log_probs(path, kind, "evaluation", **how), log_probs_N_K_C.shape[1]
+    if (found := log_probs_E_K_C.shape[1]) != K:
+        fail(f"`evaluation`: {path} has {found} parameter samples and `predictions` has {K}; want the same ones")
     return log_probs_E_K_C
 
 # %% ../nbs/94_command_line.ipynb #ad6a3d63
@@ -338,14 +339,14 @@ def _check_request(asked: dict) -> Method:
 # %% ../nbs/94_command_line.ipynb #d38f0145
 def _read_request(asked: dict) -> tuple[Round, list[str] | None]:
     "What the method will see, and the names of the points, if they have some."
-    kind = asked["kind"]
-    log_probs_N_K_C = _read_log_probs(asked["predictions"], kind, "predictions")
+    kind, how = asked["kind"], {key: asked[key] for key in ("axes", "renormalise")}
+    log_probs_N_K_C = _read_log_probs(asked["predictions"], kind, "predictions", **how)
     N, names = len(log_probs_N_K_C), _read_lines(asked["ids"], "ids") if asked["ids"] else None
     if names is not None and (len(names) != N or len(set(names)) != N):
         found = f"`ids` names {len(set(names))} different points in {len(names)} lines"
         fail(f"{found}, but `predictions` has {N}")
     pending = _positions(_read_lines(asked["pending"], "pending"), names, N) if asked["pending"] else []
-    evaluation = _read_evaluation(asked["evaluation"], kind, log_probs_N_K_C)
+    evaluation = _read_evaluation(asked["evaluation"], kind, log_probs_N_K_C, **how)
     def predict(inputs): return log_probs_N_K_C if inputs is None else inputs
 
     more = {"pending": pending, "evaluation_inputs": evaluation, "num_samples": asked["configs"]}
@@ -394,8 +395,8 @@ def _pick(asked: dict, pick: Method, round: Round, names: Sequence[str] | None) 
     batch, method = pick(round), str(asked["method"])
     rows = _make_rows(batch, names)
     if asked["out"] is not None:
-        settings = {"predictions": str(asked["predictions"]), "kind": asked["kind"], "method": method}
-        settings |= {key: asked[key] for key in ("size", "configs", "seed")}
+        as_asked = ("kind", "axes", "renormalise", "method", "size", "configs", "seed")
+        settings = {"predictions": str(asked["predictions"])} | {k: asked[k] for k in as_asked} | {"method": method}
         settings |= {key: asked[key] and str(asked[key]) for key in ("evaluation", "pending", "ids")}
         sizes = dict(zip(("points", "samples", "classes"), round.log_probs_N_K_C.shape))
         columns = _describe_columns(rows, method)
@@ -407,13 +408,14 @@ def select_batch(
     predictions: str | Path,  # file with an array (N, K, C), by its ending: .npy, .npz, .pt, .parquet, .h5, ...
     *,
     kind: str = "log_probs",  # what it holds: log_probs, probs or logits
+    axes: str = "NKC",  # how it lies: N points, K samples, C classes; KNC, NCK, KCN, KKNC for chains and draws
+    renormalise: bool = False,  # divide rounded probabilities by their sums, if none misses one by more than 0.05
     method: str = "batchbald",  # as in `get_method`: softmaxbald@0.25 names a temperature
     size: int = 10,  # points to pick
     # file of points already out for labelling, one per line: ids if there are `ids`, else positions
     pending: str | None = None,
     ids: str | None = None,  # file with the names of the points, one per line
-    # for the EPIG methods: a file like `predictions` for inputs like those that the model is for, (E, K, C'); else
-    # the pool
+    # for the EPIG methods: a file like `predictions`, for inputs like those that the model is for; else the pool
     evaluation: str | None = None,
     out: str | None = None,  # .json or .csv file to write
     configs: int = 4_000,  # label configurations that methods for whole batches carry, M
@@ -459,9 +461,8 @@ def _warn_of(asked: dict, pick: Method, round: Round) -> None:
     "Warnings of picks that mean nothing, and of fewer than were asked for."
     left = round.pool_size - len(set(round.pending))
     if round.log_probs_N_K_C.shape[1] == 1 and pick.needs_samples:
-        found = "`predictions` has one parameter sample (K = 1), so no samples can disagree"
-        remedy = "collect several, or use --method entropy"
-        warn(f"{found}: all scores are 0, and the picks mean nothing; {remedy}", stacklevel=2)
+        found = "`predictions` has one parameter sample (K = 1), so no samples can disagree: all scores are 0, and the"
+        warn(f"{found} picks mean nothing; collect several, or use --method entropy", stacklevel=2)
     if asked["size"] > left:
         warn(f"`size` is {asked['size']:,}, and only {_count(left, 'point')} can be picked", stacklevel=2)
 
@@ -470,6 +471,8 @@ def _warn_of(asked: dict, pick: Method, round: Round) -> None:
 def batchbald_select(
     predictions: str,  # file with an array (N points, K samples, C classes): .npy, .npz, .pt, .h5, .zarr, .parquet, ...
     kind: str = "log_probs",  # what it holds: log_probs, probs or logits
+    axes: str = "NKC",  # how it lies: N points, K samples, C classes; KNC, NCK, KCN, KKNC for chains and draws
+    renormalise: store_true = False,  # divide rounded probabilities by their sums, if none misses one by more than 0.05
     method: str = "batchbald",  # see below
     size: int = 10,  # points to pick
     # file of points already out for labelling, one per line: ids if there are ids, else positions from 0

@@ -83,8 +83,19 @@ def _held_out(validation, free_n: Tensor, generator: torch.Generator) -> Tensor:
         raise ValueError(f"`validation` is {validation}; want {may}")
     return rest[_permutation(len(rest), generator)[:validation]]
 
+# %% ../nbs/09_datasets.ipynb #a2b4c6d8
+def _draw_originals(rest: Tensor, first: Tensor, originals: int | None, generator: torch.Generator) -> Tensor:
+    "The pool's images: `first`, then others, all that are left or so many that there are `originals`."
+    if originals is not None:
+        more = check_count(originals, "originals") - len(first)
+        if not 0 <= more <= len(rest):
+            found = f"`originals` is {originals}; want from {max(1, len(first))} to {len(first) + len(rest)}"
+            raise ValueError(f"{found}, the images that are not held out")
+        rest = rest[_permutation(len(rest), generator)[:more].sort().values]
+    return torch.cat([first, rest])
+
 # %% ../nbs/09_datasets.ipynb #1ba63e0b
-def _split(n: int, validation, first, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def _split(n: int, validation, first, generator: torch.Generator, originals=None) -> tuple[Tensor, Tensor]:
     "Positions of the validation set and of the pool's originals: `first`, then the others in their order."
     first, free_n = _positions("first", first, n), torch.ones(n, dtype=torch.bool, device="cpu")
     free_n[first] = False
@@ -92,7 +103,7 @@ def _split(n: int, validation, first, generator: torch.Generator) -> tuple[Tenso
     if torch.isin(first, validation).any():
         raise ValueError("`first` and `validation` share positions; an image is either in the pool or held out")
     free_n[validation] = False
-    pool = torch.cat([first, free_n.nonzero()[:, 0]])
+    pool = _draw_originals(free_n.nonzero()[:, 0], first, originals, generator)
     if not len(pool):
         raise ValueError(f"`validation` takes all {n} training images; want some left for the pool")
     return validation, pool
@@ -172,6 +183,7 @@ def make_active_learning_data(
     repeats: int = 1,  # how often each original stands in the pool
     noise: float = 0.0,  # standard deviation of the noise on every pool point, after normalisation
     validation: int | Sequence[int] = 0,  # training images to hold out: how many, drawn at random, or their positions
+    originals: int | None = None,  # images in the pool, drawn from those that are left; None keeps all of them
     first: Sequence[int] = (),  # positions of training images to keep in the pool, and first there, in this order
     generator: torch.Generator | None = None,  # for the split and the noise; a fresh one seeded with 0 if None
 ) -> ActiveLearningData:  # `pool_originals` are positions in the training set
@@ -186,7 +198,7 @@ def make_active_learning_data(
         raise ValueError(f"{found}; want the same")
     num_classes = _count_classes(num_classes, labels, test_labels)
 
-    validation_at, pool_at = _split(len(inputs), validation, first, generator)
+    validation_at, pool_at = _split(len(inputs), validation, first, generator, originals)
     _warn_of_copies(inputs[pool_at], validation=inputs[validation_at], test=test_inputs)
     originals_O = inputs[pool_at].float()  # a copy, normalised in place below
     mean, std = _moments(originals_O)

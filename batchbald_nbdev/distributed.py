@@ -10,7 +10,7 @@ import ctypes
 import math
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, count
 from types import SimpleNamespace
 
@@ -23,7 +23,7 @@ from .batchbald import best_candidate, check_race_error, FIRST, Rows
 from batchbald_nbdev.checks import (
     SLACK, as_float_tensor, check_batch_size, check_count, check_generator, check_positions,
 )
-from .information import check_axes
+from .information import check_axes, noting_samples, warn_of_identical
 from .joint_entropy import WeightedJointEntropy
 from .plain_batchbald import TIES, pick_batch
 
@@ -37,6 +37,7 @@ class _Answer:
     bounds: tuple[float, float]
     unseen: tuple[float, float]  # the same among the points that this look passed over
     violation: float  # by how much gains were seen above their bounds
+    identical: bool = True  # did no two samples differ when the part was made?
 
 # %% ../nbs/04a_many_machines.ipynb #40f4a2a9
 @dataclass(frozen=True)
@@ -100,9 +101,11 @@ def _start(log_probs_n_K_C, dtype: torch.dtype, room: int, slack: float) -> _Par
     "A part whose bounds are BALD scores. Checks its data."
     _release()
     x = as_float_tensor(log_probs_n_K_C)
-    bounds_n = compute_bald(x, dtype) if len(x) else torch.empty(0, dtype=torch.double, device="cpu")
+    with noting_samples() as identical:
+        bounds_n = compute_bald(x, dtype) if len(x) else torch.empty(0, dtype=torch.double, device="cpu")
     seen_n = torch.zeros(len(x), dtype=torch.bool, device="cpu")
-    return _make_part(bounds_n, seen_n, torch.arange(len(x), device="cpu"), x, 0.0, room, slack)
+    part = _make_part(bounds_n, seen_n, torch.arange(len(x), device="cpu"), x, 0.0, room, slack)
+    return replace(part, answer=replace(part.answer, identical=all(identical.values())))
 
 # %% ../nbs/04a_many_machines.ipynb #5f9cf30c
 def _search(state, log_probs_r_K_C: Tensor, bounds_r: Tensor, **options) -> tuple[Tensor, float]:
@@ -196,6 +199,7 @@ def start(self: _Leader) -> _Leader:
                 f"`log_probs_N_K_C` has a chunk of shape {found} that should have {wanted}; "
                 "tell Dask the shapes that it will find"
             )
+    self.identical = all(answer.identical for answer in self.answers.values())
     self.starts = list(accumulate((answer.shape[0] for answer in self.answers.values()), initial=0))
     return self
 
@@ -366,4 +370,7 @@ def get_distributed_batchbald_batch(
         raise ValueError("`log_probs_N_K_C` has no points: all of its chunks are empty")
     pending = check_positions(pending, N, "pending")
     batch_size = check_batch_size(batch_size, N - len(pending))
-    return pick_batch(_Spread(leader, state, pending), batch_size, pending, generator, progress)
+    batch = pick_batch(_Spread(leader, state, pending), batch_size, pending, generator, progress, stacklevel=4)
+    if K > 1 and leader.identical:
+        warn_of_identical("log_probs_N_K_C", K, stacklevel=2)
+    return batch

@@ -21,7 +21,9 @@ from batchbald_nbdev.checks import (
     as_float_tensor, check_batch_size, check_count, check_generator, check_positions, choose_device, choose_dtype,
     full_precision, warn,
 )
-from .information import Predictions, plogp, check_axes, check_log_probs
+from batchbald_nbdev.information import (
+    Predictions, check_axes, check_log_probs, needs_disagreement, noting_samples, plogp,
+)
 from .joint_entropy import WeightedJointEntropy, estimate_information, REPEATS, uniform
 from batchbald_nbdev.plain_batchbald import (
     TIES, WARN_SHARE, CeilingWarning, Objective, report_runs, search_greedily, warn_near_ceiling,
@@ -88,6 +90,7 @@ def _gains_of(x, y, posteriors_M_K, pairs, max_bytes: int) -> Tensor:
     return halving(lambda elements: _evaluation_gains(x, y, posteriors_M_K, pairs, max_bytes, elements), elements)[0]
 
 # %% ../nbs/07_epig.ipynb #62f65d22
+@needs_disagreement
 def compute_epig(
     log_probs_N_K_C,  # log p(y_n = c | w_k) of the pool
     log_probs_E_K_C,  # log p(y_e = c | w_k) of the evaluation inputs, under the same samples; may have other classes
@@ -108,6 +111,7 @@ def compute_epig(
     return _gains_of(x, y, posteriors_1_K, pairs, max_bytes)
 
 # %% ../nbs/07_epig.ipynb #5fb169cf
+@needs_disagreement
 def get_epig_batch(
     log_probs_N_K_C,  # log p(y_n = c | w_k) of the pool
     log_probs_E_K_C,  # log p(y_e = c | w_k) of the evaluation inputs, under the same samples; may have other classes
@@ -143,7 +147,7 @@ def _before_and_after(log_probs_N_K_C, log_probs_E_K_C, log_probs_after_N_K_C, n
         one = "`log_probs_E_K_C` (evaluation points under the same samples)"
         raise ValueError(f"want one of {one} and `log_probs_after_N_K_C` (the pool under a second model), and not both")
     pool = Predictions(log_probs_N_K_C, dtype, device)
-    x, (N, K, C) = pool.log_probs_N_K_C, check_log_probs(pool.log_probs_N_K_C)  # all of it before anything is drawn
+    x, (N, K, C) = pool.log_probs_N_K_C, pool.check()
     options = dict(dtype=pool.dtype, device=pool.device, generator=check_generator(generator))
     if log_probs_E_K_C is not None:
         x, y, _, _ = _check_evaluation(x, log_probs_E_K_C)
@@ -158,6 +162,7 @@ def _before_and_after(log_probs_N_K_C, log_probs_E_K_C, log_probs_after_N_K_C, n
     return x, WeightedJointEntropy(num_samples, K, **options), z, WeightedJointEntropy(num_samples, K_after, **options)
 
 # %% ../nbs/07_epig.ipynb #6d79ac70
+@needs_disagreement
 def compute_epig_bald(
     log_probs_N_K_C,  # log p(y_n = c | w_k) of the pool
     log_probs_E_K_C=None,  # of the evaluation inputs, under the same samples; may have other classes
@@ -177,7 +182,7 @@ def compute_epig_bald(
     scores_N = before.compute_gains(x) - after.compute_gains(z)
     if log_probs_E_K_C is None:
         return scores_N
-    _warn_if_bald(after.information, len(log_probs_E_K_C), x.shape[1], stacklevel=2)
+    _warn_if_bald(after.information, len(log_probs_E_K_C), x.shape[1], stacklevel=3)
     return scores_N.clamp_min(0)
 
 # %% ../nbs/07_epig.ipynb #ac543c4e
@@ -238,6 +243,7 @@ class _BatchEPIG(Objective):
         self.information.append(self.state.add_variables(self.x[pick : pick + 1]).information)
 
 # %% ../nbs/07_epig.ipynb #5bc7b303
+@needs_disagreement
 def get_batchepig_batch(
     log_probs_N_K_C,  # log p(y_n = c | w_k) of the pool
     log_probs_E_K_C,  # log p(y_e = c | w_k) of the evaluation inputs, under the same samples; may have other classes
@@ -260,10 +266,11 @@ def get_batchepig_batch(
     K = check_log_probs(x)[1]
     check_log_probs(y, name="log_probs_E_K_C")
     options = dict(dtype=choose_dtype(x, dtype), device=choose_device(device, x), generator=check_generator(generator))
-    ceiling = compute_bald(y, options["dtype"], options["device"]).mean().item()
+    with noting_samples():  # apart from what is noted of the pool
+        ceiling = compute_bald(y, options["dtype"], options["device"]).mean().item()
     objective = _BatchEPIG(x, y, pending, num_samples, max_bytes, options)
     indices, _ = search_greedily(objective, batch_size)
-    warn_near_ceiling(objective.information, K, bool(pending), stacklevel=2)
+    warn_near_ceiling(objective.information, K, bool(pending), stacklevel=3)
     return report_runs(indices, _reached(x[pending + indices], y, num_samples, options), ceiling)
 
 # %% ../nbs/07_epig.ipynb #21abc117
@@ -286,6 +293,7 @@ class _BatchEPIGBALD(Objective):
         self.after.add_variables(self.z[pick : pick + 1])
 
 # %% ../nbs/07_epig.ipynb #374ffbe4
+@needs_disagreement
 def get_batchepigbald_batch(
     log_probs_N_K_C,  # log p(y_n = c | w_k) of the pool
     log_probs_E_K_C,  # of the evaluation inputs, under the same samples; None with a second model
@@ -315,10 +323,10 @@ def get_batchepigbald_batch(
     E, bounded, ceiling = len(known_E_K_C), log_probs_E_K_C is not None, math.log(K)
     if bounded:
         ceiling = min(after.information, ceiling)
-        _warn_if_bald(ceiling, E, K, stacklevel=2)
+        _warn_if_bald(ceiling, E, K, stacklevel=3)
     objective = _BatchEPIGBALD(x, before, z, after, pending)
     indices, _ = search_greedily(objective, batch_size)
-    warn_near_ceiling(objective.information, K, bool(pending), stacklevel=2)
+    warn_near_ceiling(objective.information, K, bool(pending), stacklevel=3)
     if not indices:
         return CandidateBatch([], [], [], [], ceiling)
     picks = pending + indices
@@ -338,6 +346,7 @@ def get_batchepigbald_batch(
     return report_runs(indices, repeat(x[picks]) - after_R_B, ceiling, bounded)
 
 # %% ../nbs/07_epig.ipynb #8c08ba12
+@needs_disagreement
 def get_softmaxepig_batch(
     log_probs_N_K_C,  # log p(y_n = c | w_k) of the pool
     log_probs_E_K_C,  # log p(y_e = c | w_k) of the evaluation inputs, under the same samples; may have other classes

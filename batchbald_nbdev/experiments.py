@@ -110,7 +110,7 @@ presets = {
     "repeated_digits": {
         "dataset": "digits", "methods": "random,bald,softmaxbald,2bald,batchbald", "trials": 6, "size": 10,
         "samples": 50, "configs": 1000, "budget": 200, "repeats": 8, "noise": 0.1, "seed": 0, "initial": 2,
-        "validation": 100, "steps": 500, "test_samples": 100,
+        "validation": 100, "steps": 500, "test_samples": 100, "originals": 0,
     },
 }  # fmt: skip
 presets["digits"] = presets["repeated_digits"] | {"repeats": 1}
@@ -119,7 +119,7 @@ presets["digits"] = presets["repeated_digits"] | {"repeats": 1}
 _mnist = {
     "dataset": "mnist", "methods": "bald,batchbald,2bald", "trials": 6, "size": 10, "samples": 100, "configs": 10_000,
     "budget": 320, "repeats": 1, "noise": 0.0, "seed": 0, "initial": "paper", "validation": 1_024, "steps": 30 * 79,
-    "test_samples": 100,
+    "test_samples": 100, "originals": 0,
 }  # fmt: skip
 presets["mnist_size_1"] = _mnist | {"size": 1, "methods": "bald"}  # BatchBALD of one point is BALD
 presets["mnist_size_5"] = _mnist | {"size": 5}
@@ -146,12 +146,12 @@ presets["repeated_mnist_x5"] = _repeated | {"repeats": 5}
 presets["emnist"] = {
     "dataset": "emnist", "methods": "random,bald,batchbald", "trials": 6, "size": 5, "samples": 10, "configs": 10_000,
     "budget": 300, "repeats": 1, "noise": 0.0, "seed": 0, "initial": 0, "validation": 18_800, "steps": 40 * 316,
-    "test_samples": 10,
+    "test_samples": 10, "originals": 0,
 }  # fmt: skip
 presets["cinic10"] = {
     "dataset": "cinic10", "methods": "bald,batchbald", "trials": 7, "size": 10, "samples": 50, "configs": 10_000,
     "budget": 1_400, "repeats": 1, "noise": 0.0, "seed": 0, "initial": 20, "validation": 20_000, "steps": 25 * 120,
-    "test_samples": 50,
+    "test_samples": 50, "originals": 0,
 }  # fmt: skip
 
 # %% ../nbs/11_experiments.ipynb #96bcd544
@@ -166,7 +166,18 @@ presets["softmax_temperatures"] = _stochastic | {
 presets["cifar10"] = {
     "dataset": "cifar10", "methods": "random,bald,softmaxbald", "trials": 30, "size": 2_500, "samples": 100,
     "configs": 10_000, "budget": 20_000, "repeats": 1, "noise": 0.0, "seed": 0, "initial": 500, "validation": 5_000,
-    "steps": 120 * 40, "test_samples": 100,
+    "steps": 120 * 40, "test_samples": 100, "originals": 0,
+}  # fmt: skip
+
+# %% ../nbs/11_experiments.ipynb #c4d6e8f0
+presets["repeated_mnist5k"] = _repeated | {
+    "dataset": "mnist5k", "methods": "random,bald,batchbald,2bald,softmaxbald,powerbald", "trials": 3, "repeats": 3,
+    "budget": 200, "initial": 2, "validation": 500,
+}  # fmt: skip
+presets["mnist5k"] = presets["repeated_mnist5k"] | {"repeats": 1, "noise": 0.0}
+presets["repeated_mnist5k_k_100"] = presets["repeated_mnist5k"] | {"methods": "batchbald", "samples": 100}
+presets["repeated_fashionmnist"] = presets["repeated_mnist5k"] | {
+    "dataset": "fashionmnist", "methods": "random,bald,batchbald", "originals": 4_000, "validation": 1_000,
 }  # fmt: skip
 
 # %% ../nbs/11_experiments.ipynb #24efd10c
@@ -195,7 +206,7 @@ def _get_training(dataset: str) -> dict:
 def _get_least(options: dict) -> dict[str, int]:
     "The least that each count may be."
     least = dict.fromkeys(("trials", "size", "samples", "configs", "repeats", "steps", "test_samples"), 1)
-    least |= {"seed": 0, "validation": int("early_stopping" in _get_training(options["dataset"]))}
+    least |= {"seed": 0, "originals": 0, "validation": int("early_stopping" in _get_training(options["dataset"]))}
     return least if options["initial"] == "paper" else least | {"initial": 0}
 
 # %% ../nbs/11_experiments.ipynb #4b989636
@@ -221,8 +232,9 @@ def _check_options(options: dict) -> dict:
 def _draw_datasets(known: ImageSet, options: dict) -> list[ActiveLearningData]:
     "The data of every trial, each drawn by itself."
     draws = [derive_generator(options["seed"], trial, "data") for trial in range(options["trials"])]
-    repeats, noise, validation = options["repeats"], options["noise"], options["validation"]
-    return [known.draw(repeats, noise, validation=validation, generator=draw) for draw in draws]
+    repeats, noise, how = options["repeats"], options["noise"], {"validation": options["validation"]}
+    how |= {"originals": options["originals"]} if options["originals"] else {}
+    return [known.draw(repeats, noise, **how, generator=draw) for draw in draws]
 
 # %% ../nbs/11_experiments.ipynb #41fe9f8c
 def _split_images(known: ImageSet, options: dict, train: tuple[Tensor, Tensor], test) -> ActiveLearningData:
@@ -238,7 +250,7 @@ def _split_images(known: ImageSet, options: dict, train: tuple[Tensor, Tensor], 
     if known.validation_last and validation < n:
         validation = range(n - validation, n)
     recipe = {"repeats": options["repeats"], "noise": options["noise"], "validation": validation, "first": first}
-    recipe |= {"name": options["dataset"], "num_classes": known.num_classes}
+    recipe |= {"name": options["dataset"], "num_classes": known.num_classes, "originals": options["originals"] or None}
     return make_active_learning_data(train, test, **recipe, generator=derive_generator(options["seed"], "data"))
 
 # %% ../nbs/11_experiments.ipynb #955e5e67
@@ -411,7 +423,7 @@ def compare_methods(
     download: bool = False,  # fetch files of image sets that are missing
     together: int | None = None,  # learners to train in one stack, at most; None leaves it to the data set
     # dataset, methods, trials, size, samples, configs, budget, repeats, noise, seed, initial, validation, steps,
-    # test_samples
+    # test_samples, originals
     **options,
 ) -> list[dict]:  # the summary, one dictionary for each method
     """Compare acquisition methods by active learning.

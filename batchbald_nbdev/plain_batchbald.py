@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .bald import CandidateBatch, first_best
 from .checks import check_batch_size, check_generator, check_positions, warn
-from .information import Predictions, check_log_probs
+from .information import Predictions, check_log_probs, needs_disagreement
 from .joint_entropy import WeightedJointEntropy, estimate_information
 
 # %% ../nbs/03_batchbald.ipynb #ed7f5962
@@ -194,7 +194,7 @@ class BatchBALD(Objective):
         return self.x[self.batch]
 
 # %% ../nbs/03_batchbald.ipynb #df8f6af8
-def pick_batch(objective, batch_size, pending, generator, progress, stacklevel: int = 4) -> CandidateBatch:
+def pick_batch(objective, batch_size, pending, generator, progress, stacklevel: int = 5) -> CandidateBatch:
     "A search and its report."
     indices, gains = search_greedily(objective, batch_size, progress=progress)
     return _report(objective, len(pending), indices, gains, generator, stacklevel)
@@ -207,6 +207,7 @@ def check_search(log_probs_N_K_C, batch_size, dtype, device, pending, generator)
     return predictions, check_batch_size(batch_size, len(predictions) - len(pending)), pending, generator
 
 # %% ../nbs/03_batchbald.ipynb #0e9fe01d
+@needs_disagreement
 def get_plain_batchbald_batch(
     log_probs_N_K_C,  # log p(y_n = c | w_k)
     batch_size: int,  # points to pick, B

@@ -17,6 +17,7 @@ from .bald import CandidateBatch, compute_bald, find_left, get_top_k_batch
 from batchbald_nbdev.checks import (
     check_batch_size, check_count, check_generator, check_number, check_positions, check_room, check_scores,
 )
+from .information import needs_disagreement
 from .joint_entropy import uniform
 
 # %% ../nbs/06_stochastic.ipynb #b7ca5df7
@@ -141,6 +142,7 @@ def get_random_batch(
     return CandidateBatch([0.0] * len(indices), indices)
 
 # %% ../nbs/06_stochastic.ipynb #77f30de2
+@needs_disagreement
 def get_softmaxbald_batch(
     log_probs_N_K_C,  # log p(y_n = c | w_k)
     batch_size: int,  # points to draw, B
@@ -153,6 +155,7 @@ def get_softmaxbald_batch(
     return draw_batch(compute_bald(log_probs_N_K_C), batch_size, _softmax_levels, temperature, generator, pending)
 
 # %% ../nbs/06_stochastic.ipynb #0c27d371
+@needs_disagreement
 def get_powerbald_batch(
     log_probs_N_K_C,  # log p(y_n = c | w_k)
     batch_size: int,  # points to draw, B
@@ -165,6 +168,7 @@ def get_powerbald_batch(
     return draw_batch(compute_bald(log_probs_N_K_C), batch_size, _power_levels, temperature, generator, pending)
 
 # %% ../nbs/06_stochastic.ipynb #c91d7f97
+@needs_disagreement
 def get_softrankbald_batch(
     log_probs_N_K_C,  # log p(y_n = c | w_k)
     batch_size: int,  # points to draw, B

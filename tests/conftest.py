@@ -64,6 +64,7 @@ def torchvision(monkeypatch, tmp_path):
     monkeypatch.setattr(datasets.CIFAR10, "url", nobody + "cifar-10-python.tar.gz")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.delenv("BATCHBALD_DATA", raising=False)
+    monkeypatch.setattr("batchbald_nbdev.image_sets.FASHION_MNIST", tmp_path / "no such package")
     for name, known in image_sets.items():
         monkeypatch.setitem(image_sets, name, replace(known, sizes=None))  # small sets are as good as whole ones
     return datasets

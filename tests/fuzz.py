@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from batchbald_nbdev import command_line, experiments
+from batchbald_nbdev.checks import listening
 from everything import *
 
 GOOD = {  # of every option: what may be passed, as source
@@ -48,7 +49,7 @@ SPOIL = {  # of predictions: what is wrong with them
     "nan": lambda x: put(x, math.nan), "inf": lambda x: put(x, math.inf), "shifted": lambda x: x + 0.3,
         "one row": lambda x: put(x, 0.7), "probs": lambda x: x.exp(), "flat": lambda x: x[0],
     "deep": lambda x: x[None], "no points": lambda x: x[:0], "no samples": lambda x: x[:, :0],
-        "no classes": lambda x: x[..., :0], "whole": lambda x: torch.zeros(x.shape, dtype=torch.long),
+        "no classes": lambda x: x[..., :0], "one class": lambda x: x[..., :1], "whole": lambda x: torch.zeros(x.shape, dtype=torch.long),
     "complex": lambda x: x.to(torch.complex64), "none": lambda x: None, "text": lambda x: "predictions",
         "words": lambda x: [["a"]], "ragged": lambda x: [[[0.0]], [[0.0], [0.0]]],
     "objects": lambda x: np.array([None] * 8).reshape(2, 2, 2), "sparse": lambda x: x.exp().to_sparse(),
@@ -235,7 +236,7 @@ def parameters(name): return inspect.signature(function_of(name)).parameters
 def draw(rng, kind):
     "A case that is `kind`: valid or invalid."
     name = rng.choice([*OWN, *SETS, *SCORES, *DRAWS])
-    N, K, C, E = (rng.choice(sizes) for sizes in ((1, 2, 3, 5, 6), (1, 2, 3, 6), (1, 2, 3, 4), (1, 2, 3)))
+    N, K, C, E = (rng.choice(sizes) for sizes in ((1, 2, 3, 5, 6), (1, 2, 3, 6), (2, 3, 4), (1, 2, 3)))
     if name in ("compute_kbald", "compute_kbald_gains", "compute_joint_probs", *ENTROPIES): N = min(N, 5)
     spec = {"call": name, "N": N, "K": K, "C": C, "E": E, "B": rng.choice([0, 1, 2, 3, N, N + 2, 10**20]),
         "seed": rng.randrange(1000), "make": rng.choice(MAKES),
@@ -265,7 +266,7 @@ def build(spec):
     dtype = getattr(torch, spec["dtype"])
     N, K, C = spec["N"], spec["K"], spec["C"]
     clean = torch.from_numpy(make_probs(rng, spec["make"], N, K, C)).log().to(dtype)
-    other = torch.from_numpy(make_probs(rng, "soft", spec["E"], K, 1 + spec["seed"] % 3)).log().to(dtype)
+    other = torch.from_numpy(make_probs(rng, "soft", spec["E"], K, 2 + spec["seed"] % 2)).log().to(dtype)
     scores = rng.choice([-1.0, 0.0, 0.25, 0.5, 3.0, 7.0], N) if spec["make"] == "copies" else rng.random(N) - 0.2 * (spec["make"] == "hard")
     takes, arguments, holds, bad = parameters(name), {}, [], spec.get("bad")
     truth = {}
@@ -368,6 +369,18 @@ def check(spec, result, P, Q, scores, options):
         want(not twins, lambda: f"pick {n} of {result.indices} is a copy of {twins}, which come first")
 
 
+DISAGREEING = ("compute_bald", "compute_mean_std", "compute_epig", "compute_epig_bald", "compute_kbald", "compute_pair_information",
+    "compute_kbald_gains")
+
+
+def identical_samples(spec, P, Q, warned):
+    "One warning where no two samples of any point differ, none where some clearly do."
+    apart = min(np.ptp(rows, axis=1).max() if isinstance(rows, np.ndarray) else max(np.ptp(row, axis=0).max() for row in rows)
+        for rows in (P, Q) if len(rows))
+    if spec["K"] == 1 or apart > 1e-5: want(warned == 0, "warned of samples that differ")
+    elif apart == 0: want(warned == 1, f"{warned} warnings of identical samples")
+
+
 def frequencies(spec, arguments, scores):
     "First picks of many draws against their probabilities."
     T, weights = float(arguments.get("temperature", 1 / 8 if "softmax" in spec["call"] else 1 / 4)), DRAWS[spec["call"]]
@@ -397,8 +410,11 @@ def run(spec):
         except Exception as e: raise Wrong(f"{type(e).__name__}: {' '.join(str(e).split())[:200]}") from e
         else: raise Wrong(f"taken: {str(flat(result))[:100]}")
     else:
-        try: result = function(**arguments)
+        said = []
+        try:
+            with listening(lambda message, category, stacklevel: said.append(category)): result = function(**arguments)
         except Exception as e: raise Wrong(f"{type(e).__name__}: {' '.join(str(e).split())[:300]}") from e
+        if spec["call"] in (*OWN, *SETS, *DISAGREEING): identical_samples(spec, P, Q, said.count(IdenticalSamplesWarning))
         if draws is not None: arguments["generator"].set_state(draws)
         check(spec, result, P, Q, scores, arguments)
         again = function(**arguments)
@@ -624,7 +640,7 @@ def smaller(spec):
     "Specs with a little less in them."
     for key in ("N", "K", "C", "E", "B"):
         for n in {1, 0, spec.get(key, 0) // 2, spec.get(key, 0) - 1}:
-            if (key == "B" or n) and 0 <= n < spec.get(key, 0): yield spec | {key: n,
+            if n >= {"B": 0, "C": 2}.get(key, 1) and n < spec.get(key, 0): yield spec | {key: n,
                 "given": [i for i in spec["given"] if i < n] if key == "N" else spec.get("given", [])}
     for key, plain in (("layout", "plain"), ("dtype", "float64"), ("make", "soft"), ("seed", 0)):
         if spec.get(key, plain) != plain: yield spec | {key: plain}

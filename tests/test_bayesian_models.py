@@ -329,7 +329,7 @@ class Returns(nn.Module):
 
 def test_outputs_that_are_refused(images):
     for fn, message in (
-        (lambda x: (x,), "a tuple"), (lambda x: x[:, 0], "shape"), (lambda x: x[:1], "shape"), (lambda x: x[..., None], "shape"),
+        (lambda x: (), "a tuple"), (lambda x: x[:, 0], "shape"), (lambda x: x[:1], "shape"), (lambda x: x[..., None], "shape"),
         (lambda x: x + torch.nan, "NaN"), (lambda x: x * 0 - torch.inf, "NaN"), (lambda x: F.pad(x, (1, 0), value=torch.inf), "NaN"),
         (lambda x: x.softmax(-1), "probabilities"), (lambda x: x[:, :1], "logsigmoid"),
     ):  # fmt: skip

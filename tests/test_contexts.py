@@ -461,6 +461,7 @@ NO_NUMBERS = {
     "ActiveLearningData": "holds what `make_active_learning_data` made",
     "JointEntropy": "its subclasses are there",
     "CeilingWarning": "a warning",
+    "IdenticalSamplesWarning": "a warning",
     "LabelsChanged": "an error",
     "mnist_initial_indices": "a constant",
     "methods": "a table of `Method`",

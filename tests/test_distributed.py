@@ -162,7 +162,7 @@ def test_given_points_condition_and_are_not_returned():
     assert sorted(get_distributed_batchbald_batch(cut(x[:20], 6), 99, 300, pending=[0, 7, 19]).indices) == [i for i in range(20) if i not in (0, 7, 19)]
 
 
-@pytest.mark.parametrize("shape", [(30, 8, 4), (30, 1, 4), (30, 8, 1), (1, 8, 4), (1, 1, 1)])
+@pytest.mark.parametrize("shape", [(30, 8, 4), (30, 1, 4), (1, 8, 4), (1, 1, 4)])
 @pytest.mark.parametrize("size", [0, 1, 30, 31])
 def test_sizes(shape, size):
     x = pool(*shape)
@@ -175,7 +175,7 @@ def test_sizes(shape, size):
 @st.composite
 def any_cuts(draw):
     "A pool with copies and hard zeros, and how it is cut."
-    N, K, C = draw(st.integers(1, 14)), draw(st.integers(1, 6)), draw(st.integers(1, 4))
+    N, K, C = draw(st.integers(1, 14)), draw(st.integers(1, 6)), draw(st.integers(2, 4))
     probs = (draw(st.sampled_from([0.5, 2.0, 8.0])) * torch.randn(N, K, C, generator=seeded(draw(st.integers(0, 2**31 - 1)))).double()).softmax(-1)
     if draw(st.booleans()):
         probs = torch.where((probs < 0.3) & (probs < probs.amax(-1, keepdim=True)), 0.0, probs)
@@ -367,11 +367,23 @@ def test_bad_shapes_are_named(shape):
         get_distributed_batchbald_batch(da.zeros(shape, chunks=-1), 3)
 
 
-@pytest.mark.parametrize("max_bytes", [1, 2**28])
-def test_a_search_with_nothing_to_learn_ends_with_ties_in_order(max_bytes):
-    "All parameter samples say the same, so that no label tells anything."
+def test_one_class_is_refused():
+    with pytest.raises(ValueError, match="`log_probs_N_K_C` has shape .* one class"):
+        get_distributed_batchbald_batch(cut(pool()[..., :1], 60), 3)
+
+
+def test_identical_samples_are_warned_of_once_if_they_are_so_in_every_chunk():
     x = pool()[:, :1].expand(-1, 8, -1).clone()
-    assert get_distributed_batchbald_batch(cut(x, 60), 3, max_bytes=max_bytes).indices == get_batchbald_batch(x, 3).indices == [0, 1, 2]
+    for max_bytes in (1, 2**28):  # the search ends, with ties in order
+        with pytest.warns(IdenticalSamplesWarning):
+            assert get_distributed_batchbald_batch(cut(x, 60), 3, max_bytes=max_bytes).indices == get_batchbald_batch(x, 3).indices == [0, 1, 2]
+    with pytest.warns(IdenticalSamplesWarning) as caught:
+        get_distributed_batchbald_batch(cut(x, 60), 2)
+    assert len(caught) == 1 and caught[0].filename == __file__
+    x[250, 3] = x[250, 3].flip(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        get_distributed_batchbald_batch(cut(x, 60), 2)
 
 
 @pytest.mark.parametrize(

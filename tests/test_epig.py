@@ -61,7 +61,7 @@ def greedy(score, N, size, given=()):
     return picks, scores
 
 
-CASES = [(pool(7, 6, 3, s, z), pool(4, 6, D, s + 50, z)) for s, z, D in ((0, False, 3), (1, True, 2), (2, False, 4), (3, True, 3), (4, False, 1))]
+CASES = [(pool(7, 6, 3, s, z), pool(4, 6, D, s + 50, z)) for s, z, D in ((0, False, 3), (1, True, 2), (2, False, 4), (3, True, 3), (4, True, 2))]
 each_case = pytest.mark.parametrize("x, y", CASES)
 
 
@@ -72,6 +72,12 @@ def test_epig_is_the_mean_over_single_labels(x, y):
     batch = get_epig_batch(x, y, 3)
     assert batch.indices == sorted(range(7), key=lambda i: (-round(expected[i], 11), i))[:3]
     assert np.allclose(batch.scores, np.array(expected)[batch.indices], rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("score", [compute_epig, compute_epig_bald, *(lambda x, y, f=f: f(x, y, 2) for f in (get_epig_batch, get_batchepig_batch, get_batchepigbald_batch, get_softmaxepig_batch))])
+def test_evaluation_inputs_of_one_class_are_refused(score):
+    with pytest.raises(ValueError, match="`log_probs_E_K_C` has shape .* one class"):
+        score(pool(7, 6, 3), pool(4, 6, 1))
 
 
 @each_case

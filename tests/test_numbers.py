@@ -13,7 +13,7 @@ from batchbald_nbdev import bayesian_models, checks
 from everything import *
 from batchbald_nbdev.datasets import ActiveLearningData
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*log K")
+pytestmark = pytest.mark.filterwarnings("ignore:.*log K", "ignore:.*identical parameter samples")
 
 
 def seeded(seed=0):

@@ -1,6 +1,7 @@
 "The papers' experiments by name: what each preset asks for, and each of them from small files in the real formats to its records."
 import json
 import shlex
+import sys
 from dataclasses import replace
 
 import pytest
@@ -44,6 +45,13 @@ TABLE = {
     "cifar10": ("cifar10", 1, 0, "random bald softmaxbald", 30, 2_500, 100, 100, 20_000, 500, 5_000, CIFAR10),
 }
 DIGITS = ("repeated_digits", "digits")
+ALL = "random bald batchbald 2bald softmaxbald powerbald"  # after RepeatedMNIST, on images that need no download; the last number: originals
+OURS = {
+    "repeated_mnist5k": ("mnist5k", 3, 0.1, ALL, 3, 10, 10, 10, 200, 2, 500, 0),
+    "mnist5k": ("mnist5k", 1, 0, ALL, 3, 10, 10, 10, 200, 2, 500, 0),
+    "repeated_mnist5k_k_100": ("mnist5k", 3, 0.1, "batchbald", 3, 10, 100, 10, 200, 2, 500, 0),
+    "repeated_fashionmnist": ("fashionmnist", 3, 0.1, "random bald batchbald", 3, 10, 10, 10, 200, 2, 1_000, 4_000),
+}
 
 
 def change_set(monkeypatch, name, **fields):
@@ -69,8 +77,17 @@ def test_a_preset_is_what_the_paper_says(name):
     assert (training["learning_rate"], training["early_stopping"], training["patience"]) == (rate, "accuracy", 3)
 
 
+@pytest.mark.parametrize("name", OURS)
+def test_presets_after_the_paper_differ_in_the_data_alone(name):
+    names = ("dataset", "repeats", "noise", "methods", "trials", "size", "samples", "test_samples", "budget", "initial", "validation", "originals")
+    assert [presets[name][key].replace(",", " ") if key == "methods" else presets[name][key] for key in names] == [*OURS[name]]
+    assert image_sets[presets[name]["dataset"]].training == image_sets["mnist"].training
+    paper = presets["repeated_mnist"]
+    assert all(presets[name][key] == paper[key] for key in ("size", "configs", "steps", "test_samples", "seed"))
+
+
 def test_every_preset_is_in_the_table_and_has_options_that_are_valid():
-    assert set(presets) == {*TABLE, *DIGITS}
+    assert set(presets) == {*TABLE, *OURS, *DIGITS} and not any(presets[name]["originals"] for name in (*TABLE, *DIGITS))
     for name, options in presets.items():
         assert list(options) == list(presets["repeated_digits"])
         checked = experiments._check_options(options)
@@ -80,7 +97,7 @@ def test_every_preset_is_in_the_table_and_has_options_that_are_valid():
 
 
 @pytest.mark.parametrize("name, outputs", [
-    ("mnist", 10), ("fashionmnist", 10), ("emnist", 47), ("cifar10", 10), ("cinic10", 10),
+    ("mnist", 10), ("mnist5k", 10), ("fashionmnist", 10), ("emnist", 47), ("cifar10", 10), ("cinic10", 10),
 ])  # fmt: skip
 def test_the_network_of_a_data_set_fits_its_images(name, outputs):
     if name.startswith("c"): pytest.importorskip("torchvision")
@@ -126,6 +143,36 @@ def tiny(name):
     "Options that make a preset small: two rounds, one step of training in each."
     few = "--trials 1 --samples 2 --test_samples 2 --configs 8 --steps 1 --size 3 --validation 12".split()
     return [*few, "--budget", 5] if presets[name]["initial"] == 0 else [*few, "--initial", 1, "--budget", 14]
+
+
+def test_fashionmnist_runs_from_debian_s_files_alone(torchvision, monkeypatch, tmp_path, call):
+    "As somebody types it whose machine has that package and no torchvision."
+    place = tmp_path / "usr/share/datasets/fashion-mnist"
+    write_mnist(torchvision.FashionMNIST, tmp_path, monkeypatch, place=place)
+    monkeypatch.setattr("batchbald_nbdev.image_sets.FASHION_MNIST", place)
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    options = ["--dataset", "fashionmnist", "--methods", "batchbald", "--repeats", 2, "--originals", 40, "--out", tmp_path / "out"]
+    call("batchbald_compare", *options, *tiny("repeated_fashionmnist"))
+    run, records = json.loads((tmp_path / "out/run.json").read_text()), (tmp_path / "out/records.jsonl").read_text().splitlines()
+    assert run["options"]["originals"] == 40 and len(records) >= 2
+    assert all(n < 80 for record in records for n in json.loads(record)["indices"])  # two copies of 40
+    again, _ = call("batchbald_compare", *options, *tiny("repeated_fashionmnist"), "--resume")
+    assert (tmp_path / "out/records.jsonl").read_text().splitlines() == records
+
+
+def test_originals_of_the_digits():
+    for originals, found in ((0, 600), (50, 50)):
+        datasets, _ = experiments._load_data(presets["digits"] | {"originals": originals, "trials": 2}, None, False)
+        assert [len(data.pool_labels) for data in datasets] == [found] * 2
+
+
+def test_a_record_from_before_there_were_originals_is_gone_on_with(tmp_path, call):
+    args = ["--preset", "digits", "--out", tmp_path, *tiny("digits"), "--methods", "random"]
+    call("batchbald_compare", *args)
+    run = json.loads((tmp_path / "run.json").read_text())
+    del run["options"]["originals"]
+    (tmp_path / "run.json").write_text(json.dumps(run))
+    call("batchbald_compare", *args, "--resume")
 
 
 PLAIN = ("repeated_mnist", "emnist")
@@ -191,6 +238,7 @@ def test_pools_and_validation_sets_have_the_papers_sizes(write_files, monkeypatc
     data = datasets[0]
     assert (len(data.pool_labels), len(data.validation_labels), len(data.test_labels), data.num_classes) == (94_000, 18_800, 18_800, 47)
     assert torch.equal(data.pool_originals, torch.arange(94_000)) and experiments._get_initial(presets["emnist"], datasets) == [[]] * 6
+    change_set(monkeypatch, "mnist", first_labels=())
     (tmp_path / "MNIST/raw/train-labels-idx1-ubyte").write_bytes(idx(images(60_000, side=2, classes=3)[1]))
     (tmp_path / "MNIST/raw/t10k-labels-idx1-ubyte").write_bytes(idx(images(10_000, side=2, classes=4)[1]))
     other, _ = experiments._load_data(presets["mnist_size_10"] | {"seed": 1}, tmp_path, False)
