@@ -18,7 +18,7 @@ SEED ?= 0
 # How `make docs` builds: quarto or sphinx; empty is Quarto where it is installed
 BUILDER ?=
 # What `make bench` runs; `make bench-full` runs the slower ones too
-BENCHMARKS ?= peers limit growth quality memory
+BENCHMARKS ?= peers limit growth quality memory predictions round
 ALL_BENCHMARKS ?= $(BENCHMARKS) many_machines kbald temperature
 
 # uv where it works, else a private copy that pip puts into .uv (allowed even where the system's Python is locked)
@@ -31,10 +31,11 @@ RUN_INSTALLED := $(BIN)/.installed
 DEV_INSTALLED := $(BIN)/.installed-dev
 DOCS_INSTALLED := $(BIN)/.installed-docs
 BENCH_INSTALLED := .venv-bench/.installed
+DOORS_INSTALLED := .venv-doors/.installed
 METADATA := settings.ini setup.py pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install dev test test-slow matrix fuzz check export outputs docs bench bench-full release-check dist
+.PHONY: help demo install dev test test-slow test-doors matrix fuzz check export outputs docs bench bench-full release-check dist
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -52,6 +53,9 @@ test: $(DEV_INSTALLED) ## run every notebook and the project's own tests
 
 test-slow: $(DEV_INSTALLED) ## the same with slow cells and tests, and gpu cells where there is a GPU
 	SLOW=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+
+test-doors: $(DOORS_INSTALLED) ## the chapter and the tests that run models of other libraries, with these, in .venv-doors
+	.venv-doors/bin/python -m pytest tests/test_doors_libraries.py tests/test_doors_sklearn.py tests/test_notebooks.py -k "doors_ or 08c"
 
 matrix: $(DEV_INSTALLED) ## notebooks on other code paths, threads and releases of PyTorch (hours); VARIANTS=sse,oldest for some
 	UV=$(UV) $(BIN)/python tests/matrix.py $(VARIANTS) --python $(PYTHON) --tests "$(TESTS) -n $(WORKERS) --dist worksteal"
@@ -118,4 +122,9 @@ $(DOCS_INSTALLED): $(DEV_INSTALLED)
 $(BENCH_INSTALLED): $(METADATA) | $(if $(SYSTEM_UV),,.uv/bin/uv)
 	$(UV) venv --quiet --allow-existing --python $(PYTHON) .venv-bench
 	$(UV) pip install --python .venv-bench/bin/python --quiet --editable '.[bench]'
+	@touch $@
+
+$(DOORS_INSTALLED): $(METADATA) | $(if $(SYSTEM_UV),,.uv/bin/uv)
+	$(UV) venv --quiet --allow-existing --python $(PYTHON) .venv-doors
+	$(UV) pip install --python .venv-doors/bin/python --quiet --editable '.[dev,doors,others]'
 	@touch $@

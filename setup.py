@@ -53,7 +53,10 @@ setup(
     package_data={lib: ["data/*"]},
     python_requires=f">={cfg['min_python']}",
     install_requires=shlex.split(cfg["requirements"]),
-    extras_require={o: shlex.split(cfg[f"{o}_requirements"]) for o in ("dask", "vision", "mnist5k", "dev", "docs", "bench")},
+    extras_require={
+        o: shlex.split(cfg[f"{o}_requirements"])
+        for o in ("dask", "vision", "mnist5k", "doors", "others", "dev", "docs", "bench")
+    },
     entry_points={
         "console_scripts": cfg["console_scripts"].split(),
         # Lets nbdev in other projects link to our documentation

@@ -113,6 +113,12 @@ class _Stack:
     def forward(self, parameters, buffers, masks, x: Tensor) -> Tensor:
         return functional_call(self.model, {**parameters, **buffers, **masks}, (x,))
 
+    def forward_all(self, masks: dict[str, Tensor], x_T_b: Tensor) -> Tensor:  # logits_T_b_C
+        parts = self.parameters, self.buffers, masks
+        if len(x_T_b) == 1:  # `vmap` of one network takes longer than the network
+            return self.forward(*({name: o[0] for name, o in part.items()} for part in parts), x_T_b[0])[None]
+        return vmap(self.forward)(*parts, x_T_b)
+
     def state(self, t: int) -> dict[str, Tensor]:
         "Weights of one network, and its buffers: running statistics, for example."
         return {name: tensor[t] for name, tensor in (*self.parameters.items(), *self.buffers.items())}
@@ -127,7 +133,7 @@ def _step(stack: _Stack, minibatch_size: int, precision: AbstractContextManager)
     }
     x_T_b, y_T_b = (tensor[stack.rows_T_1, rows_T_b] for tensor in (stack.inputs_T_n, stack.labels_T_n))
     with precision:
-        logits_T_b_C = vmap(stack.forward)(stack.parameters, stack.buffers, masks, x_T_b)
+        logits_T_b_C = stack.forward_all(masks, x_T_b)
         loss = nn.functional.cross_entropy(logits_T_b_C.flatten(0, 1), y_T_b.flatten(), reduction="sum")
         loss = loss / minibatch_size
     stack.optimizer.zero_grad()
@@ -156,6 +162,25 @@ def _validate(model: nn.Module, state: dict[str, Tensor], inputs: Tensor, labels
     if early_stopping == "accuracy":
         return (logits_V_C.argmax(1) == labels).double().mean().item()
     return -nn.functional.cross_entropy(logits_V_C.double(), labels).item()
+
+# %% ../nbs/10_active_learning.ipynb #e5f7a9b1
+def _train_stack(
+    stack: _Stack, steps: int, minibatch_size: int, precision, validation, rule: str | None, patience: int, epoch_steps: int
+) -> list[tuple[dict[str, Tensor], int]]:  # for each network its weights, and the steps behind them
+    "Steps until there were enough of them, or until no network has patience left."
+    judge, bests, step = copy.deepcopy(stack.model).eval(), [_Best() for _ in stack.rows_T_1], 0
+    for step in range(1, steps + 1):
+        _step(stack, minibatch_size, precision)
+        due = rule and (step % epoch_steps == 0 or step == steps)
+        if due and not _look(stack, judge, bests, step, validation, rule, patience):
+            break
+    return [(best.state or stack.state(t), best.step or step) for t, best in enumerate(bests)]
+
+# %% ../nbs/10_active_learning.ipynb #a7b9c1d3
+def _find_stacks(models: Sequence[nn.Module], device: torch.device) -> list[slice]:
+    "Which networks to train as one stack: all, but on a CPU those with convolutions each by itself."
+    alone = device.type == "cpu" and any(isinstance(o, nn.modules.conv._ConvNd) for o in models[0].modules())
+    return [slice(t, t + 1) for t in range(len(models))] if alone else [slice(0, len(models))]
 
 # %% ../nbs/10_active_learning.ipynb #8821554e
 def _look(stack: _Stack, judge: nn.Module, bests: list[_Best], step: int, validation, rule: str, patience: int) -> bool:
@@ -215,17 +240,15 @@ def train_models(
     check_room(minibatch_size * sum(8 + x[0].nbytes for x in inputs), "minibatch_size", what, device)
     patience, epoch_steps = check_count(patience, "patience"), check_count(epoch_steps, "epoch_steps")
     learning_rate = check_number(learning_rate, "learning_rate")
-    precision, stack = autocast(device, mixed_precision), _Stack(models, inputs, labels, keys, learning_rate, device)
-    judge, bests, step = copy.deepcopy(stack.model).eval(), [_Best() for _ in models], 0
+    precision, trained = autocast(device, mixed_precision), []
     validation = _share(validation, device) if early_stopping else ()
-    for step in range(1, steps + 1):
-        _step(stack, minibatch_size, precision)
-        due = early_stopping and (step % epoch_steps == 0 or step == steps)
-        if due and not _look(stack, judge, bests, step, validation, early_stopping, patience):
-            break
-    taken = [best.step or step for best in bests]
-    _put_back(models, [best.state or stack.state(t) for t, best in enumerate(bests)], taken)
-    return taken
+    for part in _find_stacks(models, device):
+        stack = _Stack(models[part], inputs[part], labels[part], keys[part], learning_rate, device)
+        how = minibatch_size, precision, validation[part], early_stopping, patience, epoch_steps
+        trained += _train_stack(stack, steps, *how)
+    states, taken = zip(*trained)
+    _put_back(models, states, taken)
+    return list(taken)
 
 # %% ../nbs/10_active_learning.ipynb #cfeb8309
 class _Rows:

@@ -38,17 +38,11 @@ from batchbald_nbdev.bayesian_models import (
     warn_of_branch_dropout,
     watching,
 )
-from batchbald_nbdev.checks import (
-    SLACK,
-    check_count,
-    check_generator,
-    check_room,
-    choose_device,
-    full_precision,
-    warn,
-)
+from .checks import SLACK, check_count, check_generator, check_room, choose_device, full_precision, warn
 from .inputs import Inputs, agree, as_arguments, choose_reader, cut_inputs, describe_inputs
 from .inputs import draws, find_logits, first_tensor, map_inputs, name_inputs, send_inputs
+from .smaller_networks import count_bytes
+from .traced_networks import count_work, find_smaller
 
 # %% ../nbs/08a_collect.ipynb #757d2462
 def _check_outputs(outputs, n: int) -> Tensor:
@@ -170,20 +164,22 @@ def _read_batches(loader, num_samples: int, progress: bool, inputs: Callable | N
 
 # %% ../nbs/08a_collect.ipynb #108a3489
 class _Bytes(NamedTuple):
-    "What a module needs at most for one input."
+    "What a module needs at most for one input, in bytes, and what all of them compute."
 
     before: int  # before the first dropout
     after: int  # from there on, for one sample
+    work: int = 0  # multiply-adds from there on, for one sample
 
 # %% ../nbs/08a_collect.ipynb #28e748e7
 def _watch(model: nn.Module, state: dict[str, Tensor], example: Inputs) -> tuple[dict[str, tuple[int, ...]], _Bytes]:
-    "Features that reach each dropout layer, and the bytes that `example` needs."
-    most = [1, 1]
+    "Features that reach each dropout layer, and what `example` needs."
+    most, work = [1, 1], [0]
 
     def weigh(module, args, output):
         tensors = output if isinstance(output, (tuple, list)) else [output]
         needs = 2 * sum(o.nbytes for o in tensors if isinstance(o, Tensor))  # the input, about as large, is still there
         most[bool(features)] = max(most[bool(features)], needs)
+        work[0] += count_work(module, output) if features else 0
 
     with watching(model) as features:
         hooks = [module.register_forward_hook(weigh) for module in model.modules()]
@@ -192,7 +188,7 @@ def _watch(model: nn.Module, state: dict[str, Tensor], example: Inputs) -> tuple
         finally:
             for hook in hooks:
                 hook.remove()
-    return {name: features[name] for name in dropout_layers(model) if name in features}, _Bytes(*most)
+    return {name: features[name] for name in dropout_layers(model) if name in features}, _Bytes(*most, *work)
 
 # %% ../nbs/08a_collect.ipynb #ed74f055
 def _split(num_samples: int, needs: _Bytes, max_bytes: int) -> tuple[int, int]:  # samples and inputs at a time
@@ -289,11 +285,19 @@ def _predict_batches(
     max_bytes: int,
 ) -> Iterator[Tensor]:  # log_probs_n_K_C, batch after batch
     "Predictions under masks that are drawn when the first batch is there; how is settled on it too."
-    masks = None
+    masks = run = None
     for x in batches:
-        first, example = masks is None, cut_inputs(x, 0, 1)
-        if first:
+        example = cut_inputs(x, 0, 1)
+        if masks is None:
             masks, needs = _prepare(model, state, example, num_samples, generator)
+            smaller = find_smaller(model, state, masks, example, len(first_tensor(x)), needs.work)
+        if smaller and smaller.fits(x):
+            needed = _Bytes(*count_bytes(smaller))
+            block, max_bytes = _predict_batch(smaller, masks, x, num_samples, needed, dtype, max_bytes)
+            yield block
+            continue
+        first = run is None
+        if first:
             run, needs = _start_run(model, state, masks, example, needs)
         try:
             block, max_bytes = _predict_batch(run, masks, x, num_samples, needs, dtype, max_bytes)
@@ -303,6 +307,7 @@ def _predict_batches(
             run, needs = _run_otherwise(error, model, state, masks, example, needs)
             block, max_bytes = _predict_batch(run, masks, x, num_samples, needs, dtype, max_bytes)
         yield block
+
 
 # %% ../nbs/08a_collect.ipynb #2ab106d5
 @contextmanager

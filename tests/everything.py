@@ -7,6 +7,7 @@ from batchbald_nbdev.collect import *
 from batchbald_nbdev.command_line import *
 from batchbald_nbdev.datasets import *
 from batchbald_nbdev.distributed import *
+from batchbald_nbdev.doors import *
 from batchbald_nbdev.epig import *
 from batchbald_nbdev.experiments import *
 from batchbald_nbdev.image_sets import *

@@ -1,5 +1,6 @@
 "The loop and its training: early stopping, warm starts, oracles, devices, and the global random state left alone."
 import json
+import math
 import random
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from torch.testing import assert_close
 from batchbald_nbdev import active_learning, collect
 from batchbald_nbdev.active_learning import acquire, derive_generator, evaluate, make_mlp, make_seeded, run_trials, train_models
 from batchbald_nbdev.bald import CandidateBatch, compute_bald
+from batchbald_nbdev.bayesian_models import ConsistentDropout2d
 from batchbald_nbdev.collect import collect_log_probs
 from batchbald_nbdev.datasets import example_log_probs, get_balanced_indices, get_repeated_digits
 from batchbald_nbdev.experiments import compare_methods
@@ -633,3 +635,59 @@ def test_models_of_one_stack_have_the_same_dropout():
     x, y = DATA[0].pool_inputs[:40], DATA[0].pool_labels[:40]
     with pytest.raises(ValueError, match=r"`models\[2\]` has dropout .*0\.9.* `models\[0\]`"): train_models(models, [x] * 3, [y] * 3, [(0,)] * 3, steps=1)
     assert train_models(models[:2], [x] * 2, [y] * 2, [(0,)] * 2, steps=1) == [1, 1]
+
+
+# Convolutions on a CPU are trained one after the other
+
+
+def few_images(t, n=12):
+    g = derive_generator(t, "images")
+    return torch.randn(n, 1, 8, 8, generator=g), torch.randint(3, (n,), generator=g)
+
+
+def make_small_cnn():
+    return nn.Sequential(nn.Conv2d(1, 4, 3), ConsistentDropout2d(0.5), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3))
+
+
+def test_networks_with_convolutions_come_out_as_each_by_itself():
+    xs, ys = zip(*(few_images(t, 12 + t) for t in range(3)))
+    def three(): return [make_seeded(make_small_cnn, derive_generator(t, "weights")) for t in range(3)]
+
+    together, alone = three(), three()
+    how = dict(steps=20, minibatch_size=8, early_stopping="loss", epoch_steps=2, patience=2)
+    validation = [few_images(t + 7) for t in range(3)]
+    taken = train_models(together, xs, ys, [(t,) for t in range(3)], validation=validation, **how)
+    for t in range(3):
+        assert train_models(alone[t : t + 1], xs[t : t + 1], ys[t : t + 1], [(t,)], validation=validation[t : t + 1], **how) == [taken[t]]
+        for name, weights in alone[t].named_parameters(): assert torch.equal(weights, dict(together[t].named_parameters())[name])
+
+
+@pytest.mark.parametrize("make_model, stacks", [(make_small_cnn, [1, 1, 1]), (lambda: make_mlp(64, 16, 3), [3])])
+def test_what_has_stopped_is_not_computed_any_more_where_networks_go_one_by_one(monkeypatch, make_model, stacks):
+    steps, sizes = [], []
+    step = active_learning._step
+    def counted(stack, *args):
+        steps.append(len(stack.rows_T_1))
+        return step(stack, *args)
+
+    monkeypatch.setattr(active_learning, "_step", counted)
+    scores = {0: [0.1, 0.2, 0.3, 0.4, 0.5], 1: [0.9, 0.1, 0.1], 2: [0.9, 0.95, 0.1, 0.1]}  # looks until two in a row were no better, five at most
+    looks = {t: iter(o) for t, o in scores.items()}
+    models = [make_seeded(make_model, derive_generator(t, "weights")) for t in range(3)]
+    xs, ys = zip(*(few_images(t) for t in range(3)))
+    validation = [few_images(t + 7) for t in range(3)]
+    def judge(model, state, inputs, *_):
+        t = next(t for t in range(3) if torch.equal(inputs, validation[t][0]))
+        return next(looks[t], 0.0)
+
+    monkeypatch.setattr(active_learning, "_validate", judge)
+    taken = train_models(models, xs, ys, [(t,) for t in range(3)], steps=10, minibatch_size=4, validation=validation, early_stopping="accuracy", epoch_steps=2, patience=2)
+    assert taken == [10, 2, 4]
+    assert steps == ([1] * (10 + 6 + 8) if stacks == [1, 1, 1] else [3] * 10)
+
+
+def test_weights_that_are_no_numbers_name_their_network_also_one_by_one():
+    xs, ys = zip(*(few_images(t) for t in range(2)))
+    models = [make_seeded(make_small_cnn, derive_generator(t, "weights")) for t in range(2)]
+    with pytest.raises(ValueError, match=r"`models\[1\]` has NaN or infinite weights.*`inputs\[1\]`"):
+        train_models(models, [xs[0], xs[1] * math.nan], ys, [(0,), (1,)], steps=2, minibatch_size=4)

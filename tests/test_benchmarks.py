@@ -30,6 +30,7 @@ PROMISED = {
     "temperature": {"method", "temperature", "B", "trials", "mean_accuracies", "mean_accuracy", "gain", "gain_error", "labels_to_90", "distinct_share", "labels", "accuracy_quartiles"},
     "memory": {"method", "N", "M", "input", "seconds", "peak_bytes", "input_bytes"},
     "kbald": {"question", "method", "labels", "N", "K", "C", "B", "M", "seconds", "peak_bytes", "times_bald", "indices", "score", "information", "information_error"},
+    "predictions": {"method", "network", "p", "N", "K", "seconds", "peak_bytes", "times_faster", "smaller", "largest_difference"},
     "many_machines": {"run", "N", "K", "C", "B", "M", "max_bytes", "chunks", "seconds", "peak_bytes", "computed_again", "same_batch", "indices"},
 }
 
@@ -71,6 +72,11 @@ def check_quality(record):
 
 def check_memory(record):
     assert {row["input"] for row in record["rows"]} == {"float32 tensor", "float16 memory map"}
+
+
+def check_predictions(record):
+    assert {row["method"] for row in record["rows"]} == {"plain loop", "multiplied masks", "collect_log_probs"}
+    assert max(row["largest_difference"] for row in record["rows"]) < 1e-5
 
 
 def check_kbald(record):

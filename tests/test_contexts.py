@@ -18,6 +18,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from sklearn.ensemble import RandomForestClassifier
 from torch import nn
 
 import batchbald_nbdev
@@ -137,6 +138,8 @@ def make_inputs(dtype, requires_grad=False):
 
 
 DATA = get_repeated_digits(2, originals=60, test=20, validation=10)
+IMAGES = torch.rand(80, 36, generator=seeded(8)).numpy()
+FOREST = RandomForestClassifier(5, min_samples_leaf=3, random_state=0).fit(IMAGES, np.arange(80) % 4)
 TRAINING = [DATA.pool_inputs[:30], DATA.pool_labels[:30]]
 
 
@@ -289,6 +292,15 @@ COMPUTED = {  # name -> what it computes from inputs, in a folder of its own; `o
     "compute_joint_probs": lambda i, f, **o: [
         compute_joint_probs(i.few),
         compute_joint_probs(i.few, with_parameters=True),
+    ],
+    "as_two_classes": lambda i, f, **o: [
+        as_two_classes(i.x[..., :1]),
+        as_two_classes(i.x[..., 0].exp(), "probs"),
+        as_two_classes(i.x[..., :1].tolist()),
+    ],
+    "collect_sklearn_log_probs": lambda i, f, **o: [
+        collect_sklearn_log_probs(FOREST, i.images.flatten(1)),
+        collect_sklearn_log_probs(FOREST, i.images.detach().flatten(1).numpy()),
     ],
     "compute_axes_entropy": lambda i, f, **o: compute_axes_entropy(i.joint, (0, 1), 2),
     "compute_mutual_information": lambda i, f, **o: [

@@ -12,7 +12,7 @@ from batchbald_nbdev.datasets import example_log_probs
 from test_project import PACKAGE, read_settings
 from unchanged import of_this_environment
 
-EXTRAS = ["dask", "vision", "dev", "docs", "bench"]
+EXTRAS = ["dask", "vision", "doors", "others", "dev", "docs", "bench"]
 
 
 def contents(wheel):
@@ -44,7 +44,8 @@ def test_metadata_is_what_settings_say(packed, wheel):
     said = HeaderParser().parsestr(files["METADATA"])
     assert [said[o] for o in ("Name", "Version", "Summary", "Author", "Author-email")] == [cfg[o] for o in ("lib_name", "version", "description", "author", "author_email")]
     assert said["Requires-Python"] == f">={cfg['min_python']}" and said["License"] == "Apache-2.0" and said["Home-page"] == cfg["git_url"]
-    wanted = shlex.split(cfg["requirements"]) + [f"{o}; extra == '{extra}'" for extra in EXTRAS for o in shlex.split(cfg[f"{extra}_requirements"])]
+    parts = [(extra, *o.partition(";")[::2]) for extra in EXTRAS for o in shlex.split(cfg[f"{extra}_requirements"])]
+    wanted = shlex.split(cfg["requirements"]) + [f"{o}; {marker and marker + ' and '}extra == '{extra}'" for extra, o, marker in parts]
     assert set(map(Requirement, said.get_all("Requires-Dist"))) == set(map(Requirement, wanted))
     assert sorted(said.get_all("Provides-Extra")) == sorted(EXTRAS)
     scripts = [o.replace(" ", "") for o in files["entry_points.txt"].split("[console_scripts]")[1].split("[")[0].split("\n") if o]
