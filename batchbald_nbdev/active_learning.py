@@ -109,14 +109,16 @@ class _Stack:
         )
         self.rows_T_1 = torch.arange(len(models), device=device)[:, None]
         self.draws = _Draws(keys, list(map(len, inputs)), device)
+        self.was_run = False
 
     def forward(self, parameters, buffers, masks, x: Tensor) -> Tensor:
         return functional_call(self.model, {**parameters, **buffers, **masks}, (x,))
 
     def forward_all(self, masks: dict[str, Tensor], x_T_b: Tensor) -> Tensor:  # logits_T_b_C
         parts = self.parameters, self.buffers, masks
-        if len(x_T_b) == 1:  # `vmap` of one network takes longer than the network
+        if len(x_T_b) == 1 and self.was_run:  # `vmap` of one network takes longer, but refuses random draws
             return self.forward(*({name: o[0] for name, o in part.items()} for part in parts), x_T_b[0])[None]
+        self.was_run = True
         return vmap(self.forward)(*parts, x_T_b)
 
     def state(self, t: int) -> dict[str, Tensor]:
@@ -165,7 +167,14 @@ def _validate(model: nn.Module, state: dict[str, Tensor], inputs: Tensor, labels
 
 # %% ../nbs/10_active_learning.ipynb #e5f7a9b1
 def _train_stack(
-    stack: _Stack, steps: int, minibatch_size: int, precision, validation, rule: str | None, patience: int, epoch_steps: int
+    stack: _Stack,
+    steps: int,  # at most
+    minibatch_size: int,
+    precision: AbstractContextManager,
+    validation: Sequence[tuple[Tensor, Tensor]],
+    rule: str | None,  # of early stopping
+    patience: int,
+    epoch_steps: int,  # from one look at the validation set to the next
 ) -> list[tuple[dict[str, Tensor], int]]:  # for each network its weights, and the steps behind them
     "Steps until there were enough of them, or until no network has patience left."
     judge, bests, step = copy.deepcopy(stack.model).eval(), [_Best() for _ in stack.rows_T_1], 0
@@ -233,6 +242,7 @@ def train_models(
     Raises `ValueError` where models, inputs and labels do not belong together, and where weights become NaN."""
     how = {"steps": steps, "minibatch_size": minibatch_size, "learning_rate": learning_rate}
     check_training_options(how | {"early_stopping": early_stopping, "patience": patience, "epoch_steps": epoch_steps})
+    models, inputs, labels, keys = map(list, (models, inputs, labels, keys))
     check_stack(models, inputs, labels, keys, validation if early_stopping else None)
     device = choose_device(device, next(models[0].parameters()))
     steps, minibatch_size = check_count(steps, "steps", 0), check_count(minibatch_size, "minibatch_size")

@@ -140,7 +140,7 @@ def _refuse_unreadable(x, name: str) -> None:
     if hasattr(x, "__dask_graph__"):  # reading it would load all of it
         remedy = "`get_distributed_batchbald_batch` picks from it, and `compute()` loads what fits in memory"
         raise ValueError(f"`{name}` is a Dask collection; {remedy}")
-    if hasattr(x, "mask"):  # a masked array would lose its mask
+    if hasattr(x, "mask") and not callable(x.mask):  # a masked array would lose its mask; tables have a method
         remedy = "leave the masked points out with an index, and add that to the positions that come back"
         raise ValueError(f"`{name}` is a masked array; {remedy}")
 
@@ -149,6 +149,7 @@ def as_float_tensor(x, name: str = "log_probs_N_K_C", whole: bool = False) -> Te
     "`x` as a floating tensor without gradient, in the same memory if possible; `whole` numbers become float64."
     if not isinstance(x, Tensor):
         _refuse_unreadable(x, name)
+        x = x.to_numpy() if hasattr(x, "to_numpy") else x  # tables, of pandas, say
         try:
             x = as_tensor(x)
         except (TypeError, ValueError, RuntimeError, OverflowError) as e:

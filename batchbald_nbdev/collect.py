@@ -24,19 +24,8 @@ from torch.utils.data import BatchSampler, Dataset, IterableDataset, SequentialS
 
 from .batchbald import halving
 from batchbald_nbdev.bayesian_models import (
-    DRAWS,
-    blaming_inputs,
-    check_reached,
-    dropout_layers,
-    evaluating,
-    find_vmap_fault,
-    out_of_place,
-    refuse_batch_statistics,
-    run_once,
-    uncompiled,
-    wants_in_place,
-    warn_of_branch_dropout,
-    watching,
+    DRAWS, blaming_inputs, check_reached, dropout_layers, evaluating, find_vmap_fault, out_of_place,
+    refuse_batch_statistics, run_once, uncompiled, wants_in_place, warn_of_branch_dropout, watching,
 )
 from .checks import SLACK, check_count, check_generator, check_room, choose_device, full_precision, warn
 from .inputs import Inputs, agree, as_arguments, choose_reader, cut_inputs, describe_inputs
@@ -57,10 +46,14 @@ def _log_softmax(outputs: Tensor, slack: float) -> Tensor:
     "Log-probabilities from logits or log-probabilities. Probabilities, rows that sum to one but for `slack`, raise."
     if outputs.shape[-1] == 1:
         one = "`model` returns one output for each input; want one for each class"
-        raise ValueError(f"{one}, so for a sigmoid stack logsigmoid(-z) and logsigmoid(z)")
-    if outputs.min() >= 0 and outputs.max() <= 1 and (outputs.sum(-1) - 1).abs().max() < slack:
+        raise ValueError(f"{one}, so for a sigmoid stack logsigmoid(-z) and logsigmoid(z) (`as_two_classes`)")
+    if outputs.min() >= 0 and 0 < outputs.max() <= 1:
         logits = "let it return logits or log-probabilities, from which small numbers can be recovered"
-        raise ValueError(f"`model` returns probabilities; {logits}")
+        if (outputs.sum(-1) - 1).abs().max() < slack:
+            raise ValueError(f"`model` returns probabilities; {logits}")
+        if outputs.max() - outputs.min() > 0.5 and outputs.numel() >= 50:  # others may be so by chance
+            seen = "only values from 0 to 1, as independent sigmoids do"
+            warn(f"`model` returns {seen}; {logits}, of one class for each input")
     log_probs = outputs - outputs.logsumexp(-1, keepdim=True)
     if log_probs.isnan().any():
         raise ValueError("`model` returns NaN, +inf, or a row without a finite entry")
@@ -290,7 +283,7 @@ def _predict_batches(
         example = cut_inputs(x, 0, 1)
         if masks is None:
             masks, needs = _prepare(model, state, example, num_samples, generator)
-            smaller = find_smaller(model, state, masks, example, len(first_tensor(x)), needs.work)
+            smaller = find_smaller(model, state, masks, example, len(first_tensor(x)), needs.work, max_bytes)
         if smaller and smaller.fits(x):
             needed = _Bytes(*count_bytes(smaller))
             block, max_bytes = _predict_batch(smaller, masks, x, num_samples, needed, dtype, max_bytes)

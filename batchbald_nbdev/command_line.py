@@ -7,24 +7,25 @@ __all__ = ['batchbald_compare', 'select_batch', 'format_picks', 'batchbald_selec
 
 # %% ../nbs/94_command_line.ipynb #5f6d00c5
 import json
+import logging
 import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import wraps
+from io import BytesIO
 from pathlib import Path
 
-import numpy as np
-import torch
 from fastcore.script import anno_parser, store_true
 
 from .active_learning import derive_generator
 from .bald import CandidateBatch
-from .checks import get_memory, listening, warn
+from .batch_picture import plot_batch
+from .checks import listening, warn
 from .experiments import align_columns, compare_methods, format_summary
-from .information import as_log_probs
 from .methods import Method, Round, get_method, methods, names_in_words
+from .prediction_files import find_positions, read_evaluation, read_images, read_lines, read_log_probs
 from .records import fail, refuse_dangling, write_csv, write_whole
 
 # %% ../nbs/94_command_line.ipynb #4687709c
@@ -85,6 +86,7 @@ def _command(function: Callable) -> Callable:
         if not args and not options and Path(sys.argv[0]).stem == name:
             if not sys.warnoptions:
                 warnings.simplefilter("ignore")  # what libraries say of a file, say; this package's own go to `_run`
+            logging.getLogger("matplotlib").setLevel(logging.ERROR)  # of fonts that it has found, or not
             parser = _make_parser(function, name)
             parser.error = lambda message: sys.exit(_say(name, _say_option(message), 2))
             options = {k: v for k, v in vars(parser.parse_args()).items() if k not in ("pdb", "xtra")}  # fastcore's own
@@ -138,184 +140,19 @@ def batchbald_compare(
 
     _run("batchbald_compare", main, "stopped; finished rounds are recorded, go on with --resume")
 
-# %% ../nbs/94_command_line.ipynb #230dde10
-def _native(array: np.ndarray) -> np.ndarray | torch.Tensor:
-    "The same numbers in a type that PyTorch has; float64 for long doubles."
-    if array.dtype.kind == "V" and array.dtype.itemsize == 2 and array.dtype.names is None:
-        return torch.from_numpy(np.array(array).view(np.int16)).view(torch.bfloat16)
-    if array.dtype.kind == "f" and array.dtype.itemsize > 8:
-        return array.astype(np.float64)
-    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
-
-# %% ../nbs/94_command_line.ipynb #d1d5c8aa
-class _Unfit(ValueError):
-    "What a file is, where that is not one array of numbers."
-
-# %% ../nbs/94_command_line.ipynb #d1d5c8ab
-def _only(names: Iterable[str], kind: str = "arrays") -> str:
-    "The one name that there is."
-    names = list(names)
-    if len(names) != 1:
-        raise _Unfit(f"holds {len(names)} {kind} ({', '.join(names)}); want one, in a file of its own")
-    return names[0]
-
-# %% ../nbs/94_command_line.ipynb #1701f0b7
-def _fitting(x):
-    "An array that the memory of this machine can hold."
-    if not x.nbytes <= get_memory("cpu"):
-        raise _Unfit(f"claims an array of {x.nbytes:,} bytes, more than this machine's memory")
-    return x
-
-# %% ../nbs/94_command_line.ipynb #d1d5c8ad
-def _read_npy(path: Path):
-    return _native(np.load(path, mmap_mode="r", allow_pickle=False))
-
-# %% ../nbs/94_command_line.ipynb #d1d5c8ae
-def _read_npz(path: Path):
-    with np.load(path, allow_pickle=False) as f:
-        return _native(f[_only(f.files)])
-
-# %% ../nbs/94_command_line.ipynb #d1d5c8af
-def _read_pt(path: Path) -> torch.Tensor:
-    "A tensor; never unpickles code."
-    x = torch.load(path, map_location="cpu", weights_only=True)
-    if not isinstance(x, torch.Tensor):
-        names = f" ({', '.join(map(str, x))})" if isinstance(x, Mapping) else ""
-        raise _Unfit(f"holds a {type(x).__name__}{names}; want a single tensor, in a file of its own")
-    if x.is_meta or x.is_nested:
-        raise _Unfit("holds a tensor that is not one array of numbers")
-    return _fitting(x) if x.layout == torch.strided else x  # what is sparse is refused by name later
-
-# %% ../nbs/94_command_line.ipynb #1701f0b6
-def _read_safetensors(path: Path) -> torch.Tensor:
-    from safetensors import safe_open
-
-    with safe_open(path, framework="pt") as f:
-        return f.get_tensor(_only(f.keys(), "tensors"))
-
-# %% ../nbs/94_command_line.ipynb #1701f0b9
-def _read_zarr(path: Path):
-    import zarr
-
-    x = zarr.open(str(path), mode="r")
-    x = x[_only(name for name, _ in x.arrays())] if hasattr(x, "arrays") else x
-    return _native(np.asarray(_fitting(x)[...]))
-
-# %% ../nbs/94_command_line.ipynb #1701f0ba
-def _read_hdf5(path: Path):
-    import h5py
-
-    with h5py.File(path, "r") as f:
-        names = []
-        f.visititems(lambda name, item: names.append(name) if hasattr(item, "nbytes") else None)
-        return _native(np.asarray(_fitting(f[_only(names)])[...]))
-
-# %% ../nbs/94_command_line.ipynb #1701f0bb
-def _read_parquet(path: Path):
-    "A column of fixed-size lists of fixed-size lists, or of Arrow's tensors of a fixed shape."
-    import pyarrow.parquet as pq
-
-    table = pq.read_table(path)
-    column, axes = table.column(_only(table.column_names, "columns")).combine_chunks(), [len(table)]
-    if hasattr(column, "to_numpy_ndarray"):
-        return _native(column.to_numpy_ndarray())
-    nulls = column.null_count
-    while hasattr(column.type, "list_size"):
-        axes.append(column.type.list_size)
-        column = column.flatten()
-        nulls += column.null_count
-    if nulls:
-        raise _Unfit("has entries that are null")
-    if hasattr(column.type, "value_type"):
-        raise _Unfit(f"holds a column of lists of any length ({column.type}); want fixed-size lists")
-    return _native(column.to_numpy(zero_copy_only=False).reshape(axes))
-
-# %% ../nbs/94_command_line.ipynb #47cd0146
-_READERS = {  # by the ending of the name: what reads such a file, and the library that this takes
-    ".npy": (_read_npy, None), ".npz": (_read_npz, None), ".pt": (_read_pt, None), ".pth": (_read_pt, None),
-    ".safetensors": (_read_safetensors, "safetensors"), ".parquet": (_read_parquet, "pyarrow"),
-    ".zarr": (_read_zarr, "zarr"), ".h5": (_read_hdf5, "h5py"), ".hdf5": (_read_hdf5, "h5py"),
-}  # fmt: skip
-
-# %% ../nbs/94_command_line.ipynb #47cd0147
-def _read_array(path: Path, name: str = "predictions"):
-    "The one array in a file; `ValueError` for anything else."
-    *most, last = _READERS
-    read, library = _READERS.get(path.suffix, (None, None))
-    if read is None:
-        fail(f"`{name}`: {path} has the ending {path.suffix!r}; want {', '.join(most)} or {last}")
-    if not path.exists():
-        fail(f"`{name}`: {path} does not exist")
-    try:
-        return read(path)
-    except _Unfit as e:
-        fail(f"`{name}`: {path} {e}")
-    except ImportError:
-        missing = f"the library {library}, which is not installed; pip install {library}, or save a .npy file"
-        fail(f"`{name}`: {path} is read by {missing}")
-    except Exception as e:  # what a library raises on bytes that are no such file can be anything
-        fail(f"`{name}`: {path} cannot be read as {path.suffix} with numbers in it ({type(e).__name__})")
-
-# %% ../nbs/94_command_line.ipynb #ad6a3d5d
-_OPTIONS = (  # what `as_log_probs` says to people who write Python, and what it means here
-    (r"convert (?:it|them) with `as_log_probs\(x, (.*?)\)`", r"add \1"),
-    (r'`?\b(kind|axes)="(\w+)"`?(?:,| and(?= `renorm))?', r"--\1 \2"),
-    (r"`renormalise=True`", "--renormalise"),
-    (r"renormalise it with `x\.log_softmax\(-1\)`", "add --kind logits, which renormalises"),
-    (r"is `kind` right\?", "is --kind right?"),
-    (r"pass its `to_dense\(\)`", "save its `to_dense()`"),
-)
-
-# %% ../nbs/94_command_line.ipynb #ad6a3d5e
-def _read_log_probs(path: str, kind: str, name: str, **how) -> torch.Tensor:
-    x = _read_array(Path(path), name)
-    try:
-        return as_log_probs(x, kind, **how)
-    except ValueError as e:
-        message = str(e)
-    for pattern, option in _OPTIONS:
-        message = re.sub(pattern, option, message)
-    fail(f"`{name}`: {path} {message.removeprefix('`x` ')}" if message.startswith("`x` ") else message)
-
-# %% ../nbs/94_command_line.ipynb #ad6a3d61
-def _read_evaluation(path: str | None, kind: str, log_probs_N_K_C: torch.Tensor, **how) -> torch.Tensor | None:
-    "Predictions that EPIG asks about, under the same parameter samples as those of the pool."
-    if path is None:
-        return None
-    log_probs_E_K_C, K = _read_log_probs(path, kind, "evaluation", **how), log_probs_N_K_C.shape[1]
-    if (found := log_probs_E_K_C.shape[1]) != K:
-        fail(f"`evaluation`: {path} has {found} parameter samples and `predictions` has {K}; want the same ones")
-    return log_probs_E_K_C
-
-# %% ../nbs/94_command_line.ipynb #ad6a3d63
-def _read_lines(path: str, name: str) -> list[str]:
-    try:
-        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")  # a byte-order mark is no letter
-        return [line.strip() for line in lines if line.strip()]
-    except (OSError, UnicodeDecodeError) as e:
-        fail(f"`{name}`: {path} cannot be read ({getattr(e, 'strerror', None) or 'not UTF-8 text'})")
-
-# %% ../nbs/94_command_line.ipynb #ad6a3d65
-def _positions(pending: list[str], ids: list[str] | None, N: int) -> list[int]:
-    "Positions of the points named in the file of those already out for labelling."
-    if ids is not None:
-        at = {name: i for i, name in enumerate(ids)}
-        missing = [name for name in pending if name not in at]
-        return fail(f"`pending` names {missing[0]!r}, which is not in `ids`") if missing else [at[g] for g in pending]
-    wrong = [word for word in pending if not word.isdecimal() or len(word) > 18 or int(word) >= N]
-    if wrong:
-        fail(f"`pending` has {wrong[0]!r}; want positions from 0 to {N - 1}, one per line")
-    return [int(word) for word in pending]
-
 # %% ../nbs/94_command_line.ipynb #46fb093e
-def _check_out(out: Path, overwrite: bool) -> None:
-    if out.suffix not in (".json", ".csv"):
-        fail(f"`out`: {out} has the ending {out.suffix!r}; want .json or .csv")
-    refuse_dangling(out)
+_WRITTEN = {"out": (".json", ".csv"), "plot": (".png", ".svg", ".pdf")}  # endings, by the option
+
+
+def _check_out(out: Path, overwrite: bool, name: str = "out") -> None:
+    *most, last = _WRITTEN[name]
+    if out.suffix not in (*most, last):
+        fail(f"`{name}`: {out} has the ending {out.suffix!r}; want {', '.join(most)} or {last}")
+    refuse_dangling(out, name)
     if out.exists() and (not overwrite or out.is_dir()):
-        fail(f"`out`: {out} exists; add --overwrite to replace it, or choose another name")
+        fail(f"`{name}`: {out} exists; add --overwrite to replace it, or choose another name")
     if not out.parent.is_dir() or not os.access(out.parent, os.W_OK):
-        fail(f"`out`: the folder {out.parent} does not exist or cannot be written")
+        fail(f"`{name}`: the folder {out.parent} does not exist or cannot be written")
 
 # %% ../nbs/94_command_line.ipynb #d38f0143
 def _check_request(asked: dict) -> Method:
@@ -332,25 +169,30 @@ def _check_request(asked: dict) -> Method:
         asking = ", ".join(name for name, method in methods.items() if method.uses_evaluation)
         found = f"`evaluation` is {str(evaluation)!r}, and `method` {method!r} asks nothing about evaluation inputs"
         fail(f"{found}; leave it out, or choose one of: {asking}")
-    if asked["out"] is not None:
-        _check_out(Path(asked["out"]), asked["overwrite"])
+    if asked["images"] is not None and asked["plot"] is None:
+        fail("`images` are for the picture that `plot` names; add --plot FILE, or leave them out")
+    for name in _WRITTEN:
+        if asked[name] is not None:
+            _check_out(Path(asked[name]), asked["overwrite"], name)
     return pick
 
 # %% ../nbs/94_command_line.ipynb #d38f0145
-def _read_request(asked: dict) -> tuple[Round, list[str] | None]:
-    "What the method will see, and the names of the points, if they have some."
+def _read_request(asked: dict) -> tuple:  # Round, names, images
+    "What the method will see, and the names and images of the points, None where they have none."
     kind, how = asked["kind"], {key: asked[key] for key in ("axes", "renormalise")}
-    log_probs_N_K_C = _read_log_probs(asked["predictions"], kind, "predictions", **how)
-    N, names = len(log_probs_N_K_C), _read_lines(asked["ids"], "ids") if asked["ids"] else None
+    log_probs_N_K_C = read_log_probs(asked["predictions"], kind, "predictions", **how)
+    N, names = len(log_probs_N_K_C), read_lines(asked["ids"], "ids") if asked["ids"] else None
     if names is not None and (len(names) != N or len(set(names)) != N):
         found = f"`ids` names {len(set(names))} different points in {len(names)} lines"
         fail(f"{found}, but `predictions` has {N}")
-    pending = _positions(_read_lines(asked["pending"], "pending"), names, N) if asked["pending"] else []
-    evaluation = _read_evaluation(asked["evaluation"], kind, log_probs_N_K_C, **how)
+    pending = find_positions(read_lines(asked["pending"], "pending"), names, N) if asked["pending"] else []
+    evaluation = read_evaluation(asked["evaluation"], kind, log_probs_N_K_C, **how)
+    images = read_images(asked["images"], names, N)
     def predict(inputs): return log_probs_N_K_C if inputs is None else inputs
 
     more = {"pending": pending, "evaluation_inputs": evaluation, "num_samples": asked["configs"]}
-    return Round(asked["size"], N, predict, generator=derive_generator(asked["seed"], "select"), **more), names
+    generator = derive_generator(asked["seed"], "select")
+    return Round(asked["size"], N, predict, generator=generator, **more), names, images
 
 # %% ../nbs/94_command_line.ipynb #d38f0147
 def _make_rows(batch: CandidateBatch, names: Sequence[str] | None) -> list[dict]:
@@ -375,6 +217,14 @@ def _describe_columns(rows: Sequence[dict], method: str) -> dict[str, str]:
     return {column: text for column, text in words.items() if rows and column in rows[0]}
 
 # %% ../nbs/94_command_line.ipynb #46fb093f
+def _put(out: Path, write: Callable[[Path], None], name: str) -> None:
+    "A file that is there when it is complete."
+    try:
+        write_whole(out, write)
+    except OSError as e:
+        fail(f"`{name}`: {out} cannot be written ({e.strerror})")
+
+
 def _write_picks(out: Path, rows: list[dict], settings: dict) -> None:
     def write(p: Path):
         if out.suffix == ".json":
@@ -384,16 +234,31 @@ def _write_picks(out: Path, rows: list[dict], settings: dict) -> None:
         else:
             p.write_text("pick,id,position,score\n")
 
-    try:
-        write_whole(out, write)
-    except OSError as e:
-        fail(f"`out`: {out} cannot be written ({e.strerror})")
+    _put(out, write, "out")
+
+# %% ../nbs/94_command_line.ipynb #9086dce9
+_UNDATED = {".png": None, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}  # what a file says of itself
+
+
+def _draw_picks(asked: dict, pick: Method, batch: CandidateBatch, round: Round, **points) -> bytes:
+    "The file of a picture, in the format of its ending."
+    from matplotlib import rc_context, style
+
+    ending, buffer = Path(asked["plot"]).suffix, BytesIO()
+    generator = derive_generator(asked["seed"], "plot")
+    how = {"pending": round.pending, "num_samples": asked["configs"], "generator": generator}
+    with style.context("default"), rc_context({"svg.hashsalt": "batchbald"}):
+        words = {"title": pick.label, "score_text": pick.score_text}
+        figure = plot_batch(batch, round.log_probs_N_K_C, **words, **points, **how)
+        figure.savefig(buffer, format=ending[1:], dpi=150, facecolor="white", metadata=_UNDATED[ending])
+    return buffer.getvalue()
 
 # %% ../nbs/94_command_line.ipynb #d38f014b
-def _pick(asked: dict, pick: Method, round: Round, names: Sequence[str] | None) -> list[dict]:
-    "The batch, also into the file that was asked for."
+def _pick(asked: dict, pick: Method, round: Round, names: Sequence[str] | None, images) -> list[dict]:
+    "The batch, also into the files that were asked for."
     batch, method = pick(round), str(asked["method"])
     rows = _make_rows(batch, names)
+    picture = None if asked["plot"] is None else _draw_picks(asked, pick, batch, round, ids=names, images=images)
     if asked["out"] is not None:
         as_asked = ("kind", "axes", "renormalise", "method", "size", "configs", "seed")
         settings = {"predictions": str(asked["predictions"])} | {k: asked[k] for k in as_asked} | {"method": method}
@@ -401,6 +266,8 @@ def _pick(asked: dict, pick: Method, round: Round, names: Sequence[str] | None) 
         sizes = dict(zip(("points", "samples", "classes"), round.log_probs_N_K_C.shape))
         columns = _describe_columns(rows, method)
         _write_picks(Path(asked["out"]), rows, settings | {"ceiling": batch.ceiling} | sizes | {"columns": columns})
+    if picture is not None:
+        _put(Path(asked["plot"]), lambda path: path.write_bytes(picture), "plot")
     return rows
 
 # %% ../nbs/94_command_line.ipynb #d38f0142
@@ -418,9 +285,12 @@ def select_batch(
     # for the EPIG methods: a file like `predictions`, for inputs like those that the model is for; else the pool
     evaluation: str | None = None,
     out: str | None = None,  # .json or .csv file to write
+    plot: str | None = None,  # .png, .svg or .pdf file to draw: what each pick adds and shares, and which point it is
+    # for `plot`: images (N, H, W), (N, C, H, W) or (N, H, W, C), or a folder with one for each id, or position
+    images: str | None = None,
     configs: int = 4_000,  # label configurations that methods for whole batches carry, M
     seed: int = 0,  # seed of what is drawn
-    overwrite: bool = False,  # replace `out` if it exists
+    overwrite: bool = False,  # replace `out` and `plot` if they exist
 ) -> list[dict]:  # one dictionary for each pick, in order
     """Pick a batch from predictions in a file.
 
@@ -481,9 +351,13 @@ def batchbald_select(
     # EPIG methods: a file like predictions, for inputs like those that the model is for (default: the pool)
     evaluation: str = None,
     out: str = None,  # .json or .csv file to write
+    plot: str = None,  # .png, .svg or .pdf file to draw: what each pick adds and shares, and which point it is
+    # for the plot: a file of images, (N, H, W), (N, C, H, W) or (N, H, W, C), in the order of the predictions; or a
+    # folder of image files, named by ids if there are ids, else by positions from 0
+    images: str = None,
     configs: int = 4000,  # label configurations that BatchBALD carries, M
     seed: int = 0,  # seed of what is drawn
-    overwrite: store_true = False,  # replace `out` if it exists
+    overwrite: store_true = False,  # replace `out` and `plot` if they exist
 ):
     """Pick a batch to label from predictions in a file.
 
@@ -493,9 +367,9 @@ def batchbald_select(
 
     def main():
         pick = _check_request(asked)
-        round, names = _read_request(asked)
+        round, *points = _read_request(asked)
         _print(f"{Path(predictions).name}: {_describe_round(round)}")
         _warn_of(asked, pick, round)
-        _print(format_picks(_pick(asked, pick, round, names), method))
+        _print(format_picks(_pick(asked, pick, round, *points), method))
 
     _run("batchbald_select", main, "stopped; nothing was written")

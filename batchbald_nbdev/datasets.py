@@ -86,7 +86,7 @@ def _held_out(validation, free_n: Tensor, generator: torch.Generator) -> Tensor:
 # %% ../nbs/09_datasets.ipynb #a2b4c6d8
 def _draw_originals(rest: Tensor, first: Tensor, originals: int | None, generator: torch.Generator) -> Tensor:
     "The pool's images: `first`, then others, all that are left or so many that there are `originals`."
-    if originals is not None:
+    if originals is not None and len(first) + len(rest):
         more = check_count(originals, "originals") - len(first)
         if not 0 <= more <= len(rest):
             found = f"`originals` is {originals}; want from {max(1, len(first))} to {len(first) + len(rest)}"

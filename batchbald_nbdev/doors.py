@@ -48,7 +48,8 @@ def _find_members(ensemble) -> tuple[list[_Member], int]:  # members, C
     classes = [np.asarray(model.classes_).tolist() for model in ensemble]
     if odd := [found for found in classes if found != classes[0]]:
         found = f"classes {brief(classes[0])} and {brief(odd[0])}"
-        raise ValueError(f"`ensemble` has members with {found}; want one list of classes, in one order")
+        raise ValueError(f"`ensemble` has members with {found}; want one list of classes, in one order, or "
+            "`BaggingClassifier`, which knows where those of a member belong")
     return [_Member(model, None, range(len(classes[0]))) for model in ensemble], len(classes[0])
 
 # %% ../nbs/08c_from_your_model.ipynb #ba5eb7a9
@@ -79,6 +80,9 @@ def _refuse_others(ensemble) -> None:
         raise ValueError(f"{found}: {reason}; {instead}")
     if not set(kinds) & set(_TAKEN):
         raise ValueError(f"{found}; want a fitted {', '.join(_TAKEN)}, or a list of classifiers with the same classes")
+    weights = getattr(ensemble, "weights", None)
+    if weights is not None and len(set(weights)) > 1:
+        raise ValueError(f"{found} with weights {brief(list(weights))}; want members without weights")
 
 # %% ../nbs/08c_from_your_model.ipynb #2000cc2c
 def _check_fitted(ensemble) -> None:
@@ -95,6 +99,8 @@ def _check_fitted(ensemble) -> None:
             raise ValueError(f"{name} that is not fitted; want `fit` to be called first")
         if isinstance(model.classes_, list) and isinstance(model.classes_[0], np.ndarray):
             raise ValueError(f"{name} with several outputs: several labels for each input are not supported; want one")
+    if len(getattr(ensemble, "classes_", [0, 1])) < 2:
+        raise ValueError(f"`ensemble` is a {type(ensemble).__name__} that was fitted to one class; want two or more")
 
 # %% ../nbs/08c_from_your_model.ipynb #579f327a
 def _open(ensemble, X):
@@ -113,14 +119,16 @@ def _as_rows(ensemble, X):
 
 # %% ../nbs/08c_from_your_model.ipynb #d76614cf
 def _check_mean(ensemble, X, log_probs_N_K_C: Tensor) -> None:
-    "Is the mean of the members what the ensemble says, for a few inputs?"
+    "Is the mean of the members what the ensemble says, for the first inputs and the last?"
     if isinstance(ensemble, (list, tuple)) or not hasattr(ensemble, "predict_proba"):  # voting by labels
         return
-    said_n_C = np.asarray(ensemble.predict_proba(X[:10]))
-    off = np.abs(log_probs_N_K_C[:10].double().exp().mean(1).numpy() - said_n_C).max()
-    if not off < max(1e-3, SLACK[log_probs_N_K_C.dtype]):
-        found = f"whose members' mean differs from its own prediction by {off:.2g}, so they are no equal samples"
-        raise ValueError(f"`ensemble` is a {type(ensemble).__name__} {found}; want members without weights")
+    X = X.tocsr() if hasattr(X, "tocsr") else X
+    for some in (slice(0, 10), slice(-10, None)):
+        said_n_C = np.asarray(ensemble.predict_proba(X[some]))
+        off = np.abs(log_probs_N_K_C[some].double().exp().mean(1).numpy() - said_n_C).max()
+        if not off < max(1e-3, SLACK[log_probs_N_K_C.dtype]):
+            found = f"whose members' mean differs from its own prediction by {off:.2g}, so they are no equal samples"
+            raise ValueError(f"`ensemble` is a {type(ensemble).__name__} {found}; want members without weights")
 
 # %% ../nbs/08c_from_your_model.ipynb #3cdf3d7e
 def _warn_of_votes(ensemble, log_probs_N_K_C: Tensor) -> None:
@@ -130,7 +138,8 @@ def _warn_of_votes(ensemble, log_probs_N_K_C: Tensor) -> None:
         warn(f"`ensemble` is a {kind} {alone}; want more members", stacklevel=3)
     elif (log_probs_N_K_C.isneginf() | (log_probs_N_K_C == 0)).all():
         votes = "whose members are sure of every label, so a batch learns all that they know in a few picks"
-        warn(f"`ensemble` is a {kind} {votes}; trees keep doubts with `min_samples_leaf=3` or so", stacklevel=3)
+        doubts = "trees keep doubts with `min_samples_leaf=3` or so, neighbours with more of them"
+        warn(f"`ensemble` is a {kind} {votes}; {doubts}", stacklevel=3)
 
 # %% ../nbs/08c_from_your_model.ipynb #c35be5d8
 def collect_sklearn_log_probs(
@@ -163,7 +172,11 @@ def as_two_classes(
 ) -> Tensor:  # log_probs_N_K_2
     "Log-probabilities of two classes from one column. A last axis of size 1 becomes 2; without one, an axis is added."
     x = as_float_tensor(x, "x")
-    x = x if x.shape[-1:] == (1,) else x.unsqueeze(-1)
+    both = x.shape[-1:] == (2,) and kind == "probs" and bool(((x.sum(-1) - 1).abs() < 1e-3).all())
+    if both or not (x.ndim == 2 or x.ndim == 3 and x.shape[-1] == 1):
+        found = f"{tuple(x.shape)}{' and holds both classes' if both else ''}"
+        raise ValueError(f"`x` has shape {found}; want one column, (N, K, 1) or (N, K)")
+    x = (x if x.ndim == 3 else x.unsqueeze(-1)).to(torch.promote_types(x.dtype, torch.float32))
     within = bool((x >= 0).all() and (x <= 1).all())
     if kind not in ("logits", "probs"):
         raise ValueError(f'`kind` is {kind!r}; want "logits" or "probs"')

@@ -79,20 +79,22 @@ def _find_fault(known: ImageSet, train: tuple[Tensor, Tensor], test: tuple[Tenso
     for split, (inputs, labels), size in zip(("training", "test"), (train, test), expected):
         if len(inputs) != size:
             return f"there are {len(inputs):,} {split} images, not {size:,}"
-        if len(inputs) != len(labels) or labels.max() >= known.num_classes:
-            return f"there are {len(inputs)} {split} images and {len(labels)} labels, up to {labels.max()}"
+        if not len(labels) or len(inputs) != len(labels) or labels.max() >= known.num_classes:
+            return f"there are {len(inputs)} {split} images and {len(labels)} labels, up to {max(labels.tolist(), default=None)}"
     found = tuple(train[1][: len(known.first_labels)].tolist())
-    if found == known.first_labels:
+    if found == tuple(known.first_labels):
         return ""
     others = [o.name for o in image_sets.values() if o.first_labels and o.first_labels == found]
     whose = f", which are {others[0]}'s" if others else ""
-    return f"its first training labels are {found}{whose}, and not {known.first_labels}"
+    return f"its first training labels are {found}{whose}, and not {tuple(known.first_labels)}"
 
 # %% ../nbs/09a_image_sets.ipynb #a1c3e5f7
 def _check_images(known: ImageSet, folder: Path, train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor]) -> None:
     "Raises `FileNotFoundError` where images are not those of the set."
     if fault := _find_fault(known, train, test):
         remedy = f"Delete what was unpacked of it in {folder}, and load it again."
+        if "first training labels" in fault:
+            remedy = f"Look what lies in {folder}: files of another set have the same names."
         raise FileNotFoundError(f"{known.name} cannot be loaded ({fault}). {remedy}")
 
 # %% ../nbs/09a_image_sets.ipynb #4059cf61
@@ -198,18 +200,26 @@ def _read_idx(path: Path) -> Tensor:
     try:
         content = gzip.decompress(path.read_bytes())
         axes = content[3]
+        if axes not in (1, 2, 3):
+            raise ValueError(f"{axes} axes")
         shape = np.frombuffer(content, ">u4", axes, 4)
         return torch.from_numpy(np.frombuffer(content, np.uint8, offset=4 + 4 * axes).reshape(shape).copy())
     except (OSError, EOFError, ValueError, IndexError, zlib.error) as e:
         remedy = "Put it there anew; for Debian's, `apt-get install --reinstall dataset-fashion-mnist`."
         raise FileNotFoundError(f"fashionmnist cannot be loaded ({path} is damaged: {e}). {remedy}") from e
 
+# %% ../nbs/09a_image_sets.ipynb #b6c8d0e1
+def _is_fashion(place: Path) -> bool:
+    "MNIST's files have the same names."
+    first = image_sets["fashionmnist"].first_labels
+    return tuple(_read_idx(place / _PACKED[1])[: len(first)].tolist()) == first
+
 # %% ../nbs/09a_image_sets.ipynb #f6b8d0e5
 def _load_fashionmnist(folder: Path, *, download: bool, progress: bool):
     "The four files where they lie together, or else what torchvision reads."
     places = [folder, folder / "fashion-mnist", FASHION_MNIST]
-    together = [place for place in places if all((place / name).exists() for name in _PACKED)]
-    if together and not (folder / "FashionMNIST").exists():
+    together = [place for place in places if all((place / name).exists() for name in _PACKED) and _is_fashion(place)]
+    if together and not list((folder / "FashionMNIST").rglob("*ubyte*")):
         inputs, labels, test_inputs, test_labels = (_read_idx(together[0] / name) for name in _PACKED)
         return (inputs[:, None], labels.long()), (test_inputs[:, None], test_labels.long())
     try:

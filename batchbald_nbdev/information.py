@@ -33,6 +33,7 @@ def check_axes(shape, name: str = "log_probs_N_K_C", points: str = "N points") -
     if shape[2] == 1:
         found = f"`{name}` has shape {shape}, one class, whose probability can only be 1"
         columns = "[1 - p, p] for a probability p, as logarithms [-softplus(z), -softplus(-z)] for a logit z"
+        columns += ", as `doors.as_two_classes` makes them"
         raise ValueError(f"{found}; want a column for each of two classes: {columns}")
     return shape
 
@@ -238,6 +239,9 @@ def _refuse_no_logits(x: Tensor) -> None:
         looks = f"looks like probabilities that were rounded (none below 0, rows miss the sum 1 by up to {worst:.2g})"
         remedy = 'want `kind="probs"` and `renormalise=True`; logits that only look so can be passed as `x - 1`'
         raise ValueError(f"`x` {looks} and not like logits; {remedy}")
+    if worst < math.inf and x.max() <= 1 and x.max() - x.min() > 0.5 and x.numel() >= 50:  # fewer may be so by chance
+        seen = "has only values from 0 to 1 whose rows do not sum to 1, as independent sigmoids give"
+        warn(f"`x` {seen}; several labels for each input are not supported, and logits are what goes into a sigmoid")
 
 # %% ../nbs/00_information.ipynb #b3e8045e
 _SEVERAL_LABELS = (

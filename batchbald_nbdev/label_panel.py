@@ -20,7 +20,7 @@ from torch import Tensor
 
 from .labelling import Labelling, LabelsChanged, compute_gains, explain_in_words
 from .methods import label_of_method
-from .plots import _figure, _styles_of
+from .plots import _styles_of, make_figure
 
 # %% ../nbs/13a_label_panel.ipynb #c5e5f09b
 def encode_image(
@@ -190,7 +190,7 @@ def plot_labelling(
 ):  # a matplotlib figure
     "What the panel shows: batches with scores and what each image adds (nats), learning curve, pairwise information."
     L, B = len(labelling.methods), max(1, *(len(batch["indices"]) for batch in labelling.batches.values()))
-    figure = _figure(figsize=(10, 3.1 + (0.55 + 10 / max(B, 8) + 0.35) * L * images))
+    figure = make_figure(figsize=(10, 3.1 + (0.55 + 10 / max(B, 8) + 0.35) * L * images))
     bottom = figure
     if images:
         top, bottom = figure.subfigures(2, 1, height_ratios=[figure.get_figheight() - 3.1, 3.1])

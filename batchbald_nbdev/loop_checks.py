@@ -49,6 +49,10 @@ def check_stack(models, inputs, labels, keys, validation) -> None:
     places = {str(tensor.device) for model in models for tensor in model.parameters()}
     if len(places) > 1:
         raise ValueError(f"`models` are on {' and '.join(sorted(places))}; want all of one stack on one device")
+    shapes = [{name: tuple(o.shape) for name, o in model.named_parameters()} for model in models]
+    if other := [t for t, shape in enumerate(shapes) if shape != shapes[0]]:
+        wish = "want networks of one architecture, or train them apart"
+        raise ValueError(f"`models[{other[0]}]` has weights of other names or shapes than `models[0]`; {wish}")
     _check_dropout([{name: layer.p for name, layer in dropout_layers(model).items()} for model in models])
     _check_classes(models[0], inputs, labels, validation or ())
 

@@ -260,7 +260,8 @@ def fold_scales(steps: list[Step]) -> None:
 
 # %% ../nbs/92c_smaller_networks.ipynb #b3885403
 def _find_last_reads(steps: list[Step]) -> dict[Step, list[Step]]:  # values by the step after which they can go
-    goes, last = {step: [] for step in steps}, {o: step for step in steps for o in step.inputs}
+    order = sorted(steps, key=lambda step: step.form.varies)  # what is done once comes first
+    goes, last = {step: [] for step in steps}, {o: step for step in order for o in step.inputs}
     for o, reader in last.items():
         if o.form.varies == reader.form.varies:
             goes[reader].append(o)
@@ -319,6 +320,16 @@ def count_saved(steps: list[Step], keeps: dict[str, float]) -> float:
             cuts = [cut for cut in (*step.takes, step.form.cut) if cut]
             saved += step.work() * (1 - math.prod(keeps[cut.layer] for cut in cuts))
     return saved
+
+# %% ../nbs/92c_smaller_networks.ipynb #f4a6b8c9
+def count_copied(steps: list[Step], keeps: dict[str, float]) -> float:
+    "Numbers of weights that are copied for each mask."
+    copied = 0
+    for step in steps:
+        if isinstance(step, Weighted):
+            cuts = [cut for cut in (*step.takes, step.form.cut) if cut]
+            copied += step.weight.numel() * math.prod(keeps[cut.layer] for cut in cuts) if cuts else 0
+    return copied
 
 # %% ../nbs/92c_smaller_networks.ipynb #06280fd4
 def count_numbers(smaller: SmallerNetworks) -> int:

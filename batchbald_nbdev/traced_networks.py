@@ -24,7 +24,7 @@ from .batchbald import is_out_of_memory
 from .bayesian_models import ConsistentDropout, ConsistentDropout2d
 from .inputs import agree
 from .smaller_networks import ByChannel, Drop, Multiply, Norm, Reshape, SmallerNetworks, Step, Sum
-from .smaller_networks import Weighted, count_saved
+from .smaller_networks import Weighted, count_bytes, count_copied, count_saved
 
 # %% ../nbs/92d_traced_networks.ipynb #a118960b
 def _is_layer(module: nn.Module) -> bool:
@@ -46,16 +46,33 @@ def _with_noting_layers(model: nn.Module, note: Callable) -> nn.Module:
         vars(twin).update(own)
     return twins[model]
 
+# %% ../nbs/92d_traced_networks.ipynb #d2e4f6a7
+class _StandIn(fx.Proxy):
+    "A tensor that is traced, which does not hide that it is written to."
+
+    def __iadd__(self, other):
+        return self.tracer.create_proxy("call_function", operator.iadd, (self, other), {})
+
+    def _refuse(self, *_):
+        raise TypeError("a tensor is written to")
+
+    __isub__ = __imul__ = __itruediv__ = __ipow__ = __setitem__ = _refuse
+
+
+class _Tracer(fx.proxy.GraphAppendingTracer):
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _StandIn(node, self)
+
 # %% ../nbs/92d_traced_networks.ipynb #a828cefd
 def trace(model: nn.Module) -> fx.Graph:
     "What a model of one tensor does, in a list. Raises whatever its `forward` says to a tensor without numbers."
     graph = fx.Graph()
-    tracer = fx.proxy.GraphAppendingTracer(graph)
+    tracer = _Tracer(graph)
 
     def note(name, *args, **kwargs):
         return tracer.create_proxy("call_module", name, args, kwargs)
 
-    outputs = _with_noting_layers(model, note)(fx.Proxy(graph.placeholder("x"), tracer))
+    outputs = _with_noting_layers(model, note)(tracer.proxy(graph.placeholder("x")))
     graph.output(tracer.create_arg(outputs))
     return graph
 
@@ -337,11 +354,15 @@ def read_steps(model: nn.Module, state: dict[str, Tensor], masks: dict[str, Tens
     reader = Reader(model, state, masks, example)
     for node in nodes:
         reader.read(node)
+    unread = {name.removesuffix(".mask") for name in masks} - {node.target for node in nodes}
+    if unread:
+        raise UnknownStep(f"{min(unread)} is called where no trace sees it")
     return _leading_to(reader.steps[output.args[0]], list(reader.steps.values()))
 
 # %% ../nbs/92d_traced_networks.ipynb #c96afea9
 _LEAST = {"cpu": 2**24}  # multiply-adds that a mask has to save; elsewhere 2 ** 32
 _MASKS = 16  # so many have to save them
+_COPIES = 1024  # multiply-adds that each number of its weights has to save, which is copied for each mask
 
 
 def is_worth_it(saved: float, rows: int, num_samples: int, device: torch.device) -> bool:
@@ -352,8 +373,20 @@ def is_worth_it(saved: float, rows: int, num_samples: int, device: torch.device)
 # %% ../nbs/92d_traced_networks.ipynb #46c3fe3a
 def count_work(layer: nn.Module, outputs) -> int:
     "Multiply-adds of a layer that gave `outputs`; 0 for layers that are neither linear nor convolutions."
-    weighted = isinstance(layer, (nn.Linear, *_conv_functions)) and isinstance(outputs, Tensor)
-    return outputs.numel() * layer.weight[0].numel() if weighted else 0
+    weighted = type(layer) in (nn.Linear, *_conv_functions) and isinstance(layer.weight, Tensor) and len(layer.weight)
+    return outputs.numel() * layer.weight[0].numel() if weighted and isinstance(outputs, Tensor) else 0
+
+# %% ../nbs/92d_traced_networks.ipynb #e3f5a7b8
+def _draw_like(example: Tensor) -> Tensor:
+    "Other inputs of the same kind; whole numbers are left as they are."
+    noise = torch.randn(example.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float32, device="cpu")
+    return noise.to(example) if example.is_floating_point() else example
+
+
+def _check_same(outputs: Tensor, expected: Tensor) -> None:
+    "Class by class, so that a large number for one of them does not hide what others say."
+    if not all(agree(*pair) for pair in zip(outputs.T, expected.T)):
+        raise UnknownStep("other outputs than the model's")
 
 # %% ../nbs/92d_traced_networks.ipynb #9e904de6
 def make_smaller(
@@ -364,11 +397,13 @@ def make_smaller(
         if not ((mask == 0) | (mask == mask.max())).all():
             raise UnknownStep(f"{name} has other entries than zero and one number")
     smaller = SmallerNetworks(read_steps(model, state, masks, example), example)
-    two = {name: mask[:2] for name, mask in masks.items()}
-    for k, outputs in enumerate(smaller(two, example)):
-        mask = {name: mask[k] for name, mask in two.items()}
-        if not agree(outputs, functional_call(model, {**state, **mask}, (example.clone(),))):
-            raise UnknownStep("other outputs than the model's")
+    if len(smaller.last.features) != 1:
+        raise UnknownStep("outputs are no logits (n, C)")
+    few, noise = {name: mask[:4] for name, mask in masks.items()}, _draw_like(example)
+    for x in (example, noise):
+        for k, outputs in enumerate(smaller(few, x)):
+            mask = {name: mask[k] for name, mask in few.items()}
+            _check_same(outputs, functional_call(model, {**state, **mask}, (x.clone(),)))
     return smaller
 
 # %% ../nbs/92d_traced_networks.ipynb #6a792b63
@@ -379,6 +414,7 @@ def find_smaller(
     example,  # one input
     rows: int,  # inputs that come at a time
     work: float = math.inf,  # multiply-adds from the first dropout layer on, for one input and mask
+    max_bytes: float = math.inf,  # for intermediate results
 ) -> SmallerNetworks | None:  # None where masks had better be multiplied
     "The model as one network for each mask, if it is certain that it gives the same, and faster."
     if not masks or not isinstance(example, Tensor):
@@ -393,4 +429,7 @@ def find_smaller(
         if is_out_of_memory(error):
             raise
         return None
-    return smaller if is_worth_it(count_saved(smaller.each, keeps), *often) else None
+    saved, copied = count_saved(smaller.each, keeps), count_copied(smaller.each, keeps)
+    rows = min(rows, max_bytes // count_bytes(smaller)[0])
+    worth = saved * rows >= _COPIES * copied and copied * example.element_size() <= max_bytes
+    return smaller if worth and is_worth_it(saved, rows, *often[1:]) else None

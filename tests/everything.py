@@ -2,6 +2,7 @@
 from batchbald_nbdev.active_learning import *
 from batchbald_nbdev.bald import *
 from batchbald_nbdev.batchbald import *
+from batchbald_nbdev.batch_picture import *
 from batchbald_nbdev.bayesian_models import *
 from batchbald_nbdev.collect import *
 from batchbald_nbdev.command_line import *

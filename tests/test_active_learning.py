@@ -691,3 +691,30 @@ def test_weights_that_are_no_numbers_name_their_network_also_one_by_one():
     models = [make_seeded(make_small_cnn, derive_generator(t, "weights")) for t in range(2)]
     with pytest.raises(ValueError, match=r"`models\[1\]` has NaN or infinite weights.*`inputs\[1\]`"):
         train_models(models, [xs[0], xs[1] * math.nan], ys, [(0,), (1,)], steps=2, minibatch_size=4)
+
+
+class Noisy(nn.Module):
+    def forward(self, x): return x + torch.randn_like(x) if self.training else x
+
+
+def test_random_draws_in_forward_are_refused_also_one_by_one():
+    xs, ys = zip(*(few_images(t) for t in range(2)))
+    models = [make_seeded(lambda: nn.Sequential(Noisy(), *make_small_cnn()), derive_generator(t, "weights")) for t in range(2)]
+    state = torch.random.get_rng_state()
+    with pytest.raises(RuntimeError, match="random"): train_models(models, xs, ys, [(0,), (1,)], steps=3, minibatch_size=4)
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_networks_of_other_widths_are_refused():
+    xs, ys = zip(*(few_images(t) for t in range(2)))
+    models = [make_small_cnn(), nn.Sequential(nn.Conv2d(1, 5, 3), ConsistentDropout2d(0.5), nn.ReLU(), nn.Flatten(), nn.Linear(180, 3))]
+    with pytest.raises(ValueError, match=r"`models\[1\]` has weights of other names or shapes than `models\[0\]`"): train_models(models, xs, ys, [(0,), (1,)], steps=1)
+
+
+def test_sequences_of_any_kind_are_taken():
+    from collections import deque
+
+    xs, ys = zip(*(few_images(t) for t in range(2)))
+    keys = {(0,): None, (1,): None}.keys()
+    models = deque(make_seeded(make_small_cnn, derive_generator(t, "weights")) for t in range(2))
+    assert train_models(models, deque(xs), ys, keys, steps=2, minibatch_size=4) == [2, 2]

@@ -588,13 +588,23 @@ def test_what_torchvision_unpacked_comes_before_debian_s(debian, torchvision, mo
     assert load_images("fashionmnist", tmp_path / "own")[1][1].unique().tolist() == [0]
 
 
-@pytest.mark.parametrize("content", [b"", b"\x1f\x8b", b"not packed", gzip.compress(b""), gzip.compress(b"\0\0\x08\x03\0\0\0\x09")], ids=range(5))
+@pytest.mark.parametrize("content", [b"", b"\x1f\x8b", b"not packed", gzip.compress(b""), gzip.compress(b"\0\0\x08\x03\0\0\0\x09"), gzip.compress(bytes([0, 0, 8, 0, 5]))], ids=range(6))
 def test_damaged_debian_file_is_named(debian, content):
     path = debian[0] / "t10k-images-idx3-ubyte.gz"
     whole = path.read_bytes()
     for damaged in (content, whole[:-9], whole[:50] + bytes([whole[50] ^ 255]) + whole[51:]):
         path.write_bytes(damaged)
         with pytest.raises(FileNotFoundError, match=r"fashionmnist cannot be loaded \(.*t10k-images-idx3-ubyte.gz is damaged.*--reinstall"): load_images("fashionmnist")
+
+
+def test_an_empty_folder_does_not_hide_debian_s_files(debian, tmp_path):
+    (tmp_path / "own/FashionMNIST/raw").mkdir(parents=True)
+    check_loaded(load_images("fashionmnist", tmp_path / "own"), debian[1], (1, 28, 28))
+
+
+def test_mnist_s_archives_in_the_folder_are_not_taken_for_fashionmnist(debian, torchvision, monkeypatch, tmp_path):
+    write_mnist(torchvision.MNIST, tmp_path, monkeypatch, place=tmp_path / "own")
+    check_loaded(load_images("fashionmnist", tmp_path / "own"), debian[1], (1, 28, 28))
 
 
 @pytest.mark.parametrize("name, kind", [("mnist", "MNIST"), ("fashionmnist", "FashionMNIST")])

@@ -350,3 +350,25 @@ def test_select_warns_of_identical_samples(files, call):
         _, err = call("batchbald_select", files / "same.npy", "--method", method, "--size", 3)
         lines = [line for line in err.splitlines() if "K = 8" in line and "identical" in line]
         assert len(lines) == loud, err
+
+
+# Tables, and sigmoids
+
+
+def test_tables_of_pandas_are_read():
+    pandas = pytest.importorskip("pandas")
+    table = pandas.DataFrame(torch.rand(6, 4, generator=seeded()).numpy())
+    assert get_top_k_batch(table[0], 3).indices == get_top_k_batch(table[0].to_numpy(), 3).indices
+    with pytest.raises(ValueError, match=r"has shape \(6, 4\); want three non-empty axes"): get_bald_batch(table, 2)
+    with pytest.raises(ValueError, match="masked array"): get_bald_batch(np.ma.masked_array(X.numpy()), 2)
+
+
+def test_outputs_of_sigmoids_are_warned_of():
+    sigmoids = torch.rand(10, 5, 3, generator=seeded()) * 0.9
+    with pytest.warns(UserWarning, match="`x` has only values from 0 to 1 whose rows do not sum to 1, as independent sigmoids"): as_log_probs(sigmoids, "logits")
+    model, other = (torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Sigmoid()) for _ in range(2))
+    with pytest.warns(UserWarning, match="`model` returns only values from 0 to 1, as independent sigmoids do"): collect_ensemble_log_probs([model, other], 10 * torch.randn(60, 4))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        as_log_probs(torch.zeros(4, 3, 2), "logits")  # an untrained last layer
+        as_log_probs(sigmoids - 0.5, "logits")

@@ -300,7 +300,7 @@ def test_one_member_is_warned_of():
 def test_one_column_becomes_two_by_logsigmoid(shape):
     z = 3 * torch.randn(shape, generator=torch.Generator().manual_seed(0)).double()
     got = as_two_classes(z)
-    assert got.shape == (*(shape[:-1] if shape[-1] == 1 else shape), 2)
+    assert got.shape == (*shape[:2], 2)
     assert_close(got[..., 1].exp(), z.sigmoid().reshape(got.shape[:-1]))
     assert_close(got.exp().sum(-1), torch.ones(got.shape[:-1]).double())
     assert_close(as_two_classes(z.sigmoid(), "probs"), got)
@@ -322,3 +322,56 @@ def test_one_column_of_the_wrong_kind_is_refused_or_warned_of():
         with pytest.raises(ValueError, match="`x` has values from .*; want"): as_two_classes(x, kind)
     with pytest.raises(ValueError, match="`kind` is 'odds'; want"): as_two_classes(p, "odds")
     assert get_bald_batch(as_two_classes(p, "probs"), 3).scores[0] > 0
+
+
+# What somebody new ran into
+
+take = collect_sklearn_log_probs
+
+
+def test_weights_of_a_voting_classifier_are_refused_wherever_they_show():
+    "The members agree on the first rows, which they were trained on, and voting by labels has no mean."
+    members = [("a", KNeighborsClassifier(1)), ("b", DecisionTreeClassifier(random_state=0))]
+    for voting in ("soft", "hard"):
+        model = VotingClassifier(members, voting=voting, weights=[1, 9]).fit(X, Y)
+        with pytest.raises(ValueError, match=r"VotingClassifier with weights \[1, 9\]; want members without weights"): take(model, X)
+        take(VotingClassifier(members, voting=voting, weights=[2, 2]).fit(X, Y), X)
+
+
+def test_a_mean_that_is_off_in_the_last_rows_is_refused(monkeypatch):
+    model = RandomForestClassifier(5, max_depth=2, random_state=0).fit(X, Y)
+    said = model.predict_proba
+    monkeypatch.setattr(model, "predict_proba", lambda x: said(x) if x is X[:10] or np.array_equal(x, X[:10]) else 1 - said(x))
+    with pytest.raises(ValueError, match="mean differs"): take(model, X)
+
+
+@pytest.mark.parametrize("layout", ["coo_matrix", "csr_matrix", "csc_matrix", "lil_matrix"])
+def test_sparse_inputs_of_every_layout(layout):
+    import scipy.sparse
+
+    model = RandomForestClassifier(5, max_depth=3, random_state=0).fit(X, Y)
+    assert torch.equal(take(model, getattr(scipy.sparse, layout)(X)), take(model, X))
+
+
+def test_one_class_is_named():
+    with pytest.raises(ValueError, match="was fitted to one class; want two or more"): take(RandomForestClassifier(3).fit(X, Y * 0), X)
+
+
+def test_members_with_different_classes_are_told_of_bagging():
+    few = [GaussianNB().fit(X[Y < c], Y[Y < c]) for c in (2, 3)]
+    with pytest.raises(ValueError, match="one list of classes.*`BaggingClassifier`"): take(few, X)
+
+
+@pytest.mark.parametrize("shape", [(5,), (5, 4, 3), (5, 4, 2), (5, 4, 3, 1), ()])
+def test_what_is_not_one_column_is_refused(shape):
+    with pytest.raises(ValueError, match=r"`x` has shape .*; want one column, \(N, K, 1\) or \(N, K\)"): as_two_classes(torch.rand(shape), "probs")
+
+
+def test_both_classes_are_not_two_samples():
+    p = torch.rand(6, 1)
+    with pytest.raises(ValueError, match="holds both classes"): as_two_classes(torch.cat([1 - p, p], 1), "probs")
+    assert as_two_classes(torch.cat([p, p], 1) / 3, "probs").shape == (6, 2, 2)  # two samples
+
+
+def test_half_precision_becomes_float32():
+    assert as_two_classes(torch.randn(4, 3).half()).dtype == torch.float32 and as_two_classes(torch.randn(4, 3).double()).dtype == torch.float64

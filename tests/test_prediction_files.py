@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from batchbald_nbdev.command_line import _read_array, select_batch
+from batchbald_nbdev.command_line import select_batch
 from batchbald_nbdev.datasets import example_log_probs
+from batchbald_nbdev.prediction_files import _read_array
 
 X = example_log_probs(20)[:40, :8].double().log_softmax(-1).numpy()
 SCRIPTS = Path(sys.executable).parent
