@@ -80,7 +80,8 @@ def _find_fault(known: ImageSet, train: tuple[Tensor, Tensor], test: tuple[Tenso
         if len(inputs) != size:
             return f"there are {len(inputs):,} {split} images, not {size:,}"
         if not len(labels) or len(inputs) != len(labels) or labels.max() >= known.num_classes:
-            return f"there are {len(inputs)} {split} images and {len(labels)} labels, up to {max(labels.tolist(), default=None)}"
+            most = max(labels.tolist(), default=None)
+            return f"there are {len(inputs)} {split} images and {len(labels)} labels, up to {most}"
     found = tuple(train[1][: len(known.first_labels)].tolist())
     if found == tuple(known.first_labels):
         return ""

@@ -239,7 +239,8 @@ def _refuse_no_logits(x: Tensor) -> None:
         looks = f"looks like probabilities that were rounded (none below 0, rows miss the sum 1 by up to {worst:.2g})"
         remedy = 'want `kind="probs"` and `renormalise=True`; logits that only look so can be passed as `x - 1`'
         raise ValueError(f"`x` {looks} and not like logits; {remedy}")
-    if worst < math.inf and x.max() <= 1 and x.max() - x.min() > 0.5 and x.numel() >= 50:  # fewer may be so by chance
+    spread = x.max() - x.min()
+    if worst < math.inf and x.max() <= 1 and spread > 0.5 and x.numel() >= 50:  # others may be so by chance
         seen = "has only values from 0 to 1 whose rows do not sum to 1, as independent sigmoids give"
         warn(f"`x` {seen}; several labels for each input are not supported, and logits are what goes into a sigmoid")
 

@@ -462,7 +462,7 @@ COMPUTED = {  # name -> what it computes from inputs, in a folder of its own; `o
         compute_atoms(i.joint.detach().sum((2, 3))), ["a", "b"], to_scale=True
     )._repr_png_(),
     "plot_batch": lambda i, f, **o: plot_batch(
-        CandidateBatch([0.0, 0.0], [0, 2]), i.x, pending=[1], images=i.images
+        CandidateBatch([0.0, 0.0], [0, 2]), i.x, pending=[1], images=i.images.repeat(2, 1, 1, 1)[: len(i.x)]
     )._repr_png_(),
     "encode_image": lambda i, f, **o: encode_image(i.images[0]),
     "Labelling": lambda i, f, **o: [

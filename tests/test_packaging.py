@@ -12,7 +12,7 @@ from batchbald_nbdev.datasets import example_log_probs
 from test_project import PACKAGE, read_settings
 from unchanged import of_this_environment
 
-EXTRAS = ["dask", "vision", "doors", "others", "dev", "docs", "bench"]
+EXTRAS = ["dask", "vision", "mnist5k", "doors", "others", "dev", "docs", "bench"]
 
 
 def contents(wheel):
