@@ -284,9 +284,9 @@ def _predict_batches(
         if masks is None:
             masks, needs = _prepare(model, state, example, num_samples, generator)
             smaller = find_smaller(model, state, masks, example, len(first_tensor(x)), needs.work, max_bytes)
+            smaller_needs = smaller and _Bytes(*count_bytes(smaller))
         if smaller and smaller.fits(x):
-            needed = _Bytes(*count_bytes(smaller))
-            block, max_bytes = _predict_batch(smaller, masks, x, num_samples, needed, dtype, max_bytes)
+            block, max_bytes = _predict_batch(smaller, masks, x, num_samples, smaller_needs, dtype, max_bytes)
             yield block
             continue
         first = run is None

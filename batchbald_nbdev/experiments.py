@@ -232,9 +232,10 @@ def _check_options(options: dict) -> dict:
 def _draw_datasets(known: ImageSet, options: dict) -> list[ActiveLearningData]:
     "The data of every trial, each drawn by itself."
     draws = [derive_generator(options["seed"], trial, "data") for trial in range(options["trials"])]
-    repeats, noise, how = options["repeats"], options["noise"], {"validation": options["validation"]}
-    how |= {"originals": options["originals"]} if options["originals"] else {}
-    return [known.draw(repeats, noise, **how, generator=draw) for draw in draws]
+    how = {"validation": options["validation"]}
+    if options["originals"]:  # else as many as the set has by itself
+        how["originals"] = options["originals"]
+    return [known.draw(options["repeats"], options["noise"], **how, generator=draw) for draw in draws]
 
 # %% ../nbs/11_experiments.ipynb #41fe9f8c
 def _split_images(known: ImageSet, options: dict, train: tuple[Tensor, Tensor], test) -> ActiveLearningData:

@@ -73,8 +73,8 @@ def register_image_set(
     image_sets[image_set.name] = image_set
 
 # %% ../nbs/09a_image_sets.ipynb #0f84e7d8
-def _find_fault(known: ImageSet, train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor]) -> str:
-    "What is wrong: missing images, images without labels, classes that are none, another set; empty if nothing is."
+def _count_fault(known: ImageSet, train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor]) -> str:
+    "What is wrong: missing images, images without labels, classes that are none; empty if nothing is."
     expected = known.sizes or (len(train[0]), len(test[0]))
     for split, (inputs, labels), size in zip(("training", "test"), (train, test), expected):
         if len(inputs) != size:
@@ -82,21 +82,19 @@ def _find_fault(known: ImageSet, train: tuple[Tensor, Tensor], test: tuple[Tenso
         if not len(labels) or len(inputs) != len(labels) or labels.max() >= known.num_classes:
             most = max(labels.tolist(), default=None)
             return f"there are {len(inputs)} {split} images and {len(labels)} labels, up to {most}"
-    found = tuple(train[1][: len(known.first_labels)].tolist())
-    if found == tuple(known.first_labels):
-        return ""
-    others = [o.name for o in image_sets.values() if o.first_labels and o.first_labels == found]
-    whose = f", which are {others[0]}'s" if others else ""
-    return f"its first training labels are {found}{whose}, and not {tuple(known.first_labels)}"
+    return ""
 
 # %% ../nbs/09a_image_sets.ipynb #a1c3e5f7
 def _check_images(known: ImageSet, folder: Path, train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor]) -> None:
-    "Raises `FileNotFoundError` where images are not those of the set."
-    if fault := _find_fault(known, train, test):
-        remedy = f"Delete what was unpacked of it in {folder}, and load it again."
-        if "first training labels" in fault:
-            remedy = f"Look what lies in {folder}: files of another set have the same names."
-        raise FileNotFoundError(f"{known.name} cannot be loaded ({fault}). {remedy}")
+    "Raises `FileNotFoundError` where images are not whole, or those of another set."
+    first, wrong = tuple(known.first_labels), f"{known.name} cannot be loaded"
+    if fault := _count_fault(known, train, test):
+        raise FileNotFoundError(f"{wrong} ({fault}). Delete what was unpacked of it in {folder}, and load it again.")
+    if (found := tuple(train[1][: len(first)].tolist())) != first:
+        whose = [f", which are {o.name}'s" for o in image_sets.values() if o.first_labels and o.first_labels == found]
+        fault = f"its first training labels are {found}{''.join(whose[:1])}"
+        remedy = f"Look what lies in {folder}: files of another set have the same names."
+        raise FileNotFoundError(f"{wrong} ({fault}, and not {first}). {remedy}")
 
 # %% ../nbs/09a_image_sets.ipynb #4059cf61
 def load_images(
@@ -216,12 +214,19 @@ def _is_fashion(place: Path) -> bool:
     return tuple(_read_idx(place / _PACKED[1])[: len(first)].tolist()) == first
 
 # %% ../nbs/09a_image_sets.ipynb #f6b8d0e5
+def _find_packed(folder: Path) -> Path | None:
+    "Where the four files lie together, unless torchvision has its own in `folder`."
+    if any((folder / "FashionMNIST").rglob("*ubyte*")):
+        return None
+    for place in (folder, folder / "fashion-mnist", FASHION_MNIST):
+        if all((place / name).exists() for name in _PACKED) and _is_fashion(place):
+            return place
+
+
 def _load_fashionmnist(folder: Path, *, download: bool, progress: bool):
     "The four files where they lie together, or else what torchvision reads."
-    places = [folder, folder / "fashion-mnist", FASHION_MNIST]
-    together = [place for place in places if all((place / name).exists() for name in _PACKED) and _is_fashion(place)]
-    if together and not list((folder / "FashionMNIST").rglob("*ubyte*")):
-        inputs, labels, test_inputs, test_labels = (_read_idx(together[0] / name) for name in _PACKED)
+    if place := _find_packed(folder):
+        inputs, labels, test_inputs, test_labels = (_read_idx(place / name) for name in _PACKED)
         return (inputs[:, None], labels.long()), (test_inputs[:, None], test_labels.long())
     try:
         return _load_torchvision("FashionMNIST", lambda x: x[:, None], folder, download=download, progress=progress)

@@ -184,6 +184,11 @@ class Weighted(Step):
             weight, bias = (o if o is None else o * kept.scale(self.scaled_by) for o in (weight, bias))
         return self.call(values[0], weight, bias)
 
+    @property
+    def cuts(self) -> list[Cut]:
+        "What of its weights is taken: columns, rows, both, or nothing where it is computed in full."
+        return [cut for cut in (*self.takes, self.form.cut) if cut]
+
     def work(self) -> int:
         "Multiply-adds for one input, in full."
         return math.prod(self.features) * self.weight[0].numel()
@@ -314,22 +319,16 @@ class SmallerNetworks:
 # %% ../nbs/92c_smaller_networks.ipynb #24b97aba
 def count_saved(steps: list[Step], keeps: dict[str, float]) -> float:
     "Multiply-adds that a mask saves for one input; `keeps` is 1 - p by layer."
-    saved = 0
-    for step in steps:
-        if isinstance(step, Weighted):
-            cuts = [cut for cut in (*step.takes, step.form.cut) if cut]
-            saved += step.work() * (1 - math.prod(keeps[cut.layer] for cut in cuts))
-    return saved
+    def left(step): return math.prod(keeps[cut.layer] for cut in step.cuts)
+
+    return sum(step.work() * (1 - left(step)) for step in steps if isinstance(step, Weighted))
 
 # %% ../nbs/92c_smaller_networks.ipynb #f4a6b8c9
 def count_copied(steps: list[Step], keeps: dict[str, float]) -> float:
     "Numbers of weights that are copied for each mask."
-    copied = 0
-    for step in steps:
-        if isinstance(step, Weighted):
-            cuts = [cut for cut in (*step.takes, step.form.cut) if cut]
-            copied += step.weight.numel() * math.prod(keeps[cut.layer] for cut in cuts) if cuts else 0
-    return copied
+    def left(step): return math.prod(keeps[cut.layer] for cut in step.cuts)
+
+    return sum(step.weight.numel() * left(step) for step in steps if isinstance(step, Weighted) and step.cuts)
 
 # %% ../nbs/92c_smaller_networks.ipynb #06280fd4
 def count_numbers(smaller: SmallerNetworks) -> int:
