@@ -637,3 +637,39 @@ def test_what_is_read_once_and_for_each_mask_is_kept():
     for k in range(8):
         model.drop.mask = masks["drop.mask"][k]
         with torch.no_grad(): assert_close(got[k], model(x), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("how", ["list", "lambda"])
+def test_dropout_that_no_trace_sees_is_named(how):
+    model, x = InAList(how).eval(), torch.randn(1, 1, 8, 8)
+    with pytest.raises(UnknownStep, match="d is called where no trace sees it"): make_smaller(model, {}, {"d.mask": model.d.draw_masks(4, (64, 6, 6), seeded())}, x)
+
+
+class Branches(nn.Module):
+    "Asks whether its input is a tensor, which a trace answers otherwise."
+    def __init__(self, bias):
+        super().__init__()
+        self.a, self.d, self.b, self.o = nn.Conv2d(1, 64, 3, bias=False), ConsistentDropout2d(0.5), nn.Conv2d(64, 96, 3, bias=False), nn.Linear(96, 5, bias=False)
+        if bias: self.o.bias = nn.Parameter(torch.tensor([0.0, 0, 0, 0, -1e9]))
+    def forward(self, x):
+        if isinstance(x, torch.Tensor): x = 3 * x
+        return self.o(self.b(self.d(self.a(x))).relu().mean((2, 3)))
+
+
+@pytest.mark.parametrize("bias", [False, True], ids=["blank", "one large logit"])
+def test_what_is_made_is_compared_on_other_inputs_and_class_by_class(bias):
+    torch.manual_seed(0)
+    model = Branches(bias).eval()
+    x = torch.randn(1, 1, 8, 8) if bias else torch.zeros(1, 1, 8, 8)
+    with pytest.raises(UnknownStep, match="other outputs than the model's"): make_smaller(model, {}, {"d.mask": model.d.draw_masks(4, (64, 6, 6), seeded())}, x)
+
+
+def test_what_comes_at_a_time_and_copies_of_weights_fit_into_memory():
+    linear = nn.Sequential(nn.Flatten(), ConsistentDropout(0.5), nn.Linear(12544, 512), nn.ReLU(), ConsistentDropout(0.5), nn.Linear(512, 10)).eval()
+    x, masks = torch.randn(1, 12544), {"1.mask": linear[1].draw_masks(20, (12544,), seeded()), "4.mask": linear[4].draw_masks(20, (512,), seeded())}
+    assert find_smaller(linear, {}, masks, x, rows=10**5, max_bytes=2**23) is None  # so few inputs at a time as are not worth it
+    conv = nn.Sequential(nn.Conv2d(512, 512, 1), ConsistentDropout2d(0.5), nn.Conv2d(512, 512, 5, padding=2), ConsistentDropout2d(0.5), nn.Flatten(), nn.Linear(2048, 10)).eval()
+    x, masks = torch.randn(1, 512, 2, 2), {f"{i}.mask": conv[i].draw_masks(20, (512, 2, 2), seeded(i)) for i in (1, 3)}
+    copied = 4 * 512 * 512 * 25 / 4  # bytes: a quarter of the weights
+    taken = {share: find_smaller(conv, {}, masks, x, rows=10**5, max_bytes=share * copied) is not None for share in (0.9, 1.2)}
+    assert taken == {0.9: False, 1.2: True}
