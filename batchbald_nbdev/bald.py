@@ -56,11 +56,14 @@ class CandidateBatch:
     gains: list[float] | None = None  # what each pick added, nats
     standard_errors: list[float] | None = None  # of the scores, nats
     ceiling: float | None = None  # what no score can exceed, nats
+    told_apart: int | None = None  # picks before the error of the estimate hides what sets candidates apart
+
 
 # %% ../nbs/01_bald.ipynb #b421a7a8
 def first_best(scores_N: Tensor, tolerance: float) -> int:
     "Lowest position whose score is within `tolerance` of the best."
-    return int((~(scores_N.max() - scores_N > tolerance)).nonzero()[0])  # so that infinite scores tie with themselves
+    ties_N = ~(scores_N.max() - scores_N > tolerance)  # so that infinite scores tie with themselves
+    return int(ties_N.byte().argmax())  # the first of them
 
 # %% ../nbs/01_bald.ipynb #7aa5b350
 def rank(scores_N: Tensor, batch_size: int, tolerance: float = 0.0) -> list[int]:

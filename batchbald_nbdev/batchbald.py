@@ -16,20 +16,25 @@ from torch import Tensor
 from .bald import CandidateBatch, first_best, compute_bald
 from .checks import check_count, check_number, full_precision
 from .information import Predictions, needs_disagreement, plogp
-from .joint_entropy import WeightedJointEntropy, resample, uniform
+from .joint_entropy import NOTHING, WeightedJointEntropy, entropies_left, uniform
 from .plain_batchbald import TIES, BatchBALD, check_search, pick_batch
 
 # %% ../nbs/04_fast_batchbald.ipynb #f9645347
-READ_ELEMENTS = 2**17  # converted at a time
+READ_ELEMENTS = 2**17  # converted at a time on a CPU
+BLOCK, BLOCK_BYTES = 512, 2**26  # candidates looked at together: at most so many on a CPU, and so many bytes of them
 
 
 class Rows:
     "Candidates as probs_n_C_K and entropies_n_K, ready for a matrix product; kept once read, up to `max_bytes`."
 
     def __init__(self, log_probs_N_K_C: Tensor, dtype: torch.dtype, device, max_bytes: int):
-        self.predictions, self.device = Predictions(log_probs_N_K_C, dtype, device), device
+        self.predictions, self.device = Predictions(log_probs_N_K_C, dtype, device), torch.device(device)
         N, K, C = self.predictions.shape
-        room = min(N, max_bytes // ((C + 1) * K * dtype.itemsize))
+        on_cpu = self.device.type == "cpu"
+        # a GPU reads them anew as fast as it would look them up, and without waiting
+        room = min(N, max_bytes // ((C + 1) * K * dtype.itemsize)) if on_cpu else 0
+        self.step = max(1, (READ_ELEMENTS if on_cpu else 2**24) // (K * C))
+        self.block = max(1, min(BLOCK if on_cpu else 2**14, BLOCK_BYTES // ((C + 1) * K * dtype.itemsize)))
         self.place_N = torch.full((N,), -1, dtype=torch.int32, device=device)
         self.probs_r_C_K = torch.empty(room, C, K, dtype=dtype, device=device)
         self.entropies_r_K = torch.empty(room, K, dtype=dtype, device=device)
@@ -38,17 +43,22 @@ class Rows:
 # %% ../nbs/04_fast_batchbald.ipynb #dde9dd50
 @patch
 def _read(self: Rows, block_n: Tensor, probs_n_C_K: Tensor, entropies_n_K: Tensor) -> tuple[Tensor, Tensor]:
-    "Rows of the pool, written where they belong, in parts that stay in the processor's cache."
-    step = max(1, READ_ELEMENTS // probs_n_C_K[:1].numel())
-    for part_n, probs, entropies in zip(*(x.split(step) for x in (block_n, probs_n_C_K, entropies_n_K))):
-        probs.copy_(self.predictions[part_n].transpose(1, 2))
+    "Rows of the pool, written where they belong, in parts that stay in the processor's cache. BALD has checked them."
+    x = self.predictions.log_probs_N_K_C
+    for part_n, probs, entropies in zip(*(x.split(self.step) for x in (block_n, probs_n_C_K, entropies_n_K))):
+        log_probs_p_K_C = x.index_select(0, part_n.to(x.device)).to(self.device)
+        probs.copy_(log_probs_p_K_C.to(torch.promote_types(x.dtype, probs.dtype)).exp_().transpose(1, 2))
+        torch.nn.functional.threshold_(probs.div_(probs.sum(1, keepdim=True)), NOTHING, 0.0)
         entropies.copy_(-plogp(probs).sum(1))
     return probs_n_C_K, entropies_n_K
 
 # %% ../nbs/04_fast_batchbald.ipynb #884dd348
 @patch
 def __call__(self: Rows, block_n: Tensor) -> tuple[Tensor, Tensor]:
-    place_n, kept = self.place_N[block_n].long(), (self.probs_r_C_K, self.entropies_r_K)
+    kept = self.probs_r_C_K, self.entropies_r_K
+    if not len(self.probs_r_C_K):
+        return self._read(block_n, *(x.new_empty(len(block_n), *x.shape[1:]) for x in kept))
+    place_n = self.place_N[block_n].long()
     new_n = block_n[place_n < 0]
     if self.used + len(new_n) > len(self.probs_r_C_K):
         return self._read(block_n, *(x.new_empty(len(block_n), *x.shape[1:]) for x in kept))
@@ -87,49 +97,56 @@ def mean_gains(
     return (-sums_nC.view(n, C).sum(1) - entropies_n_K.double() @ known_K).clamp_min(0)
 
 # %% ../nbs/04_fast_batchbald.ipynb #fb21052c
+def draw_levels(left_M: Tensor, sizes: list[int], generator: torch.Generator) -> list[Tensor]:  # positions_m of each
+    """Configurations for each level, drawn in proportion to what they can still tell, the smaller ones from the largest.
+
+    One systematic draw in shuffled order, since else every one may have the same last label."""
+    shuffled_M = uniform((len(left_M),), generator, left_M.device).argsort()
+    cumulative_M = left_M[shuffled_M].cumsum(0)
+    shift, num = uniform((), generator, left_M.device), max(sizes)
+    points_m = (torch.arange(num, device=left_M.device) + shift) * (cumulative_M[-1] / num)
+    kept_m = shuffled_M[torch.searchsorted(cumulative_M, points_m).clamp_max(len(left_M) - 1)]
+    return [kept_m[:: num // m] for m in sizes]
+
+# %% ../nbs/04_fast_batchbald.ipynb #fb21052d
 class _Level:
     "A few configurations that stand for all: gives estimates of gains, with standard errors, by control variates."
 
     def __init__(
         self,
-        num: int,  # configurations
-        weights_M: Tensor,
+        kept_m: Tensor,  # positions of the configurations
+        scale_M: Tensor,  # what a gain under each counts, so that the mean over such as were drawn is the mean over all
         posteriors_K_M: Tensor,
         gains_r_M: Tensor,  # of the control variates, under every configuration
         means_r: Tensor,  # their means, float64
-        generator: torch.Generator,
     ):
-        # shuffled, since else every kept one may have the same last label
-        shuffled_M = uniform((len(weights_M),), generator, weights_M.device).argsort()
-        kept_m, weights_m = resample(weights_M[shuffled_M], num, generator)
-        kept_m = shuffled_M[kept_m]
-        self.posteriors_K_m = posteriors_K_M[:, kept_m]
-        r = min(len(gains_r_M), num // 4)
-        self._fit(weights_m, gains_r_M[:r, kept_m].double(), means_r[:r], posteriors_K_M.dtype)
+        r = min(len(gains_r_M), len(kept_m) // 4)
+        self.posteriors_K_m, scale_m = posteriors_K_M[:, kept_m], scale_M[kept_m]
+        self.scale_m, self.size = scale_m.to(posteriors_K_M.dtype), len(kept_m)
+        self._fit(gains_r_M[:r, kept_m].double() * scale_m, means_r[:r])
 
 # %% ../nbs/04_fast_batchbald.ipynb #16ef7cd0
 @patch
-def _fit(self: _Level, weights_m: Tensor, controls_r_m: Tensor, means_r: Tensor, dtype: torch.dtype) -> None:
-    "The weighted least-squares regression on the control variates and a constant, for all candidates at once."
-    root_m = weights_m.sqrt()
-    controls_1r_m = torch.cat([torch.ones_like(weights_m)[None], controls_r_m])
-    means_1r = torch.cat([means_r.new_ones(1), means_r])
-    U_m_p, S_p, V_p_1r = torch.linalg.svd((controls_1r_m * root_m).T, full_matrices=False)
-    p = int((S_p > 1e-5 * S_p[0]).sum())  # copies among them say the same thing twice
-    self.estimate_m = root_m * (U_m_p[:, :p] @ (V_p_1r[:p] @ means_1r / S_p[:p]))
-    light_m = weights_m <= weights_m.min() * (1 + 1e-9)  # heavier ones were kept as they are and have no error
-    self.freedom = max(1, int(light_m.sum()) - p)
-    error_m = light_m * self.estimate_m / root_m * math.sqrt(int(light_m.sum()) / self.freedom)
-    self.root_m, self.basis_m_p, self.error_m = (x.to(dtype) for x in (root_m, U_m_p[:, :p], error_m))
+def _fit(self: _Level, controls_r_m: Tensor, means_r: Tensor) -> None:
+    "The least-squares regression on the control variates and a constant, for all candidates at once."
+    controls_1r_m = torch.cat([torch.ones_like(controls_r_m[:1]), controls_r_m])
+    means_1r = torch.cat([torch.ones_like(means_r[:1]), means_r])
+    norms_1r = controls_1r_m.norm(dim=1).clamp_min(1e-300)
+    controls_1r_m, means_1r = controls_1r_m / norms_1r[:, None], means_1r / norms_1r
+    squares_p, vectors_1r_p = torch.linalg.eigh(controls_1r_m @ controls_1r_m.T)
+    inverse_p = squares_p.masked_fill(squares_p < 1e-10 * squares_p[-1], math.inf).rsqrt()  # copies say it twice
+    basis_m_p = controls_1r_m.T @ (vectors_1r_p * inverse_p)
+    self.estimate_m = basis_m_p @ (inverse_p * (means_1r @ vectors_1r_p))
+    self.basis_m_p, self.error_m = (x.to(self.scale_m.dtype) for x in (basis_m_p, self.estimate_m))
+    self.controls = len(controls_1r_m)
 
 # %% ../nbs/04_fast_batchbald.ipynb #9adb4e73
 @patch
 @full_precision
 def __call__(self: _Level, probs_n_C_K: Tensor, entropies_n_K: Tensor) -> tuple[Tensor, Tensor]:
-    gains_n_m = _gains_by_configuration(self.posteriors_K_m, probs_n_C_K, entropies_n_K)
-    rooted_n_m = gains_n_m * self.root_m
-    rest_n_m = rooted_n_m - (rooted_n_m @ self.basis_m_p) @ self.basis_m_p.T
-    return gains_n_m.double() @ self.estimate_m, (rest_n_m * self.error_m).norm(dim=1).double()
+    scaled_n_m = _gains_by_configuration(self.posteriors_K_m, probs_n_C_K, entropies_n_K) * self.scale_m
+    rest_n_m = scaled_n_m - (scaled_n_m @ self.basis_m_p) @ self.basis_m_p.T
+    return scaled_n_m.double() @ self.estimate_m, (rest_n_m * self.error_m).norm(dim=1).double()
 
 # %% ../nbs/04_fast_batchbald.ipynb #ec10db91
 def _quantile(error: float, freedom: int) -> float:
@@ -139,45 +156,54 @@ def _quantile(error: float, freedom: int) -> float:
     return -float(stdtrit(freedom, error))
 
 # %% ../nbs/04_fast_batchbald.ipynb #72d8d416
-LEVELS, FIRST, BLOCK = (128, 512, 2048), 32, 512
+LEVELS, FIRST = (64, 256, 1024), (16, 64)
+
+
+def levels_of(device: torch.device) -> tuple[int, ...]:
+    "One level is enough for a GPU, where a launch costs more than what it saves."
+    return LEVELS if device.type == "cpu" else LEVELS[1:2]
 
 
 class _Step:
-    "What is known while one pick is looked for."
+    "What is known while one pick is looked for. Gains stay on the device, so that a GPU need not be waited for."
 
     def __init__(self, state, rows: Rows, bounds_N: Tensor, elements: int, incumbent: float, violation: float):
-        self.weights_M, self.posteriors_K_M = state.weights_M, state.posteriors_M_K.T.contiguous()
-        self.known_K = self.weights_M @ state.posteriors_M_K.double()
-        self.tolerance = TIES[self.posteriors_K_M.dtype]
+        self.weights_M, posteriors_M_K = state.weights_M, state.posteriors_M_K
+        self.left_M, self.posteriors_K_M = entropies_left(posteriors_M_K), posteriors_M_K.T.contiguous()
+        self.known_K = self.weights_M @ posteriors_M_K.double()
+        self.tolerance = TIES[posteriors_M_K.dtype]
         self.rows, self.bounds_N, self.elements = rows, bounds_N, elements
-        self.incumbent = incumbent  # largest gain that was evaluated
-        self.violation = violation  # by how much gains were above their bounds
+        least, most = FIRST
+        self.few = min(max(least, len(bounds_N) // 64), most, len(bounds_N))
+        self.incumbent = bounds_N.new_tensor(incumbent)  # largest gain that was evaluated
+        self.violation = bounds_N.new_tensor(violation)  # by how much gains were above their bounds
 
     def note(self, block_n: Tensor, gains_n: Tensor) -> None:
-        "Gains that were evaluated in full."
-        self.incumbent = max(self.incumbent, gains_n.max().item())
-        self.violation = max(self.violation, (gains_n - self.bounds_N[block_n]).max().item())
-        self.bounds_N[block_n] = gains_n.clamp_min(0)
+        "Gains that were evaluated in full; -inf stays."
+        bounds_n = self.bounds_N[block_n]
+        open_n = bounds_n > -math.inf
+        gains_n = torch.where(open_n, gains_n.clamp_min(0), bounds_n)
+        self.incumbent = torch.maximum(self.incumbent, gains_n.max())
+        self.violation = torch.maximum(self.violation, (gains_n - bounds_n).masked_fill(~open_n, 0).max())
+        self.bounds_N[block_n] = gains_n
 
-    def may_reach(self, block_n: Tensor) -> Tensor:
-        "Those whose bound reaches the incumbent."
-        reach = self.incumbent - 2 * self.violation - self.tolerance
-        return block_n[self.bounds_N[block_n] >= reach]
+    def reaches(self, bounds_n: Tensor) -> Tensor:
+        "Which of these bounds reach the incumbent."
+        return bounds_n >= self.incumbent - 2 * self.violation - self.tolerance
 
 # %% ../nbs/04_fast_batchbald.ipynb #a2d9c0ee
 @patch
 def bound(self: _Step, racing: bool) -> tuple[Tensor, Tensor | None, Tensor]:
     "Evaluate the highest bounds: positions, gains_r_M under every configuration if there are races, gains_n."
-    first_n = self.bounds_N.topk(min(FIRST, len(self.bounds_N))).indices
-    first_n = first_n[self.bounds_N[first_n] > -math.inf].sort().values
+    first_n = self.bounds_N.topk(self.few).indices.sort().values
     rows_n, gains_r_M = self.rows(first_n), None
     if racing:
         step = max(1, self.elements // (len(self.weights_M) * rows_n[0].shape[1]))
         parts = zip(*(x.split(step) for x in rows_n))
         gains_r_M = torch.cat([_gains_by_configuration(self.posteriors_K_M, *part) for part in parts])
-        gains_n = torch.stack([row_M.double() @ self.weights_M for row_M in gains_r_M])
+        gains_n = torch.cat([part.double() @ self.weights_M for part in gains_r_M.split(step)])
     else:
-        gains_n = mean_gains(self.weights_M, self.posteriors_K_M, self.known_K, *rows_n, self.elements)
+        gains_n = self.evaluate(rows_n)
     self.note(first_n, gains_n)
     return first_n, gains_r_M, gains_n
 
@@ -187,21 +213,38 @@ def find_rest(self: _Step, first_n: Tensor, lazy: bool) -> Tensor:
     "The others by their bounds, highest first; with `lazy` only those that may reach the incumbent."
     rest_N = self.bounds_N > -math.inf
     rest_N[first_n] = False
-    if lazy and self.incumbent <= self.tolerance:  # nothing is left to learn, so that what cannot exceed a tie ties
-        rest_N &= self.bounds_N > self.tolerance - 2 * self.violation
+    if lazy:  # where nothing is left to learn, what cannot exceed a tie ties
+        ties_N = (self.incumbent <= self.tolerance) & (self.bounds_N <= self.tolerance - 2 * self.violation)
+        rest_N &= self.reaches(self.bounds_N) & ~ties_N
     rest_n = rest_N.nonzero()[:, 0]
-    if lazy:
-        rest_n = self.may_reach(rest_n)
     return rest_n[self.bounds_N[rest_n].argsort(descending=True, stable=True)]
 
 # %% ../nbs/04_fast_batchbald.ipynb #081614ac
+FREEDOM = 10  # fewest degrees of freedom of a level
+
+
 @patch
-def make_levels(
-    self: _Step, sizes: list[int], gains_r_M, gains_n, race_error: float, generator
-) -> list[tuple[_Level, float]]:
+def make_levels(self: _Step, sizes: list[int], gains_r_M, gains_n, race_error: float, generator) -> list:
     "Levels with how many standard errors to allow at each."
-    levels = [_Level(m, self.weights_M, self.posteriors_K_M, gains_r_M, gains_n, generator) for m in sizes]
-    return [(level, _quantile(race_error / len(levels), level.freedom)) for level in levels if level.freedom >= 20]
+    left_M = self.left_M + 0.01 * (self.weights_M @ self.left_M)  # so that none counts too much
+    share_M = self.weights_M * left_M
+    scale_M = share_M.sum() / left_M
+    kept = draw_levels(share_M, sizes, generator)
+    levels = [_Level(kept_m, scale_M, self.posteriors_K_M, gains_r_M, gains_n) for kept_m in kept]
+    different = torch.stack([(kept_m.sort().values.diff() > 0).sum() + 1 for kept_m in kept]).tolist()
+    freedom = [n - level.controls for n, level in zip(different, levels)]
+    return [
+        (level, _quantile(race_error / len(levels), n) * math.sqrt(level.size / n))
+        for level, n in zip(levels, freedom)
+        if n >= FREEDOM
+    ]
+
+# %% ../nbs/04_fast_batchbald.ipynb #da18d42f
+def _estimate(level: _Level, rows_n: tuple[Tensor, Tensor], elements: int) -> tuple[Tensor, Tensor]:
+    "Estimates and their standard errors."
+    step = max(1, elements // (level.size * rows_n[0].shape[1]))
+    parts = [level(*part) for part in zip(*(x.split(step) for x in rows_n))]
+    return tuple(torch.cat(x) for x in zip(*parts))
 
 # %% ../nbs/04_fast_batchbald.ipynb #da18d430
 def _race(
@@ -209,32 +252,69 @@ def _race(
     rows_n: tuple[Tensor, Tensor],
     levels: list[tuple[_Level, float]],
     bounds_N: Tensor,  # those of what is dropped are brought down
-    incumbent: float,
+    incumbent: Tensor,
     elements: int,
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     "The candidates that may reach the incumbent, with their rows."
     for level, margin in levels:
-        step = max(1, elements // (len(level.root_m) * rows_n[0].shape[1]))
-        parts = [level(*part) for part in zip(*(x.split(step) for x in rows_n))]
-        estimates_n, errors_n = (torch.cat(x) for x in zip(*parts))
-        upper_n = estimates_n + margin * errors_n + 1e-5  # the last term: products in float32
+        estimates_n, errors_n = _estimate(level, rows_n, elements)
+        upper_n = estimates_n + margin * errors_n + 5 * TIES[rows_n[0].dtype]  # the last term: rounding of products
         stay_n = upper_n >= incumbent
-        out_n = block_n[~stay_n]
-        bounds_N[out_n] = torch.minimum(bounds_N[out_n], upper_n[~stay_n])
-        block_n, rows_n = block_n[stay_n], tuple(x[stay_n] for x in rows_n)
+        bounds_n = bounds_N[block_n]
+        bounds_N[block_n] = torch.where(stay_n, bounds_n, torch.minimum(bounds_n, upper_n))
+        stay_n = stay_n.nonzero()[:, 0]
+        if len(stay_n) < len(block_n):
+            block_n, rows_n = block_n[stay_n], tuple(x[stay_n] for x in rows_n)
         if not len(block_n):
             break
     return block_n, rows_n
 
 # %% ../nbs/04_fast_batchbald.ipynb #82283ecc
 @patch
-def evaluate(self: _Step, block_n: Tensor, levels: list[tuple[_Level, float]]) -> Tensor:
-    "Race a block, and evaluate who is left; their positions."
-    floor = self.incumbent - self.tolerance
-    block_n, rows_n = _race(block_n, self.rows(block_n), levels, self.bounds_N, floor, self.elements)
-    if len(block_n):
-        self.note(block_n, mean_gains(self.weights_M, self.posteriors_K_M, self.known_K, *rows_n, self.elements))
-    return block_n
+def evaluate(self: _Step, rows_n: tuple[Tensor, Tensor]) -> Tensor:
+    return mean_gains(self.weights_M, self.posteriors_K_M, self.known_K, *rows_n, self.elements)
+
+
+@patch
+def separate(self: _Step, rest_n: Tensor, levels: list[tuple[_Level, float]], lazy: bool) -> None:
+    "Race one block after the other, and evaluate who is left."
+    for at, block_n in enumerate(rest_n.split(self.rows.block)):
+        if lazy and at:  # the first reaches, or would not be here
+            block_n = block_n[self.reaches(self.bounds_N[block_n])]
+            if not len(block_n):
+                break
+        floor = self.incumbent - self.tolerance
+        block_n, rows_n = _race(block_n, self.rows(block_n), levels, self.bounds_N, floor, self.elements)
+        if len(block_n):
+            self.note(block_n, self.evaluate(rows_n))
+
+# %% ../nbs/04_fast_batchbald.ipynb #82283ed0
+@patch
+def keep_telling(self: _Step) -> None:
+    "Leave out configurations that together can tell less than a thousandth of what all can."
+    share_M = self.weights_M * self.left_M
+    kept_m = (share_M >= 1e-3 * share_M.mean()).nonzero()[:, 0]
+    self.weights_M, self.left_M = self.weights_M[kept_m], self.left_M[kept_m]
+    self.posteriors_K_M = self.posteriors_K_M[:, kept_m]
+    self.known_K = self.posteriors_K_M.double() @ self.weights_M
+
+# %% ../nbs/04_fast_batchbald.ipynb #82283ed1
+MOST, LATE = 1024, 1  # candidates of a late pick, and the level that they race on
+
+
+@patch
+def pick_late(self: _Step, first_n: Tensor, rest_n: Tensor, level: _Level) -> int:
+    "The best of those evaluated, who are the best of one race, in which nobody is dropped for sure."
+    rest_n = rest_n[:MOST].sort().values  # so that those who tie are evaluated from the lowest position on
+    parts = [_estimate(level, self.rows(block_n), self.elements) for block_n in rest_n.split(self.rows.block)]
+    estimates_n, errors_n = (torch.cat(x) for x in zip(*parts))
+    self.bounds_N[rest_n] = (estimates_n + errors_n).clamp_min(0)
+    last_n = rest_n[(estimates_n / self.tolerance).round().argsort(descending=True, stable=True)[: self.few]]
+    self.note(last_n, self.evaluate(self.rows(last_n)))
+    found_n = torch.cat([first_n, last_n])
+    scores_N = torch.full_like(self.bounds_N, -math.inf).index_copy(0, found_n, self.bounds_N[found_n])
+    all_tie = self.incumbent <= self.tolerance
+    return first_best(torch.where(all_tie, self.bounds_N.clamp_max(self.incumbent), scores_N), self.tolerance)
 
 # %% ../nbs/04_fast_batchbald.ipynb #45eccfee
 def best_candidate(
@@ -248,20 +328,20 @@ def best_candidate(
     generator: torch.Generator | None = None,
     incumbent: float = -math.inf,  # a gain found elsewhere: what cannot reach it need not be looked at
     violation: float = 0.0,  # by how much gains were seen above their bounds elsewhere
-) -> tuple[int, float]:
+    late: bool = False,  # need candidates not be told apart?
+) -> tuple[int, Tensor]:
     "Position of the largest gain, and by how much gains were seen above their bounds."
     step = _Step(state, rows, bounds_N, elements, incumbent, violation)
-    sizes = [m for m in LEVELS if 3 * m <= len(step.weights_M)] if race_error else []
+    if late:
+        step.keep_telling()
+    sizes = [m for m in levels_of(bounds_N.device) if 3 * m <= len(step.weights_M)] if race_error else []
     first_n, gains_r_M, gains_n = step.bound(bool(sizes))
     rest_n, levels = step.find_rest(first_n, lazy), []
-    if len(rest_n):
+    if len(rest_n) and sizes:
         levels = step.make_levels(sizes, gains_r_M, gains_n, race_error, generator)
-    for block_n in rest_n.split(BLOCK):
-        if lazy:
-            block_n = step.may_reach(block_n)
-            if not len(block_n):
-                break
-        step.evaluate(block_n, levels)
+    if late and levels:
+        return step.pick_late(first_n, rest_n, levels[min(LATE, len(levels) - 1)][0]), step.violation
+    step.separate(rest_n, levels, lazy)
     return first_best(bounds_N, step.tolerance), step.violation
 
 # %% ../nbs/04_fast_batchbald.ipynb #13d1433c
@@ -295,15 +375,27 @@ class _Racing(BatchBALD):
         bald_N = compute_bald(predictions.log_probs_N_K_C, dtype, device)
         super().__init__(predictions, num_samples, pending, generator, bald_N)
         self.rows = Rows(self.x, dtype, device, max_bytes // 4 * 3)
-        self.elements = min(2**18 if device.type == "cpu" else 2**24, max_bytes // 32)
+        self.elements = min(2**18 if device.type == "cpu" else 2**24, max_bytes // 16)
         self.options = options | {"generator": torch.Generator().manual_seed(0)}
+        self.error = 0.0  # of the joint information, as far as it was seen
 
     def best(self):
         def step(elements):
-            return best_candidate(self.state, self.rows, self.gains_N, elements=elements, **self.options)[0]
+            late = self.told_apart is not None
+            return best_candidate(self.state, self.rows, self.gains_N, elements=elements, late=late, **self.options)[0]
 
         pick, self.elements = halving(step, self.elements)
         return pick, self.gains_N[pick].item()
+
+# %% ../nbs/04_fast_batchbald.ipynb #2823d40f
+@patch
+def add(self: _Racing, pick: int) -> None:
+    told = self.state.information
+    BatchBALD.add(self, pick)
+    if self.options["race_error"] and not self.state.exact and self.told_apart is None:
+        self.error = max(self.error, abs(self.state.miss()))
+        if self.state.information - told <= self.error:
+            self.told_apart = len(self.exact)
 
 # %% ../nbs/04_fast_batchbald.ipynb #3ff94aa8
 @needs_disagreement

@@ -19,7 +19,7 @@ from fastcore.basics import patch
 from torch import Tensor
 
 from .bald import CandidateBatch, compute_bald
-from .batchbald import best_candidate, check_race_error, FIRST, Rows
+from .batchbald import best_candidate, check_race_error, Rows
 from batchbald_nbdev.checks import (
     SLACK, as_float_tensor, check_batch_size, check_count, check_generator, check_positions,
 )
@@ -117,9 +117,10 @@ def _search(state, log_probs_r_K_C: Tensor, bounds_r: Tensor, **options) -> tupl
         seen_r[block_r] = True
         return read(block_r)
 
+    rows.block = read.block
     generator = torch.Generator().manual_seed(0)
     _, violation = best_candidate(state, rows, bounds_r, generator=generator, **options)
-    return seen_r, violation
+    return seen_r, float(violation)
 
 # %% ../nbs/04a_many_machines.ipynb #85871a8d
 def _read_again(part: _Part, log_probs_n_K_C) -> Tensor:
@@ -231,13 +232,16 @@ def rows(self: _Leader, positions: list[int]) -> Tensor:
     return torch.cat([none, *dask.compute(*found)])
 
 # %% ../nbs/04a_many_machines.ipynb #141604b7
+NAMED = 32  # points named by parts that the leader evaluates itself, at most
+
+
 @patch
 def evaluate_named(self: _Leader, state: WeightedJointEntropy, taken: list[int]) -> tuple[list, float]:
     "Gain, position and log_probs_1_K_C of the best rows that parts named, and the bound violation among them."
     named = [best[-1] for best in map(self.named, self.parts) if best and best[-1][1] not in taken]
     if not named:
         return [], 0.0
-    bounds, places, rows = zip(*sorted(named, key=lambda o: -o[0])[:FIRST])
+    bounds, places, rows = zip(*sorted(named, key=lambda o: -o[0])[:NAMED])
     gains = state.compute_gains(torch.cat(rows)).tolist()
     violation = max(0.0, *(gain - bound for gain, bound in zip(gains, bounds)))
     return list(zip(gains, places, rows)), violation
@@ -288,6 +292,8 @@ def choose(self: _Leader, state: WeightedJointEntropy, taken: list[int]) -> tupl
 # %% ../nbs/04a_many_machines.ipynb #f4ddefd8
 class _Spread:
     "The objective of BatchBALD, for a pool that a leader searches."
+
+    told_apart = None
 
     def __init__(self, leader: _Leader, state: WeightedJointEntropy, pending: list[int]):
         self.leader, self.state, self.taken, self.exact = leader, state, list(pending), []

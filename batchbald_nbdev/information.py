@@ -318,7 +318,9 @@ def as_log_probs(
 
 # %% ../nbs/00_information.ipynb #3075c110
 def plogp(probs: Tensor) -> Tensor:
-    "p log p with 0 log 0 = 0. (`torch.special.entr` says the same and is several times slower on a CPU.)"
+    "p log p with 0 log 0 = 0. (`torch.xlogy` says the same, in one step on a GPU and several times slower on a CPU.)"
+    if probs.device.type != "cpu":
+        return torch.xlogy(probs, probs)
     return probs.clamp_min(torch.finfo(probs.dtype).tiny).log_().mul_(probs)  # one new tensor, not three
 
 # %% ../nbs/00_information.ipynb #5a15b75a

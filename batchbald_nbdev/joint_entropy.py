@@ -6,6 +6,9 @@
 __all__ = ['JointEntropy', 'ExactJointEntropy', 'SampledJointEntropy', 'DynamicJointEntropy', 'WeightedJointEntropy']
 
 # %% ../nbs/02_joint_entropy.ipynb #9c51c5eb
+import math
+from copy import copy
+
 import torch
 from fastcore.basics import patch
 from torch import Tensor
@@ -43,12 +46,16 @@ def _child_weights(weights_M: Tensor, probs_C_M: Tensor) -> Tensor:
     return (weights_M * probs_C_M).T.flatten()
 
 # %% ../nbs/02_joint_entropy.ipynb #d62ff62b
+NOTHING = 1e-18  # of a probability: too little to show in any sum, and large enough that products of two are normal
+
+
 def _child_posteriors(posteriors_M_K: Tensor, probs_K_C: Tensor, children_M: Tensor) -> Tensor:
     "Posteriors over parameters of the named children."
     C = probs_K_C.shape[1]
     joint_M_K = posteriors_M_K.index_select(0, children_M // C)
     joint_M_K.mul_(probs_K_C.T.contiguous().index_select(0, children_M % C))
-    return joint_M_K.div_(joint_M_K.sum(1, keepdim=True))
+    sums_M_1 = joint_M_K.sum(1, keepdim=True).clamp_min(torch.finfo(joint_M_K.dtype).tiny)
+    return torch.nn.functional.threshold_(joint_M_K.div_(sums_M_1), NOTHING, 0.0)
 
 # %% ../nbs/02_joint_entropy.ipynb #aac6a8f4
 class JointEntropy:
@@ -268,26 +275,71 @@ class DynamicJointEntropy(JointEntropy):
     def compute(self) -> Tensor:
         return self.inner.compute()
 
-# %% ../nbs/02_joint_entropy.ipynb #4c3b9618
-def resample(weights_M: Tensor, num_samples: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Positions and new weights of at most `num_samples` survivors, in order (Fearnhead & Clifford 2003).
+# %% ../nbs/02_joint_entropy.ipynb #4c3b9619
+def _sorted_threshold(weights_R_M: Tensor, num_samples: int) -> Tensor:
+    "The same without a question to a GPU: of all numbers of heavy ones the first that leaves nothing heavier."
+    sorted_R_m = weights_R_M.sort(1, descending=True).values[:, :num_samples]
+    rest_R_m = weights_R_M.sum(1, keepdim=True) - sorted_R_m.cumsum(1) + sorted_R_m
+    places_m = num_samples - torch.arange(sorted_R_m.shape[1], device=weights_R_M.device)
+    thresholds_R_m = rest_R_m.clamp_min_(0) / places_m
+    found_R_m = sorted_R_m <= thresholds_R_m
+    threshold_R_1 = thresholds_R_m.gather(1, found_R_m.byte().argmax(1, keepdim=True))
+    return threshold_R_1 * found_R_m.any(1, keepdim=True)  # 0 where all are heavy
 
-    Same sum of weights, same expectation."""
-    if int((weights_M > 0).sum()) <= num_samples:
-        alive_M = (weights_M > 0).nonzero()[:, 0]
-        return alive_M, weights_M[alive_M]
-    threshold, heavy_M = weights_M.sum() / num_samples, torch.zeros_like(weights_M, dtype=torch.bool)
-    # what is heavy leaves less for the rest, so that more may be heavy
-    while (now_M := weights_M > threshold).sum() > heavy_M.sum():
-        heavy_M = now_M
-        threshold = weights_M.masked_fill(heavy_M, 0).sum() / (num_samples - heavy_M.sum())
-    cumulative_M = torch.where(heavy_M, 0, weights_M).cumsum(0)
-    places = num_samples - heavy_M.sum()
+# %% ../nbs/02_joint_entropy.ipynb #4c3b9618
+def find_threshold(weights_R_M: Tensor, num_samples: int) -> Tensor:  # thresholds_R_1
+    "What is heavier survives as it is; the others share the places that are left. 0 where all that is alive fits."
+    if weights_R_M.device.type != "cpu":
+        return _sorted_threshold(weights_R_M, num_samples)
+    heavy_R_M = torch.zeros_like(weights_R_M, dtype=torch.bool)
+    while True:  # what is heavy leaves less for the rest, so that more may be heavy, and never fewer
+        places_R_1 = (num_samples - heavy_R_M.sum(1, keepdim=True)).clamp_min(1)
+        threshold_R_1 = weights_R_M.masked_fill(heavy_R_M, 0).sum(1, keepdim=True) / places_R_1
+        now_R_M = heavy_R_M | (weights_R_M > threshold_R_1)
+        if torch.equal(now_R_M, heavy_R_M):
+            return threshold_R_1
+        heavy_R_M = now_R_M
+
+# %% ../nbs/02_joint_entropy.ipynb #7d10a3c5
+def choose_survivors(weights_R_M: Tensor, num_samples: int, shifts_R_1: Tensor) -> tuple[Tensor, Tensor]:
+    """Which of each row survive, and the weight that they have then (Fearnhead & Clifford 2003).
+
+    Same sum of weights, same expectation, `num_samples` of each row or all that are alive."""
+    threshold_R_1 = find_threshold(weights_R_M, num_samples)
+    heavy_R_M = weights_R_M > threshold_R_1
+    cumulative_R_M = weights_R_M.masked_fill(heavy_R_M, 0).cumsum(1)
+    places_R_1 = num_samples - heavy_R_M.sum(1, keepdim=True)
     # systematic resampling: one shift for all places
-    positions_M = cumulative_M / cumulative_M[-1] * places + uniform((), generator, weights_M.device)
-    survivors_M = heavy_M | (positions_M.floor().diff(prepend=positions_M.new_zeros(1)) > 0)
-    survivors_M = survivors_M.nonzero()[:, 0]
-    return survivors_M, torch.where(heavy_M, weights_M, threshold)[survivors_M]
+    positions_R_M = cumulative_R_M / cumulative_R_M[:, -1:].clamp_min(1e-300) * places_R_1 + shifts_R_1
+    teeth_R_M = positions_R_M.floor_().diff(dim=1, prepend=torch.zeros_like(threshold_R_1)) > 0
+    return heavy_R_M | teeth_R_M, torch.where(heavy_R_M, weights_R_M, threshold_R_1)
+
+# %% ../nbs/02_joint_entropy.ipynb #7d10a3c6
+def find_places(survivors_R_M: Tensor, num: int) -> Tensor:  # positions_R_num
+    "Positions of the survivors of each row, in order, and 0 where there are fewer. (Nothing here waits for a GPU.)"
+    places_R_M = torch.where(survivors_R_M, survivors_R_M.cumsum(1) - 1, num)
+    positions_M = torch.arange(places_R_M.shape[1], device=places_R_M.device)
+    found_R_num1 = places_R_M.new_zeros(len(places_R_M), num + 1)  # what does not survive goes into the last column
+    return found_R_num1.scatter_(1, places_R_M, positions_M.expand_as(places_R_M))[:, :num]
+
+# %% ../nbs/02_joint_entropy.ipynb #7d10a3c7
+def resample(
+    weights_M: Tensor,
+    num_samples: int,
+    generator: torch.Generator,
+    alive: int | None = None,  # number of weights above 0, if it is known
+) -> tuple[Tensor, Tensor]:
+    "Positions and new weights of at most `num_samples` survivors, in order."
+    alive = int((weights_M > 0).sum()) if alive is None else alive
+    if alive == len(weights_M) <= num_samples:
+        return torch.arange(alive, device=weights_M.device), weights_M
+    if alive <= num_samples:
+        alive_M = find_places((weights_M > 0)[None], alive)[0]
+        return alive_M, weights_M[alive_M]
+    shifts_1_1 = uniform((1, 1), generator, weights_M.device)
+    survivors_1_M, weights_1_M = choose_survivors(weights_M[None], num_samples, shifts_1_1)
+    survivors_M = find_places(survivors_1_M, num_samples)[0]
+    return survivors_M, weights_1_M[0, survivors_M]
 
 # %% ../nbs/02_joint_entropy.ipynb #9a52c3c3
 class WeightedJointEntropy(JointEntropy):
@@ -337,12 +389,13 @@ def _add(self: WeightedJointEntropy, probs_K_C: Tensor):
     known_K = self.weights_M @ self.posteriors_M_K.double()
     probs_C_M = _label_probs(self.posteriors_M_K, probs_K_C)
     gain = -plogp(probs_C_M).sum(0, dtype=torch.double) @ self.weights_M - entropies_K @ known_K  # as in `_gains`
-    self.information += max(gain.item(), 0.0)
-    self.noise += entropies_K.mean().item()
     weights_MC = _child_weights(self.weights_M, probs_C_M)
-    children_M, weights_M = resample(weights_MC, self.num_samples, self.generator)
+    gain, noise, alive = torch.stack([gain, entropies_K.mean(), (weights_MC > 0).sum()]).tolist()  # one wait for a GPU
+    self.information += max(gain, 0.0)
+    self.noise += noise
+    self.exact = self.exact and alive <= self.num_samples
+    children_M, weights_M = resample(weights_MC, self.num_samples, self.generator, int(alive))
     _check_configurations(len(children_M), self.posteriors_M_K, 1, "num_samples")
-    self.exact = self.exact and len(children_M) == int((weights_MC > 0).sum())
     self.posteriors_M_K = _child_posteriors(self.posteriors_M_K, probs_K_C, children_M)
     self.weights_M = weights_M / weights_M.sum()
 
@@ -374,10 +427,62 @@ def compute_batch(self: WeightedJointEntropy, log_probs_B_K_C, output_entropies_
     entropies_B = self.compute().to(noise_B) + self.compute_gains(log_probs_B_K_C) + noise_B
     return self._output(entropies_B, output_entropies_B)
 
+# %% ../nbs/02_joint_entropy.ipynb #2a70dc3e
+def entropies_left(posteriors_M_K: Tensor) -> Tensor:  # entropies_M, nats, float64
+    "What is still unknown about the parameters under each configuration: no label can tell more than that."
+    return -plogp(posteriors_M_K).sum(1).double()
+
+# %% ../nbs/02_joint_entropy.ipynb #2a70dc40
+@patch
+def miss(self: WeightedJointEntropy) -> float:
+    "By how much what was told and what is left miss log K, nats: 0 while all configurations are there."
+    left = (self.weights_M @ entropies_left(self.posteriors_M_K)).item()
+    return self.information + left - math.log(self.posteriors_M_K.shape[1])
+
 # %% ../nbs/02_joint_entropy.ipynb #fdd0fd65
 REPEATS = 16
 
 
+def _add_to_runs(weights_R_M: Tensor, posteriors_R_M_K: Tensor, probs_K_C: Tensor, num: int, shifts_R_1: Tensor):
+    "Add a variable to every one of R runs: gains_R, and the weights_R_m and posteriors_R_m_K of their survivors."
+    (R, M, K), C = posteriors_R_M_K.shape, probs_K_C.shape[1]
+    entropies_K = -plogp(probs_K_C).sum(-1)
+    probs_C_RM = _label_probs(posteriors_R_M_K.reshape(R * M, K), probs_K_C)
+    entropies_R_M = -plogp(probs_C_RM).sum(0, dtype=torch.double).view(R, M)
+    known_R_M = (posteriors_R_M_K @ entropies_K).double()
+    gains_R = ((entropies_R_M - known_R_M) * weights_R_M).sum(1).clamp_min(0)
+    weights_R_MC = (weights_R_M * probs_C_RM.view(C, R, M)).permute(1, 2, 0).flatten(1)
+    survivors_R_MC, weights_R_MC = choose_survivors(weights_R_MC, num, shifts_R_1)
+    children_R_m = find_places(survivors_R_MC, num)
+    alive_R_m = torch.arange(num, device=children_R_m.device) < survivors_R_MC.sum(1, keepdim=True)
+    weights_R_m = weights_R_MC.gather(1, children_R_m) * alive_R_m
+    starts_R_1 = M * C * torch.arange(R, device=children_R_m.device)[:, None]
+    children_m = (children_R_m + starts_R_1).flatten()
+    posteriors_m_K = _child_posteriors(posteriors_R_M_K.reshape(R * M, K), probs_K_C, children_m)
+    return gains_R, weights_R_m / weights_R_m.sum(1, keepdim=True), posteriors_m_K.view(R, num, K)
+
+# %% ../nbs/02_joint_entropy.ipynb #fdd0fd66
+ENTRIES = 2**19  # of tables in all runs that are worked on at a time on a CPU, so that they stay in its cache
+
+
+def _run_on(state: WeightedJointEntropy, probs_b_K_C: Tensor, num: int) -> Tensor:  # information_R_b
+    "What `REPEATS` runs of `num` configurations say after each further variable, from a state on."
+    (M, K), C = state.posteriors_M_K.shape, probs_b_K_C.shape[2]
+    shifts_b_R_1 = uniform((len(probs_b_K_C), REPEATS, 1), state.generator, state.weights_M.device)
+    entries = ENTRIES if state.weights_M.device.type == "cpu" else 32 * ENTRIES
+    at_a_time, parts = max(1, entries // (max(M, num) * max(C, K))), []
+    for shifts_b_r_1 in shifts_b_R_1.split(at_a_time, 1):
+        r, gains_b_r = shifts_b_r_1.shape[1], []
+        weights_r_m, posteriors_r_m_K = state.weights_M.expand(r, M), state.posteriors_M_K.expand(r, M, K)
+        for probs_K_C, shifts_r_1 in zip(probs_b_K_C, shifts_b_r_1):
+            gains_r, weights_r_m, posteriors_r_m_K = _add_to_runs(
+                weights_r_m, posteriors_r_m_K, probs_K_C, num, shifts_r_1
+            )
+            gains_b_r.append(gains_r)
+        parts.append(torch.stack(gains_b_r).cumsum(0))
+    return state.information + torch.cat(parts, 1).T.cpu()
+
+# %% ../nbs/02_joint_entropy.ipynb #fdd0fd67
 def estimate_information(
     log_probs_B_K_C,  # points in the order in which they were picked
     num_samples: int,  # configurations while all are enumerated; each run has a quarter of them afterwards
@@ -389,20 +494,14 @@ def estimate_information(
     "Estimate the information of a batch `REPEATS` times over."
     generator, predictions = check_generator(generator), Predictions(log_probs_B_K_C, dtype, device, noted=False)
     (B, K, _), dtype, device = predictions.shape, predictions.dtype, predictions.device
-    enumerated = WeightedJointEntropy(num_samples, K, dtype=dtype, device=device, generator=generator)
+    state = WeightedJointEntropy(num_samples, K, dtype=dtype, device=device, generator=generator)
     probs_B_K_C = predictions.read()
     information_R_B = torch.zeros(REPEATS, B, dtype=torch.double, device="cpu")
     for b in range(B):
-        before = enumerated.weights_M, enumerated.posteriors_M_K, enumerated.information
-        enumerated._add(probs_B_K_C[b])
-        if not enumerated.exact:
+        before = copy(state)
+        state._add(probs_B_K_C[b])
+        if not state.exact:
+            information_R_B[:, b:] = _run_on(before, probs_B_K_C[b:], max(1, num_samples // 4))
             break
-        information_R_B[:, b] = enumerated.information
-    if not enumerated.exact:
-        for run in information_R_B:
-            state = WeightedJointEntropy(max(1, num_samples // 4), K, dtype=dtype, device=device, generator=generator)
-            state.weights_M, state.posteriors_M_K, state.information = before
-            for i in range(b, B):
-                state._add(probs_B_K_C[i])
-                run[i] = state.information
+        information_R_B[:, b] = state.information
     return information_R_B

@@ -126,10 +126,10 @@ def warn_near_ceiling(information_B: list[float], K: int, pending: bool, stackle
 TIES = {torch.float32: 1e-6, torch.float64: 1e-12}  # gains closer than this are equal but for rounding
 
 
-def as_batch(indices: list[int], scores_B: Tensor, errors_B: Tensor, ceiling: float) -> CandidateBatch:
+def as_batch(indices, scores_B: Tensor, errors_B: Tensor, ceiling: float, told_apart=None) -> CandidateBatch:
     "Cumulative scores with their differences as gains."
     gains_B = scores_B.diff(prepend=scores_B.new_zeros(1))
-    return CandidateBatch(scores_B.tolist(), indices, gains_B.tolist(), errors_B.tolist(), ceiling)
+    return CandidateBatch(scores_B.tolist(), indices, gains_B.tolist(), errors_B.tolist(), ceiling, told_apart)
 
 # %% ../nbs/03_batchbald.ipynb #28b951c1
 def _report(objective, pending: int, indices, gains, generator, stacklevel: int) -> CandidateBatch:
@@ -150,7 +150,7 @@ def _report(objective, pending: int, indices, gains, generator, stacklevel: int)
         errors_B[sampled_B] = information_R_B.std(0)[sampled_B] / math.sqrt(len(information_R_B))
         scores_B = scores_B.cummax(0).values  # for the rounding where exact scores end
     warn_near_ceiling((used + scores_B).tolist(), K, bool(pending), stacklevel)
-    return as_batch(indices, scores_B.clamp_max(max(ceiling - used, 0.0)), errors_B, ceiling)
+    return as_batch(indices, scores_B.clamp_max(max(ceiling - used, 0.0)), errors_B, ceiling, objective.told_apart)
 
 # %% ../nbs/03_batchbald.ipynb #53e9924a
 def report_runs(indices: list[int], values_R_B: Tensor, ceiling: float, bounded: bool = True) -> CandidateBatch:
@@ -169,6 +169,8 @@ def report_runs(indices: list[int], values_R_B: Tensor, ceiling: float, bounded:
 # %% ../nbs/03_batchbald.ipynb #36cb80b3
 class BatchBALD(Objective):
     "Joint information: what a label tells about the parameters beyond the labels of the batch."
+
+    told_apart = None  # picks before candidates are no longer told apart, if that happens
 
     def __init__(self, predictions: Predictions, num_samples: int, pending: list[int], generator, gains_N=None):
         self.x, self.batch, self.exact = predictions.log_probs_N_K_C, list(pending), []

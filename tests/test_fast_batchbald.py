@@ -63,11 +63,11 @@ def test_the_choice_is_the_full_evaluations():
 
 def test_who_is_dropped_just_below_the_leader_does_not_win_by_a_tie(monkeypatch):
     class JustBelow:  # a race in which everybody seems to be worth half a rounding error less than the leader
-        def __init__(self, num, weights, posteriors, gains, means, generator):
-            self.best, self.root_m, self.freedom = means.max(), torch.ones(num), 100
+        def __init__(self, kept, scale, posteriors, gains, means):
+            self.best, self.size, self.controls = means.max(), len(kept), 1
 
         def __call__(self, probs, entropies):
-            return (self.best - 1e-5 - 5e-7).expand(len(probs)), torch.zeros(len(probs)).double()
+            return (self.best - 5e-6 - 5e-7).expand(len(probs)), torch.zeros(len(probs)).double()
 
     monkeypatch.setattr(batchbald, "_Level", JustBelow)
     for seed in range(5):
@@ -147,16 +147,16 @@ def test_labels_in_step_with_the_comb_hide_no_winner():
         assert i == gains.argmax() == 45
 
 
-def test_a_level_with_few_light_configurations_is_not_believed(monkeypatch):
+def test_a_level_with_few_different_configurations_is_not_believed(monkeypatch):
     class Sure:  # of the opposite of what is true, and of few degrees of freedom
-        def __init__(self, num, weights, posteriors, gains, means, generator):
-            self.root_m, self.freedom = torch.ones(num), 19
+        def __init__(self, kept, scale, posteriors, gains, means):
+            self.size, self.controls = len(kept), len(kept.unique()) - batchbald.FREEDOM + 1
 
         def __call__(self, probs, entropies):
             return torch.full((len(probs),), -1.0).double(), torch.zeros(len(probs)).double()
 
     monkeypatch.setattr(batchbald, "_Level", Sure)
-    monkeypatch.setattr(batchbald, "FIRST", 2)  # so that winners race
+    monkeypatch.setattr(batchbald, "FIRST", (2, 2))  # so that winners race
     x = pool()
     assert get_batchbald_batch(x, 8, 1600, lazy=False).indices == get_plain_batchbald_batch(x, 8, 1600).indices
 
