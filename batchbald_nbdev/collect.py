@@ -463,6 +463,16 @@ def _predict_members(models: Sequence[Callable], batches: Iterable[Inputs], dtyp
             )
         yield _as_block(_run_members(models, x), x, dtype)
 
+# %% ../nbs/08a_collect.ipynb #5e0d7a32
+def _check_places(models: Sequence[Callable], device: torch.device | None) -> None:
+    "Refuse networks that have no parameter where the inputs are sent to."
+    there = None if device is None else torch.empty(0, dtype=torch.float32, device=device).device  # with its index
+    for k, model in enumerate(models):
+        places = {o.device for o in model.parameters()} if isinstance(model, nn.Module) else set()
+        if places and there not in places:
+            found = f"`models[{k}]` is on {' and '.join(sorted(map(str, places)))}, and inputs are sent to {there}"
+            raise ValueError(f"{found}; want all networks there: `model.to({str(there)!r})`, or another `device`")
+
 # %% ../nbs/08a_collect.ipynb #89c69d38
 @full_precision
 @torch.no_grad()
@@ -485,6 +495,7 @@ def collect_ensemble_log_probs(
     networks = [model for model in models if isinstance(model, nn.Module)]
     parameters = (parameter for network in networks for parameter in network.parameters())
     device = choose_device(device) if device is not None else next((o.device for o in parameters), None)
+    _check_places(models, device)
     batches = (send_inputs(x, device) for x in _read_batches(loader, len(models), progress, inputs))
     with evaluating(networks):
         return _gather(_predict_members(models, batches, dtype), out)

@@ -204,9 +204,10 @@ def moves(name, args, to_device):
 
 
 def as_tf32(x):
-    "What a product reads: 10 bits after the leading one."
+    "What a product reads: 10 bits after the leading one, halves to the even neighbour."
     if not isinstance(x, torch.Tensor) or x.dtype != torch.float32: return x
-    return ((x.contiguous().view(torch.int32) + 0x1000) & ~0x1FFF).view(torch.float32)
+    bits = x.contiguous().view(torch.int32)
+    return (bits + 0xFFF + (bits >> 13 & 1) & ~0x1FFF).view(torch.float32)
 
 
 def compute(func, name, args, kwargs, to_device):
@@ -260,6 +261,7 @@ class PretendCuda(TorchDispatchMode):
         torch.__future__.set_swap_module_params_on_conversion(True)
         self.patches.callback(torch.__future__.set_swap_module_params_on_conversion, swapping)
         self.patches.enter_context(torch.autograd.set_multithreading_enabled(False))  # no thread there for this device
+        self.patches.enter_context(torch.backends.cudnn.flags(enabled=False))  # its operators have no twin on the CPU
         self.patches.enter_context(_BeforeDispatch(self))
         self.entered.append(self)
         return super().__enter__()

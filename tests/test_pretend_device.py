@@ -1,0 +1,161 @@
+"""Everything public that computes, on a pretend CUDA device: the same picks and numbers as on the CPU, or an error that names the argument.
+
+Inputs on the device, `device=` with inputs on the CPU, and second inputs on the other device. What trains runs in a process of its own,
+since autograd wants a driver or something like it before PyTorch is imported: see `build_driver`.
+"""
+from dataclasses import fields, is_dataclass, replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+import test_contexts
+from everything import *
+from pretend_cuda import CUDA, PretendCuda, build_driver, to_device, why_not
+from test_contexts import COMPUTED, make_inputs, takes_device
+
+pytestmark = [pytest.mark.skipif(bool(why_not()), reason=why_not()), pytest.mark.filterwarnings("ignore")]
+TRAINS = {"train_models", "run_trials", "record_trials", "compare_methods", "Labelling", "plot_labelling"}
+COMPUTES = [name for name in COMPUTED if name not in TRAINS]
+
+
+def send_data(data):
+    "All tensors of a data set on the device."
+    return replace(data, **{f.name: to_device(getattr(data, f.name)) for f in fields(data)})
+
+
+def send_inputs(i):
+    return SimpleNamespace(**{name: to_device(value) for name, value in vars(i).items()} | {"data": send_data(i.data)})
+
+
+def assert_alike(a, b, place):
+    "Numbers within 1e-5, wherever they are; all else equal."
+    if isinstance(b, np.ndarray): np.testing.assert_allclose(a, b, 1e-5, 1e-5, err_msg=place)
+    elif isinstance(b, torch.Tensor):
+        torch.testing.assert_close(a.cpu(), b, rtol=1e-5, atol=1e-5, equal_nan=True, msg=place)
+    elif isinstance(b, dict):
+        assert list(a) == list(b), place
+        for key in b:
+            if "seconds" not in str(key): assert_alike(a[key], b[key], f"{place}, {key}")
+    elif isinstance(b, (list, tuple)):
+        assert len(a) == len(b), place
+        for n, (x, y) in enumerate(zip(a, b)): assert_alike(x, y, f"{place}, {n}")
+    elif is_dataclass(b): assert_alike(vars(a), vars(b), place)
+    elif isinstance(b, float): assert a == pytest.approx(b, rel=1e-5, abs=1e-5, nan_ok=True), place
+    elif not isinstance(b, torch.device): assert a == b, f"{place}: {a} and {b}"
+
+
+def same_on_device(name, folder, there, **options):
+    expected = COMPUTED[name](make_inputs(torch.float32), folder)
+    i = make_inputs(torch.float32)
+    with PretendCuda() as gpu:
+        found = COMPUTED[name](send_inputs(i) if there else i, folder, **options)
+        assert_alike(found, expected, name)
+        return gpu.counts
+
+
+@pytest.mark.parametrize("name", COMPUTES)
+def test_inputs_on_the_device(name, tmp_path):
+    same_on_device(name, tmp_path, there=True)
+
+
+@pytest.mark.parametrize("name", [name for name in takes_device if name in COMPUTES])
+def test_device_with_inputs_on_the_cpu(name, tmp_path):
+    assert same_on_device(name, tmp_path, there=False, device="cuda").kernels > 0
+
+
+# Second inputs on the other device
+
+
+ENTROPIES = {
+    "exact": (lambda **o: ExactJointEntropy.empty(10, **o), ()),
+    "sampled": (lambda **o: SampledJointEntropy.empty(10, **o), (7,)),
+    "dynamic": (lambda **o: DynamicJointEntropy(100, 9, 10, 4, **o), ()),
+    "weighted": (lambda **o: WeightedJointEntropy(60, 10, **o), ()),
+}
+
+
+def grow(name, first, second, third, output, **options):
+    "What a joint entropy says that grows by two inputs and is asked about a third."
+    make, more = ENTROPIES[name]
+    state = make(**options).add_variables(first, *more).add_variables(second, *more)
+    return state.compute(), state.compute_batch(third), state.compute_batch(third, output)
+
+
+def join(a, b, validation, first):
+    "A data set of parts that lie on two devices."
+    return arrays(make_active_learning_data(a, b, validation=validation, first=first, noise=0.1))
+
+
+def arrays(data):
+    return {f.name: getattr(data, f.name) for f in fields(data)}
+
+
+def picked(i, pool, evaluation, name, pending=()):
+    "What a method picks whose predictions on the pool and on the evaluation inputs lie on two devices."
+    predict = lambda inputs: pool if inputs is None else evaluation
+    how = dict(generator=torch.Generator().manual_seed(0), evaluation_inputs=i.images, num_samples=60)
+    return methods[name](Round(4, 120, predict, pending=pending, **how))
+
+
+MIXED = {  # name -> a call, and which of `i` its arguments are, of which any may lie on the device
+    "compute_epig": (compute_epig, "x y"),
+    "get_epig_batch": (lambda x, y: get_epig_batch(x, y, 6), "x y"),
+    "compute_epig_bald": (lambda x, y: compute_epig_bald(x, y, 300), "x y"),
+    "compute_epig_bald after": (lambda x, z: compute_epig_bald(x, log_probs_after_N_K_C=z), "x z"),
+    "get_batchepig_batch": (lambda x, y, p: get_batchepig_batch(x, y, 5, 300, pending=p), "x y pending"),
+    "get_batchepigbald_batch": (lambda x, y, p: get_batchepigbald_batch(x, y, 5, 300, pending=p), "x y pending"),
+    "get_batchepigbald_batch after": (lambda x, z: get_batchepigbald_batch(x, None, 4, 300, log_probs_after_N_K_C=z), "x z"),
+    "get_softmaxepig_batch": (lambda x, y: get_softmaxepig_batch(x, y, 9), "x y"),
+    "compute_pair_information": (compute_pair_information, "x few"),
+    "compute_kbald_gains": (lambda x, few: compute_kbald_gains(x, few, 3), "x few"),
+    "evaluate": (evaluate, "x labels"),
+    **{f"{name} joint entropy": (lambda *a, name=name: grow(name, *a), "two few nine zeros") for name in ENTROPIES},
+    **{f"{name} joint entropy, there": (lambda *a, name=name: grow(name, *a, device="cuda" if PretendCuda.entered else None), "two few nine zeros")
+       for name in ENTROPIES},
+    **{f"{select.__name__}, pending": (lambda x, p, select=select: select(x, 5, pending=p), "x pending") for select in (
+        get_bald_batch, get_batchbald_batch, get_plain_batchbald_batch, get_kbald_batch, get_dynamic_kbald_batch,
+        get_dynamic_batchbald_batch, get_conservativebald_batch, get_budgetbald_batch, get_largebatchbald_batch,
+        get_softmaxbald_batch, get_powerbald_batch, get_softrankbald_batch)},
+    **{f"{select.__name__}, pending": (lambda s, p, select=select: select(s, 5, pending=p), "scores pending") for select in (
+        get_top_k_batch, get_softmax_batch, get_power_batch, get_softrank_batch)},
+    "get_random_batch, pending": (lambda p: get_random_batch(120, 5, pending=p), "pending"),
+    **{f"Round, {name}": (lambda x, y, p, name=name: picked(make_inputs(torch.float32), x, y, name, p), "x y pending") for name in
+       ("epig", "batchepig", "softmaxepig", "batchbald", "2bald", "bald")},
+    "make_active_learning_data": (lambda a, b, c, d, v, f: join((a, b), (c, d), v, f),
+                                  "train_x train_y test_x test_y validation first"),
+    "get_balanced_indices": (lambda labels: get_balanced_indices(labels, 2), "labels"),
+    "plot_batch": (lambda x, images, p: plot_batch(CandidateBatch([0.0, 0.0], [0, 2]), x, pending=p, images=images)._repr_png_(),
+                   "x pictures pending"),
+}  # fmt: skip
+
+
+def take(names):
+    "Inputs by name, on the CPU."
+    i = make_inputs(torch.float32)
+    more = {
+        "two": i.few[:2], "nine": i.x[:9], "zeros": torch.zeros(9, dtype=torch.double), "pending": torch.tensor([2, 5]),
+        "train_x": i.images[:60], "train_y": i.classes[:60], "test_x": i.images[60:], "test_y": i.classes[60:],
+        "validation": torch.tensor([3, 4]), "first": torch.tensor([7]), "pictures": i.images.repeat(2, 1, 1, 1)[:120],
+    }  # fmt: skip
+    return [(vars(i) | more)[name] for name in names.split()]
+
+
+def ways(n):
+    "Each alone on the device, and each alone on the CPU."
+    alone = [[k == j for k in range(n)] for j in range(n)]
+    return [list(way) for way in dict.fromkeys(tuple(x) for w in alone for x in (w, [not o for o in w]))]
+
+
+@pytest.mark.parametrize("name", MIXED)
+def test_inputs_on_two_devices(name):
+    call, names = MIXED[name]
+    expected = call(*take(names))
+    for way in ways(len(names.split())):
+        with PretendCuda():
+            given = [to_device(value) if there else value for value, there in zip(take(names), way)]
+            place = ", ".join(f"{o}{' there' * there}" for o, there in zip(names.split(), way))
+            try: found = call(*given)
+            except ValueError as error: assert "`" in str(error) and "device" in str(error), f"{place}: {error}"
+            else: assert_alike(found, expected, place)
