@@ -13,7 +13,7 @@ number, a copy to the CPU, a size that depends on values (a mask as an index, `n
 
 Products in float32 read their factors in TF32 where PyTorch's settings allow that. What it cannot show: how CUDA rounds otherwise,
 speed, and CUDA's own memory. There is one device, for one thread. `backward()` on a CUDA build of PyTorch without a driver needs
-`no_driver.cpp` in `LD_PRELOAD`: see `build_driver`.
+`no_driver.cpp` in `LD_PRELOAD`, and `start_autograd()` first: see `build_driver`.
 """
 import ctypes, shutil, subprocess, sys
 from collections import Counter
@@ -342,6 +342,11 @@ def why_not():
         with PretendCuda(): (torch.ones(2, device="cuda") + 1).tolist()
     except Exception as e: return f"this PyTorch ({torch.__version__}) cannot pretend that there is a CUDA device: {type(e).__name__}, {e}"
     return ""
+
+
+def start_autograd():
+    "To be called before the first `backward()` of a process, which is when autograd counts devices, once and for all."
+    with PretendCuda(): torch.ones(1, device="cuda", requires_grad=True).sum().backward()
 
 
 def build_driver(folder):

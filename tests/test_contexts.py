@@ -241,7 +241,7 @@ def selected(i, folder, **options):
     ]
 
 
-def compared(folder):
+def compared(folder, **options):
     how = dict(
         methods="random,bald",
         trials=1,
@@ -255,7 +255,7 @@ def compared(folder):
         validation=10,
     )
     return (
-        compare_methods(folder / "run", overwrite=True, **how),
+        compare_methods(folder / "run", overwrite=True, **how, **options),
         (folder / "run" / "records.jsonl").read_text().split('"seconds"')[0],
     )
 
@@ -453,7 +453,7 @@ COMPUTED = {  # name -> what it computes from inputs, in a folder of its own; `o
         steps=3,
         **o,
     ),
-    "compare_methods": lambda i, f, **o: compared(f),
+    "compare_methods": lambda i, f, **o: compared(f, **o),
     "select_batch": lambda i, f, **o: selected(i, f),
     "summarize": lambda i, f, **o: summarize(RECORDS),
     "get_labels_to": lambda i, f, **o: get_labels_to(RECORDS, "random", 0.1),

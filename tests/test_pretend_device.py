@@ -3,7 +3,10 @@
 Inputs on the device, `device=` with inputs on the CPU, and second inputs on the other device. What trains runs in a process of its own,
 since autograd wants a driver or something like it before PyTorch is imported: see `build_driver`.
 """
+import json, os, re, subprocess, sys, traceback
 from dataclasses import fields, is_dataclass, replace
+from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -46,13 +49,19 @@ def assert_alike(a, b, place):
     elif not isinstance(b, torch.device): assert a == b, f"{place}: {a} and {b}"
 
 
+def assert_alike_or_named(call, expected, place):
+    "What a call gives is what is expected, or an error names an argument and its device."
+    try: found = call()
+    except ValueError as error: assert "`" in str(error) and re.search("cuda:0|cpu", str(error)), f"{place}: {error}"
+    else: assert_alike(found, expected, place)
+
+
 def same_on_device(name, folder, there, **options):
-    expected = COMPUTED[name](make_inputs(torch.float32), folder)
     i = make_inputs(torch.float32)
-    with PretendCuda() as gpu:
-        found = COMPUTED[name](send_inputs(i) if there else i, folder, **options)
-        assert_alike(found, expected, name)
-        return gpu.counts
+    expected = COMPUTED[name](i, folder)
+    with PretendCuda():
+        if there: i = send_inputs(make_inputs(torch.float32))
+        assert_alike_or_named(lambda: COMPUTED[name](i, folder, **options), expected, name)
 
 
 @pytest.mark.parametrize("name", COMPUTES)
@@ -62,7 +71,7 @@ def test_inputs_on_the_device(name, tmp_path):
 
 @pytest.mark.parametrize("name", [name for name in takes_device if name in COMPUTES])
 def test_device_with_inputs_on_the_cpu(name, tmp_path):
-    assert same_on_device(name, tmp_path, there=False, device="cuda").kernels > 0
+    same_on_device(name, tmp_path, there=False, device="cuda")
 
 
 # Second inputs on the other device
@@ -99,6 +108,14 @@ def picked(i, pool, evaluation, name, pending=()):
     return methods[name](Round(4, 120, predict, pending=pending, **how))
 
 
+def distributed(x, pending):
+    "The pool in chunks that come out where `x` lies."
+    dask, array = pytest.importorskip("dask"), pytest.importorskip("dask.array")
+    chunks = [array.from_delayed(dask.delayed(lambda part: part, traverse=False)(part), tuple(part.shape), "float32") for part in x.split(40)]
+    with dask.config.set(scheduler="synchronous"):  # in this thread
+        return get_distributed_batchbald_batch(array.concatenate(chunks), 6, 1000, pending=pending, max_bytes=2**12)
+
+
 MIXED = {  # name -> a call, and which of `i` its arguments are, of which any may lie on the device
     "compute_epig": (compute_epig, "x y"),
     "get_epig_batch": (lambda x, y: get_epig_batch(x, y, 6), "x y"),
@@ -125,6 +142,7 @@ MIXED = {  # name -> a call, and which of `i` its arguments are, of which any ma
        ("epig", "batchepig", "softmaxepig", "batchbald", "2bald", "bald")},
     "make_active_learning_data": (lambda a, b, c, d, v, f: join((a, b), (c, d), v, f),
                                   "train_x train_y test_x test_y validation first"),
+    "get_distributed_batchbald_batch": (distributed, "x pending"),
     "get_balanced_indices": (lambda labels: get_balanced_indices(labels, 2), "labels"),
     "plot_batch": (lambda x, images, p: plot_batch(CandidateBatch([0.0, 0.0], [0, 2]), x, pending=p, images=images)._repr_png_(),
                    "x pictures pending"),
@@ -156,6 +174,73 @@ def test_inputs_on_two_devices(name):
         with PretendCuda():
             given = [to_device(value) if there else value for value, there in zip(take(names), way)]
             place = ", ".join(f"{o}{' there' * there}" for o, there in zip(names.split(), way))
-            try: found = call(*given)
-            except ValueError as error: assert "`" in str(error) and "device" in str(error), f"{place}: {error}"
-            else: assert_alike(found, expected, place)
+            assert_alike_or_named(lambda: call(*given), expected, place)
+
+
+# Training: each case in a process that was started for all of them
+
+
+def train(models_there, x, y, validation_x, validation_y, **options):
+    "Two networks after a few steps: their weights, and the steps behind them. They stay where they are."
+    models = [test_contexts.network(seed=seed) for seed in range(2)]
+    if models_there: models = [model.to(CUDA) for model in models]
+    how = dict(steps=6, early_stopping="loss", epoch_steps=2, validation=[(validation_x, validation_y)] * 2)
+    steps = train_models(models, [x] * 2, [y] * 2, [(0,), (1,)], **how, **options)
+    assert {o.is_cuda for model in models for o in model.parameters()} == {models_there}
+    return steps, [dict(model.state_dict()) for model in models]
+
+
+def train_on_two_devices(folder, **options):
+    names = "train_x train_y test_x test_y"
+    expected = train(False, *take(names))
+    for way in ways(5):
+        with PretendCuda():
+            given = [to_device(value) if there else value for value, there in zip(take(names), way[1:])]
+            assert_alike(train(way[0], *given, **options), expected, str(way))
+
+
+def run_on_device(name, folder, there, **options):
+    "What trains in `test_contexts`, with its data set on the device or not."
+    before, i = (test_contexts.DATA, test_contexts.TRAINING), make_inputs(torch.float32)
+    expected = COMPUTED[name](i, folder)
+    try:
+        with PretendCuda():
+            if there:
+                test_contexts.DATA, test_contexts.TRAINING = send_data(before[0]), to_device(before[1])
+                i = send_inputs(i)
+            assert_alike(COMPUTED[name](i, folder, **options), expected, name)
+    finally: test_contexts.DATA, test_contexts.TRAINING = before
+
+
+TRAINING = {
+    "train_models on two devices": train_on_two_devices,
+    "train_models on two devices, device there": partial(train_on_two_devices, device="cuda"),
+    **{f"{name}, inputs there": partial(run_on_device, name, there=True) for name in sorted(TRAINS - {"compare_methods"})},
+    **{f"{name}, device there": partial(run_on_device, name, there=False, device="cuda") for name in sorted(TRAINS - {"plot_labelling"})},
+}
+
+
+def run_training(folder):
+    "In a process of its own: for each case what went wrong, or nothing, as JSON."
+    folder, said = Path(folder), {}
+    for name, case in TRAINING.items():
+        (folder / name).mkdir()
+        try: case(folder=folder / name)
+        except Exception: said[name] = traceback.format_exc()
+    (folder / "said.json").write_text(json.dumps(said))
+
+
+@pytest.fixture(scope="module")
+def said(tmp_path_factory):
+    folder, env = tmp_path_factory.mktemp("training"), dict(os.environ)
+    if torch.version.cuda: env["LD_PRELOAD"] = str(build_driver(folder))
+    code = "import sys, pretend_cuda as p; p.start_autograd(); import test_pretend_device as t; t.run_training(sys.argv[1])"
+    how = dict(cwd=Path(__file__).parent, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code, folder], **how)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads((folder / "said.json").read_text())
+
+
+@pytest.mark.parametrize("name", TRAINING)
+def test_training(name, said):
+    assert name not in said, said[name]
