@@ -273,8 +273,9 @@ OUT_OF_MEMORY = (  # the system, CUDA, cuBLAS and its kin, cuDNN
 
 def is_out_of_memory(error: BaseException) -> bool:
     "Did memory run out? Each of the libraries behind PyTorch has words of its own for that."
-    kinds = (MemoryError, torch.OutOfMemoryError)
-    return isinstance(error, kinds) or any(words in str(error).lower() for words in OUT_OF_MEMORY)
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in OUT_OF_MEMORY)
 
 # %% ../nbs/04_fast_batchbald.ipynb #d8d6218b
 def halving(step, elements: int):
