@@ -18,6 +18,7 @@ speed, and CUDA's own memory. There is one device, for one thread. `backward()` 
 import ctypes, shutil, subprocess, sys
 from collections import Counter
 from contextlib import ExitStack, suppress
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 from unittest import mock
@@ -168,9 +169,27 @@ def flat(values):
     return [a for value in values for a in (value if isinstance(value, (list, tuple)) else (value,))]
 
 
+class Operator(NamedTuple):
+    "What its schema says, which takes longer to ask than most operators take."
+
+    name: str
+    writes: list[int]  # positions of the arguments that it writes into
+    returns: int  # how many results
+    is_view_in_place: bool  # such as `squeeze_`
+    is_ragged: bool  # `repeat_interleave` by a tensor
+
+
+@cache
+def look_up(func):
+    schema, name = func._schema, func._schema.name.split("::")[-1]
+    writes = [n for n, o in enumerate(schema.arguments) if o.alias_info is not None and o.alias_info.is_write]
+    ragged = name == "repeat_interleave" and "Tensor" in func._overloadname
+    return Operator(name, writes, len(schema.returns), torch.Tag.inplace_view in func.tags, ragged)
+
+
 def written(func, args):
     "The arguments that an operator writes into."
-    return [a for a, s in zip(args, func._schema.arguments) if s.alias_info is not None and s.alias_info.is_write]
+    return [args[n] for n in look_up(func).writes if n < len(args)]
 
 
 def check_places(func, name, args, tensors):
@@ -218,11 +237,11 @@ def compute(func, name, args, kwargs, to_device):
     out = func(*inner, **options)
     if moves(name, args, to_device) and name == "_to_copy" and out.data_ptr() == inner[0].data_ptr():
         out = out.clone()  # two devices share no memory
-    if torch.Tag.inplace_view in func.tags:  # such as `squeeze_`: a wrapper changes its shape as what it holds did
+    if look_up(func).is_view_in_place:  # a wrapper changes its shape as what it holds did
         with no_dispatch(): func(*args, **kwargs)
         return args[0]
     targets = written(func, args)
-    if len(targets) == len(func._schema.returns) == 1 and isinstance(targets[0], torch.Tensor): return targets[0]
+    if len(targets) == look_up(func).returns == 1 and isinstance(targets[0], torch.Tensor): return targets[0]
     known = {id(t.elem): t for t in flat((*args, *kwargs.values())) if is_pretend(t)}
     return wrap(out, known) if to_device else out
 
@@ -240,6 +259,9 @@ class PretendCuda(TorchDispatchMode):
     "Within it there is one CUDA device, which counts what it is asked."
 
     entered = []
+
+    @classmethod
+    def _should_skip_dynamo(cls): return False  # else PyTorch imports its compiler, which takes seconds
 
     def __init__(self, trace=False):
         super().__init__()
@@ -276,7 +298,7 @@ class PretendCuda(TorchDispatchMode):
         return self.run(func, args, kwargs or {})
 
     def run(self, func, args, kwargs):
-        name, device = func._schema.name.split("::")[-1], kwargs.get("device")
+        name, device = look_up(func).name, kwargs.get("device")
         tensors = [t for t in flat((*args, *kwargs.values())) if isinstance(t, torch.Tensor)]
         here = any(map(is_pretend, tensors))
         if not here and not is_cuda(device) and not self.drawing: return func(*args, **kwargs)
@@ -291,7 +313,7 @@ class PretendCuda(TorchDispatchMode):
 
     def count(self, func, name, args, kwargs, to_device):
         if name in INDEXING and is_pretend(args[0]): self.count_indices(name, args[1])
-        ragged = name == "repeat_interleave" and "Tensor" in func._overloadname and kwargs.get("output_size") is None
+        ragged = look_up(func).is_ragged and kwargs.get("output_size") is None
         if name in READING or ragged: self.note(self.reads, name)
         if moves(name, args, to_device):
             there = is_pretend(args[0]) if name == "copy_" else to_device

@@ -3,7 +3,7 @@
 Inputs on the device, `device=` with inputs on the CPU, and second inputs on the other device. What trains runs in a process of its own,
 since autograd wants a driver or something like it before PyTorch is imported: see `build_driver`.
 """
-import json, os, re, subprocess, sys, traceback
+import json, math, os, re, subprocess, sys, traceback
 from dataclasses import fields, is_dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,12 +15,13 @@ import torch
 
 import test_contexts
 from everything import *
-from pretend_cuda import CUDA, PretendCuda, build_driver, to_device, why_not
+from pretend_cuda import CUDA, PretendCuda, PretendGenerator, build_driver, to_device, why_not
 from test_contexts import COMPUTED, make_inputs, takes_device
 
 pytestmark = [pytest.mark.skipif(bool(why_not()), reason=why_not()), pytest.mark.filterwarnings("ignore")]
 TRAINS = {"train_models", "run_trials", "record_trials", "compare_methods", "Labelling", "plot_labelling"}
-COMPUTES = [name for name in COMPUTED if name not in TRAINS]
+PLACED = {"dropout_features", "collect_ensemble_log_probs"}  # run networks where they are, see below
+COMPUTES = [name for name in COMPUTED if name not in TRAINS | {"dropout_features"}]
 
 
 def send_data(data):
@@ -49,19 +50,11 @@ def assert_alike(a, b, place):
     elif not isinstance(b, torch.device): assert a == b, f"{place}: {a} and {b}"
 
 
-def assert_alike_or_named(call, expected, place):
-    "What a call gives is what is expected, or an error names an argument and its device."
-    try: found = call()
-    except ValueError as error: assert "`" in str(error) and re.search("cuda:0|cpu", str(error)), f"{place}: {error}"
-    else: assert_alike(found, expected, place)
-
-
 def same_on_device(name, folder, there, **options):
-    i = make_inputs(torch.float32)
-    expected = COMPUTED[name](i, folder)
+    expected, i = COMPUTED[name](make_inputs(torch.float32), folder), make_inputs(torch.float32)
     with PretendCuda():
-        if there: i = send_inputs(make_inputs(torch.float32))
-        assert_alike_or_named(lambda: COMPUTED[name](i, folder, **options), expected, name)
+        if there: i = send_inputs(i)
+        assert_alike(COMPUTED[name](i, folder, **options), expected, name)
 
 
 @pytest.mark.parametrize("name", COMPUTES)
@@ -69,9 +62,86 @@ def test_inputs_on_the_device(name, tmp_path):
     same_on_device(name, tmp_path, there=True)
 
 
-@pytest.mark.parametrize("name", [name for name in takes_device if name in COMPUTES])
+@pytest.mark.parametrize("name", [name for name in takes_device if name not in TRAINS | PLACED])
 def test_device_with_inputs_on_the_cpu(name, tmp_path):
     same_on_device(name, tmp_path, there=False, device="cuda")
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:0", CUDA, *([0] if torch.version.cuda else [])], ids=repr)
+def test_names_of_the_device(device):
+    x = make_inputs(torch.float32).x
+    with PretendCuda() as gpu: assert_alike(compute_bald(x, device=device), compute_bald(x), "BALD")
+    assert gpu.counts.kernels > 0
+
+
+def test_a_device_that_is_not_there_is_named():
+    with PretendCuda(), pytest.raises(ValueError, match="`device` is 'cuda:7', which PyTorch cannot use here"):
+        compute_bald(make_inputs(torch.float32).x, device="cuda:7")
+
+
+def test_networks_run_where_they_are():
+    images, networks = make_inputs(torch.float32).images, [test_contexts.network("cnn", seed) for seed in range(2)]
+    expected, features = collect_ensemble_log_probs(networks, images), dropout_features(networks[0], {}, images[:1])
+    with PretendCuda():
+        there = [test_contexts.network("cnn", seed).to(CUDA) for seed in range(2)]
+        for x in (images, images.cuda()): assert_alike(collect_ensemble_log_probs(there, x), expected, "ensemble")
+        assert dropout_features(there[0], {}, images[:1].cuda()) == features
+        with pytest.raises(ValueError, match=r"`models\[1\]` is on cuda:0, and inputs are sent to cpu; want"):
+            collect_ensemble_log_probs([networks[0], there[1]], images)
+        with pytest.raises(ValueError, match=r"`models\[0\]` is on cpu, and inputs are sent to cuda:0; want"):
+            collect_ensemble_log_probs(networks, images, device="cuda")
+        with pytest.raises(ValueError, match="they are on cuda:0; want `model`, and all that it makes, on the same device"):
+            dropout_features(networks[0], {}, images[:1].cuda())
+
+
+def test_what_a_network_makes_elsewhere_is_named():
+    class Shifted(torch.nn.Sequential):
+        def forward(self, x): return super().forward(x) + torch.zeros(4)
+
+    with PretendCuda(), pytest.raises(ValueError, match="they are on cuda:0; want `model`, and all that it makes"):
+        collect_log_probs(Shifted(*test_contexts.network()), make_inputs(torch.float32).images, 3, device="cuda")
+
+
+# Settings around a call
+
+QUICK = {
+    "as_log_probs", "compute_entropy", "compute_bald", "compute_mean_std", "get_bald_batch", "compute_kbald_gains", "compute_epig",
+    "get_kbald_batch", "WeightedJointEntropy", "get_softrank_batch", "collect_log_probs", "collect_ensemble_log_probs", "evaluate",
+    "make_active_learning_data", "get_balanced_indices", "make_imbalanced", "flip_labels",
+}  # fmt: skip
+SETTINGS = {
+    "autocast": lambda: torch.autocast("cuda", torch.bfloat16),
+    "default device cuda": lambda: torch.device("cuda"),
+    "default device meta": lambda: torch.device("meta"),
+}
+some = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in COMPUTES]
+
+
+@pytest.mark.parametrize("name", some)
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_settings_change_nothing_on_the_device(setting, name, tmp_path):
+    expected, i = COMPUTED[name](make_inputs(torch.float32), tmp_path), make_inputs(torch.float32)
+    with PretendCuda():
+        i = send_inputs(i)
+        with SETTINGS[setting](): assert_alike(COMPUTED[name](i, tmp_path), expected, name)
+
+
+@pytest.mark.parametrize("name", some)
+def test_the_default_device_gets_no_work(name, tmp_path):
+    i = make_inputs(torch.float32)
+    with PretendCuda() as gpu, torch.device("cuda"): COMPUTED[name](i, tmp_path)
+    assert gpu.counts == (0, 0, 0)
+
+
+def test_tf32_costs_what_is_stated():
+    "A gain is off by 2^-10 (1 + log C) nats at most, so a score by that for each pick."
+    x, before = make_inputs(torch.float32).x, torch.get_float32_matmul_precision()
+    expected = get_batchbald_batch(x, 5, 4000)
+    try:
+        torch.set_float32_matmul_precision("high")
+        with PretendCuda(): found = get_batchbald_batch(x.cuda(), 5, 4000)
+    finally: torch.set_float32_matmul_precision(before)
+    for n, (a, b) in enumerate(zip(found.scores, expected.scores)): assert abs(a - b) <= (n + 1) * 2**-10 * (1 + math.log(4))
 
 
 # Second inputs on the other device
@@ -121,9 +191,9 @@ MIXED = {  # name -> a call, and which of `i` its arguments are, of which any ma
     "get_epig_batch": (lambda x, y: get_epig_batch(x, y, 6), "x y"),
     "compute_epig_bald": (lambda x, y: compute_epig_bald(x, y, 300), "x y"),
     "compute_epig_bald after": (lambda x, z: compute_epig_bald(x, log_probs_after_N_K_C=z), "x z"),
-    "get_batchepig_batch": (lambda x, y, p: get_batchepig_batch(x, y, 5, 300, pending=p), "x y pending"),
-    "get_batchepigbald_batch": (lambda x, y, p: get_batchepigbald_batch(x, y, 5, 300, pending=p), "x y pending"),
-    "get_batchepigbald_batch after": (lambda x, z: get_batchepigbald_batch(x, None, 4, 300, log_probs_after_N_K_C=z), "x z"),
+    "get_batchepig_batch": (lambda x, y, p: get_batchepig_batch(x, y, 3, 60, pending=p), "x y pending"),
+    "get_batchepigbald_batch": (lambda x, y, p: get_batchepigbald_batch(x, y, 3, 20, pending=p), "x y pending"),
+    "get_batchepigbald_batch after": (lambda x, z: get_batchepigbald_batch(x, None, 3, 60, log_probs_after_N_K_C=z), "x z"),
     "get_softmaxepig_batch": (lambda x, y: get_softmaxepig_batch(x, y, 9), "x y"),
     "compute_pair_information": (compute_pair_information, "x few"),
     "compute_kbald_gains": (lambda x, few: compute_kbald_gains(x, few, 3), "x few"),
@@ -139,7 +209,7 @@ MIXED = {  # name -> a call, and which of `i` its arguments are, of which any ma
         get_top_k_batch, get_softmax_batch, get_power_batch, get_softrank_batch)},
     "get_random_batch, pending": (lambda p: get_random_batch(120, 5, pending=p), "pending"),
     **{f"Round, {name}": (lambda x, y, p, name=name: picked(make_inputs(torch.float32), x, y, name, p), "x y pending") for name in
-       ("epig", "batchepig", "softmaxepig", "batchbald", "2bald", "bald")},
+       ("epig", "softmaxepig", "batchbald", "2bald", "bald")},
     "make_active_learning_data": (lambda a, b, c, d, v, f: join((a, b), (c, d), v, f),
                                   "train_x train_y test_x test_y validation first"),
     "get_distributed_batchbald_batch": (distributed, "x pending"),
@@ -166,7 +236,10 @@ def ways(n):
     return [list(way) for way in dict.fromkeys(tuple(x) for w in alone for x in (w, [not o for o in w]))]
 
 
-@pytest.mark.parametrize("name", MIXED)
+HEAVY = {"get_batchepig_batch", "get_batchepigbald_batch", "get_plain_batchbald_batch, pending", "get_dynamic_batchbald_batch, pending"}
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) if name in HEAVY else name for name in MIXED])
 def test_inputs_on_two_devices(name):
     call, names = MIXED[name]
     expected = call(*take(names))
@@ -174,7 +247,42 @@ def test_inputs_on_two_devices(name):
         with PretendCuda():
             given = [to_device(value) if there else value for value, there in zip(take(names), way)]
             place = ", ".join(f"{o}{' there' * there}" for o, there in zip(names.split(), way))
-            assert_alike_or_named(lambda: call(*given), expected, place)
+            assert_alike(call(*given), expected, place)
+
+
+# Generators on the device: here they draw as those of the CPU do
+
+DRAWN = {
+    **{select.__name__: lambda x, g, select=select: select(x, 5, 60, generator=g) for select in (
+        get_batchbald_batch, get_plain_batchbald_batch, get_dynamic_batchbald_batch, get_budgetbald_batch)},
+    **{select.__name__: lambda x, g, select=select: select(x, 5, generator=g) for select in (
+        get_softmaxbald_batch, get_powerbald_batch, get_softrankbald_batch)},
+    **{select.__name__: lambda x, g, select=select: select(x[:, 0, 0], 5, generator=g) for select in (
+        get_softmax_batch, get_power_batch, get_softrank_batch)},
+    "get_random_batch": lambda x, g: get_random_batch(50, 5, generator=g),
+    "compute_epig_bald": lambda x, g: compute_epig_bald(x, x[:9], 60, generator=g),
+    "get_batchepig_batch": lambda x, g: get_batchepig_batch(x, x[:9], 3, 60, generator=g),
+    "get_batchepigbald_batch": lambda x, g: get_batchepigbald_batch(x, x[:9], 3, 20, generator=g),
+    "get_softmaxepig_batch": lambda x, g: get_softmaxepig_batch(x, x[:9], 5, generator=g),
+    "WeightedJointEntropy": lambda x, g: WeightedJointEntropy(60, 10, generator=g, device=x.device).add_variables(x[:5]).compute(),
+    "draw_masks": lambda x, g: ConsistentDropout(0.3).draw_masks(5, (3, 2), g),
+    "collect_log_probs": lambda x, g: collect_log_probs(test_contexts.network(), x[:, :9].flatten(1), 5, generator=g, device=x.device),
+    "make_seeded": lambda x, g: dict(make_seeded(partial(make_mlp, 4, 3, 2), g).state_dict()),
+    "make_active_learning_data": lambda x, g: arrays(make_active_learning_data(
+        (x, torch.arange(120, device=x.device) % 4), (x, torch.arange(120, device=x.device) % 4), noise=0.1, validation=9, generator=g)),
+    "get_balanced_indices": lambda x, g: get_balanced_indices(torch.arange(120, device=x.device) % 4, 2, generator=g),
+    "make_imbalanced": lambda x, g: arrays(make_imbalanced(test_contexts.DATA, {3: 0.5}, generator=g)),
+    "flip_labels": lambda x, g: arrays(flip_labels(test_contexts.DATA, 0.3, generator=g)),
+    "Round": lambda x, g: [methods[name](Round(4, 120, lambda _: x, generator=g, num_samples=60)) for name in ("batchbald", "softmaxbald")],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_generators_on_the_device(name):
+    x = make_inputs(torch.float32).x
+    expected = DRAWN[name](x, torch.Generator().manual_seed(3))
+    with PretendCuda():
+        for place in (x, x.cuda()): assert_alike(DRAWN[name](place, PretendGenerator().manual_seed(3)), expected, name)
 
 
 # Training: each case in a process that was started for all of them
