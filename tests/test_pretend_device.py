@@ -22,6 +22,14 @@ pytestmark = [pytest.mark.skipif(bool(why_not()), reason=why_not()), pytest.mark
 TRAINS = {"train_models", "run_trials", "record_trials", "compare_methods", "Labelling", "plot_labelling"}
 PLACED = {"dropout_features", "collect_ensemble_log_probs"}  # run networks where they are, see below
 COMPUTES = [name for name in COMPUTED if name not in TRAINS | {"dropout_features"}]
+SLOW = os.environ.get("SLOW") == "1"
+# Seconds each, so once in a plain run: where inputs are on the device
+HEAVY = {"get_batchepig_batch", "get_batchepigbald_batch", "get_plain_batchbald_batch", "get_dynamic_batchbald_batch", "get_budgetbald_batch"}
+
+
+def mark(names, slow):
+    "Names as parameters, some of them for SLOW=1."
+    return [pytest.param(name, marks=pytest.mark.slow) if name in slow else name for name in names]
 
 
 def send_data(data):
@@ -62,7 +70,7 @@ def test_inputs_on_the_device(name, tmp_path):
     same_on_device(name, tmp_path, there=True)
 
 
-@pytest.mark.parametrize("name", [name for name in takes_device if name not in TRAINS | PLACED])
+@pytest.mark.parametrize("name", mark([name for name in takes_device if name not in TRAINS | PLACED], HEAVY))
 def test_device_with_inputs_on_the_cpu(name, tmp_path):
     same_on_device(name, tmp_path, there=False, device="cuda")
 
@@ -114,7 +122,7 @@ SETTINGS = {
     "default device cuda": lambda: torch.device("cuda"),
     "default device meta": lambda: torch.device("meta"),
 }
-some = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in COMPUTES]
+some = mark(COMPUTES, set(COMPUTES) - QUICK)
 
 
 @pytest.mark.parametrize("name", some)
@@ -236,10 +244,7 @@ def ways(n):
     return [list(way) for way in dict.fromkeys(tuple(x) for w in alone for x in (w, [not o for o in w]))]
 
 
-HEAVY = {"get_batchepig_batch", "get_batchepigbald_batch", "get_plain_batchbald_batch, pending", "get_dynamic_batchbald_batch, pending"}
-
-
-@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) if name in HEAVY else name for name in MIXED])
+@pytest.mark.parametrize("name", mark(MIXED, HEAVY | {f"{name}, pending" for name in HEAVY}))
 def test_inputs_on_two_devices(name):
     call, names = MIXED[name]
     expected = call(*take(names))
@@ -277,7 +282,7 @@ DRAWN = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", DRAWN)
+@pytest.mark.parametrize("name", mark(DRAWN, HEAVY))
 def test_generators_on_the_device(name):
     x = make_inputs(torch.float32).x
     expected = DRAWN[name](x, torch.Generator().manual_seed(3))
@@ -326,12 +331,14 @@ TRAINING = {
     **{f"{name}, inputs there": partial(run_on_device, name, there=True) for name in sorted(TRAINS - {"compare_methods"})},
     **{f"{name}, device there": partial(run_on_device, name, there=False, device="cuda") for name in sorted(TRAINS - {"plot_labelling"})},
 }
+SLOW_TRAINING = {f"{name}, {what} there" for name in ("compare_methods", "record_trials", "plot_labelling") for what in ("inputs", "device")}
 
 
 def run_training(folder):
     "In a process of its own: for each case what went wrong, or nothing, as JSON."
     folder, said = Path(folder), {}
     for name, case in TRAINING.items():
+        if name in SLOW_TRAINING and not SLOW: continue
         (folder / name).mkdir()
         try: case(folder=folder / name)
         except Exception: said[name] = traceback.format_exc()
@@ -349,6 +356,6 @@ def said(tmp_path_factory):
     return json.loads((folder / "said.json").read_text())
 
 
-@pytest.mark.parametrize("name", TRAINING)
+@pytest.mark.parametrize("name", mark(TRAINING, SLOW_TRAINING))
 def test_training(name, said):
     assert name not in said, said[name]
