@@ -293,7 +293,7 @@ mnist_initial_indices = (  # of the training set: the 20 images, two of each cla
 
 # %% ../nbs/09_datasets.ipynb #77636a93
 def _originals(data: ActiveLearningData) -> tuple[Tensor, Tensor]:
-    "For every pool point the place of its original among those of the pool, and the label of every original: on the CPU."
+    "The place of every pool point's original among the pool's originals, and the labels of these, on the CPU."
     place_N, labels_N = data.pool_originals.cpu().unique(return_inverse=True)[1], data.pool_labels.cpu()
     labels_O = labels_N.new_zeros(int(place_N.max()) + 1)
     labels_O[place_N] = labels_N

@@ -94,9 +94,9 @@ def test_networks_run_where_they_are():
         there = [test_contexts.network("cnn", seed).to(CUDA) for seed in range(2)]
         for x in (images, images.cuda()): assert_alike(collect_ensemble_log_probs(there, x), expected, "ensemble")
         assert dropout_features(there[0], {}, images[:1].cuda()) == features
-        with pytest.raises(ValueError, match=r"`models\[1\]` is on cuda:0, and inputs are sent to cpu; want"):
+        with pytest.raises(ValueError, match=r"`models\[1\]` is on cuda:0; want all on cpu, as inputs are"):
             collect_ensemble_log_probs([networks[0], there[1]], images)
-        with pytest.raises(ValueError, match=r"`models\[0\]` is on cpu, and inputs are sent to cuda:0; want"):
+        with pytest.raises(ValueError, match=r"`models\[0\]` is on cpu; want all on cuda:0, as inputs are"):
             collect_ensemble_log_probs(networks, images, device="cuda")
         with pytest.raises(ValueError, match="they are on cuda:0; want `model`, and all that it makes, on the same device"):
             dropout_features(networks[0], {}, images[:1].cuda())
@@ -349,9 +349,10 @@ def run_training(folder):
 def said(tmp_path_factory):
     folder, env = tmp_path_factory.mktemp("training"), dict(os.environ)
     if torch.version.cuda: env["LD_PRELOAD"] = str(build_driver(folder))
-    code = "import sys, pretend_cuda as p; p.start_autograd(); import test_pretend_device as t; t.run_training(sys.argv[1])"
+    code = "import sys, pretend_cuda as p; p.start_autograd(); print('started', flush=True); import test_pretend_device as t; t.run_training(sys.argv[1])"
     how = dict(cwd=Path(__file__).parent, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code, folder], **how)
+    if not done.stdout: pytest.skip(f"this PyTorch ({torch.__version__}) cannot train on a pretend device: {done.stderr.strip()[-300:]}")
     assert done.returncode == 0, done.stdout + done.stderr
     return json.loads((folder / "said.json").read_text())
 
