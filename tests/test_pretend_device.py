@@ -348,7 +348,7 @@ def run_training(folder):
 @pytest.fixture(scope="module")
 def said(tmp_path_factory):
     folder, env = tmp_path_factory.mktemp("training"), dict(os.environ)
-    if torch.version.cuda: env["LD_PRELOAD"] = str(build_driver(folder))
+    if torch.version.cuda and not torch.cuda.is_available(): env["LD_PRELOAD"] = str(build_driver(folder))
     code = "import sys, pretend_cuda as p; p.start_autograd(); print('started', flush=True); import test_pretend_device as t; t.run_training(sys.argv[1])"
     how = dict(cwd=Path(__file__).parent, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code, folder], **how)
