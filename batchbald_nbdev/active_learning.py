@@ -51,6 +51,7 @@ def evaluate(
     N, K, C = check_log_probs(log_probs_N_K_C)
     labels_N = check_labels("`labels_N` is", labels_N, N, C)
     mean_N_C = as_float_tensor(log_probs_N_K_C).double().logsumexp(1) - math.log(K)
+    labels_N = labels_N.to(mean_N_C.device)
     accuracy = (mean_N_C.argmax(1) == labels_N).double().mean().item()
     return accuracy, -mean_N_C.gather(1, labels_N[:, None]).mean().item()
 

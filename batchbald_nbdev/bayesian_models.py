@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 from .batchbald import is_out_of_memory
 from .checks import check_number, warn
-from .inputs import Inputs, agree, as_arguments, describe_inputs, find_logits, map_inputs
+from .inputs import Inputs, agree, as_arguments, describe_inputs, find_logits, first_tensor, map_inputs
 
 # %% ../nbs/08_bayesian_models.ipynb #ef7a9468
 class ConsistentDropout(nn.Module):
@@ -275,6 +275,10 @@ class _NoFunctionalDropout(TorchFunctionMode):
 
 # %% ../nbs/08_bayesian_models.ipynb #7a5406b7
 DRAWS = "it draws random numbers itself; let dropout layers be all that is random"
+_ELSEWHERE = re.compile(
+    r"same device|either on cpu"
+    r"|\(torch\.cuda\.\w+\) and .*\(torch\.[A-Z]|\(torch\.[A-Z]\w+\) and .*\(torch\.cuda"  # of convolutions
+)
 
 
 @contextmanager
@@ -288,6 +292,8 @@ def blaming_inputs(x: Inputs) -> Iterator[None]:
         if is_out_of_memory(error) or isinstance(error, ValueError) and not of_recurrent:
             raise
         what = "want the shape that it was made for, and its dtype: `x.float()`?"
+        if _ELSEWHERE.search(reason):
+            what = f"they are on {first_tensor(x).device}; want `model`, and all that it makes, on the same device"
         if "random operation" in reason:
             what = DRAWS
         if isinstance(error, TypeError) and re.search("missing|unexpected keyword|were given", reason):

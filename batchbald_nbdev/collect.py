@@ -463,6 +463,17 @@ def _predict_members(models: Sequence[Callable], batches: Iterable[Inputs], dtyp
             )
         yield _as_block(_run_members(models, x), x, dtype)
 
+# %% ../nbs/08a_collect.ipynb #5e0d7a32
+def _find_place(models: Sequence[Callable], device) -> torch.device | None:
+    "Where to send the inputs. Raises `ValueError` where a network has no parameter there."
+    places = {k: [o.device for o in net.parameters()] for k, net in enumerate(models) if isinstance(net, nn.Module)}
+    device = choose_device(device) if device is not None else next(chain(*places.values()), None)
+    there = None if device is None else torch.empty(0, dtype=torch.float32, device=device).device  # with its index
+    for k, found in places.items():
+        if found and there not in found:
+            raise ValueError(f"`models[{k}]` is on {found[0]}; want all on {there}, as inputs are, or another `device`")
+    return there
+
 # %% ../nbs/08a_collect.ipynb #89c69d38
 @full_precision
 @torch.no_grad()
@@ -483,8 +494,7 @@ def collect_ensemble_log_probs(
     not return logits or draws at each call, or where one network is there twice."""
     models, out = _check_members(models), _check_storage(dtype, out)
     networks = [model for model in models if isinstance(model, nn.Module)]
-    parameters = (parameter for network in networks for parameter in network.parameters())
-    device = choose_device(device) if device is not None else next((o.device for o in parameters), None)
+    device = _find_place(models, device)
     batches = (send_inputs(x, device) for x in _read_batches(loader, len(models), progress, inputs))
     with evaluating(networks):
         return _gather(_predict_members(models, batches, dtype), out)

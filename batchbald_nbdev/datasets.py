@@ -22,7 +22,7 @@ from batchbald_nbdev.checks import (
 
 # %% ../nbs/09_datasets.ipynb #2d9243f9
 def _whole(name: str, x, axes: Sequence[int]) -> Tensor:
-    "Whole numbers in a tensor with as many axes as allowed."
+    "Whole numbers in a tensor on the CPU with as many axes as allowed."
     try:
         numbers = as_tensor(x)
     except (TypeError, ValueError, RuntimeError, OverflowError):
@@ -31,7 +31,7 @@ def _whole(name: str, x, axes: Sequence[int]) -> Tensor:
     if wrong or numbers.numel() and (numbers.is_floating_point() or numbers.dtype == torch.bool):
         either = "a whole number or " if 0 in axes else ""
         raise ValueError(f"`{name}` is {brief(x)}; want {either}a list of whole numbers")
-    return numbers.long()
+    return numbers.long().cpu()
 
 # %% ../nbs/09_datasets.ipynb #b4f9d16e
 def _positions(name: str, positions, n: int) -> Tensor:
@@ -44,8 +44,8 @@ def _positions(name: str, positions, n: int) -> Tensor:
     return positions
 
 # %% ../nbs/09_datasets.ipynb #0e8c2b57
-def _as_set(name: str, pair) -> tuple[Tensor, Tensor]:
-    "Inputs and labels as tensors. Raises `ValueError` that names the set."
+def _as_set(name: str, pair, device=None) -> tuple[Tensor, Tensor]:
+    "Inputs and labels as tensors, on `device` or where the inputs are. Raises `ValueError` that names the set."
     try:
         inputs, labels = (as_tensor(x).detach() for x in pair)
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
@@ -56,7 +56,8 @@ def _as_set(name: str, pair) -> tuple[Tensor, Tensor]:
         found = f"inputs {tuple(inputs.shape)} and labels {tuple(labels.shape)} of {labels.dtype}"
         raise ValueError(f"`{name}` has {found}; want a pair, (n, *features) and n classes counted from 0")
     _check_finite(name, inputs)
-    return inputs, labels.long()
+    device = inputs.device if device is None else device
+    return inputs.to(device), labels.long().to(device)
 
 # %% ../nbs/09_datasets.ipynb #95d7a1c8
 def _check_finite(name: str, inputs: Tensor) -> None:
@@ -192,7 +193,8 @@ def make_active_learning_data(
     The pool keeps the order of the training set, copy after copy. Warns where held-out images are in the pool too,
     number for number."""
     repeats, noise, generator = check_count(repeats, "repeats"), _check_noise(noise), check_generator(generator)
-    (inputs, labels), (test_inputs, test_labels) = _as_set("train", train), _as_set("test", test)
+    inputs, labels = _as_set("train", train)
+    test_inputs, test_labels = _as_set("test", test, inputs.device)
     if inputs.shape[1:] != test_inputs.shape[1:]:
         found = f"`train` has inputs of shape {tuple(inputs.shape[1:])} and `test` of {tuple(test_inputs.shape[1:])}"
         raise ValueError(f"{found}; want the same")
@@ -291,10 +293,10 @@ mnist_initial_indices = (  # of the training set: the 20 images, two of each cla
 
 # %% ../nbs/09_datasets.ipynb #77636a93
 def _originals(data: ActiveLearningData) -> tuple[Tensor, Tensor]:
-    "For every pool point the place of its original among those of the pool, and the label of every original."
-    place_N = data.pool_originals.unique(return_inverse=True)[1]
-    labels_O = data.pool_labels.new_zeros(int(place_N.max()) + 1)
-    labels_O[place_N] = data.pool_labels
+    "The place of every pool point's original among the pool's originals, and the labels of these, on the CPU."
+    place_N, labels_N = data.pool_originals.cpu().unique(return_inverse=True)[1], data.pool_labels.cpu()
+    labels_O = labels_N.new_zeros(int(place_N.max()) + 1)
+    labels_O[place_N] = labels_N
     return place_N, labels_O
 
 # %% ../nbs/09_datasets.ipynb #862c0d1e
@@ -361,7 +363,8 @@ def flip_labels(
     wrong = _permutation(len(labels_O), generator)[: round(share * len(labels_O))]
     shifts = torch.randint(1, C, wrong.shape, generator=generator, device=generator.device)
     labels_O[wrong] = (labels_O[wrong] + shifts.cpu()) % C
-    return replace(data, name=f"{data.name}-mislabelled", pool_labels=labels_O[place_N])
+    flipped_N = labels_O[place_N].to(data.pool_labels.device)
+    return replace(data, name=f"{data.name}-mislabelled", pool_labels=flipped_N)
 
 # %% ../nbs/09_datasets.ipynb #57a22d01
 def example_log_probs(

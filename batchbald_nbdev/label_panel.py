@@ -29,7 +29,7 @@ def encode_image(
     "An image as PNG, stretched to full contrast by itself."
     from matplotlib.image import imsave
 
-    pixels_C_H_W = image.detach().float().reshape(-1, *image.shape[-2:])
+    pixels_C_H_W = image.detach().cpu().float().reshape(-1, *image.shape[-2:])
     pixels_C_H_W = pixels_C_H_W - pixels_C_H_W.min()
     pixels_C_H_W = 255 * pixels_C_H_W / pixels_C_H_W.max().clamp_min(1e-30)
     pixels_H_W_3 = pixels_C_H_W.round().byte().expand(3, -1, -1).movedim(0, -1).contiguous().numpy()

@@ -137,7 +137,7 @@ def check_model(make_model, make: Callable[[], nn.Module], data) -> None:
     if isinstance(make_model, nn.Module) or not callable(make_model):
         wish = f"want a function that makes a new network, such as `lambda: {kind}(...)`"
         raise ValueError(f"`make_model` is a {kind}; {wish}")
-    x = data.pool_inputs[:1]
+    x = data.pool_inputs[:1].cpu()
     try:
         with torch.no_grad():
             shape = tuple(make().to("cpu").eval()(x).shape)
@@ -200,7 +200,7 @@ def check_record(row: dict, run, labelled: list[int], seed: int, most: int, look
     if set(batch.indices) & set(labelled):
         raise ValueError("a record acquires points that are labelled already")
     labels_n = check_labels("the classes of a record are", row["classes"], len(batch.indices), run.data.num_classes)
-    if looked_up and not torch.equal(labels_n, run.data.pool_labels[batch.indices].long()):
+    if looked_up and not torch.equal(labels_n, run.data.pool_labels[batch.indices].long().cpu()):
         raise ValueError("the classes of a record are not those of its points in `pool_labels`")
 
 # %% ../nbs/92a_loop_checks.ipynb #0080bf96

@@ -180,6 +180,23 @@ def test_memory_that_never_suffices_and_other_errors_come_through(error, images)
     assert model[1].calls == 2 or error is torch.OutOfMemoryError
 
 
+@pytest.mark.parametrize("said", ["CUDA error: out of memory", "cuDNN error: CUDNN_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_ALLOC_FAILED"])
+def test_memory_that_runs_out_is_no_fault_of_shapes(said, images):
+    "Inputs are halved, and the words of CUDA's libraries come through where that does not help."
+    class Short(nn.Module):
+        most = 6
+
+        def forward(self, x):
+            if len(x) > self.most: raise RuntimeError(said)
+            return x
+
+    model = make(nn.Flatten, Short, nn.Dropout, lambda: nn.Linear(64, 5))
+    expected = collect_log_probs(make(nn.Flatten, nn.Identity, nn.Dropout, lambda: nn.Linear(64, 5)), images, 6)
+    assert_close(collect_log_probs(model, images, 6), expected)
+    model[1].most = 0
+    with pytest.raises(RuntimeError, match=said): collect_log_probs(model, images, 6)
+
+
 def test_loaders_of_all_kinds(model, images):
     expected = collect_log_probs(model, images, 4)
 

@@ -229,19 +229,19 @@ def distributed(i, **options):
     array = pytest.importorskip("dask.array")
     with dask.config.set(scheduler="synchronous"):  # in this thread
         return get_distributed_batchbald_batch(
-            array.from_array(i.x.detach().numpy(), chunks=(40, -1, -1)), 6, 1000, **options
+            array.from_array(i.x.numpy(force=True), chunks=(40, -1, -1)), 6, 1000, **options
         )
 
 
 def selected(i, folder, **options):
-    np.save(folder / "x.npy", i.x.detach().numpy())
+    np.save(folder / "x.npy", i.x.numpy(force=True))
     return [
         select_batch(folder / "x.npy", method=method, size=4, configs=50, overwrite=True)
         for method in ("batchbald", "2bald", "softmaxbald@0.25", "batchepig")
     ]
 
 
-def compared(folder):
+def compared(folder, **options):
     how = dict(
         methods="random,bald",
         trials=1,
@@ -255,7 +255,7 @@ def compared(folder):
         validation=10,
     )
     return (
-        compare_methods(folder / "run", overwrite=True, **how),
+        compare_methods(folder / "run", overwrite=True, **how, **options),
         (folder / "run" / "records.jsonl").read_text().split('"seconds"')[0],
     )
 
@@ -281,7 +281,7 @@ COMPUTED = {  # name -> what it computes from inputs, in a folder of its own; `o
         as_log_probs(i.x.exp(), "probs"),
         as_log_probs(i.x + 1, "logits"),
         as_log_probs(i.x.tolist()),
-        as_log_probs(i.x.detach().numpy()),
+        as_log_probs(i.x.numpy(force=True)),
     ],
     "compute_entropy": lambda i, f, **o: [
         compute_entropy(i.x),
@@ -300,7 +300,7 @@ COMPUTED = {  # name -> what it computes from inputs, in a folder of its own; `o
     ],
     "collect_sklearn_log_probs": lambda i, f, **o: [
         collect_sklearn_log_probs(FOREST, i.images.flatten(1)),
-        collect_sklearn_log_probs(FOREST, i.images.detach().flatten(1).numpy()),
+        collect_sklearn_log_probs(FOREST, i.images.flatten(1).numpy(force=True)),
     ],
     "compute_axes_entropy": lambda i, f, **o: compute_axes_entropy(i.joint, (0, 1), 2),
     "compute_mutual_information": lambda i, f, **o: [
@@ -314,7 +314,7 @@ COMPUTED = {  # name -> what it computes from inputs, in a folder of its own; `o
     "compute_bald": lambda i, f, **o: [
         compute_bald(i.x, **o),
         compute_bald(i.x.tolist(), **o),
-        compute_bald(i.x.detach().numpy(), **o),
+        compute_bald(i.x.numpy(force=True), **o),
     ],
     "compute_variation_ratios": lambda i, f, **o: compute_variation_ratios(i.x),
     "compute_mean_std": lambda i, f, **o: compute_mean_std(i.x),
@@ -412,14 +412,14 @@ COMPUTED = {  # name -> what it computes from inputs, in a folder of its own; `o
         arrays(
             make_active_learning_data(
                 (i.images[:60].tolist(), i.classes[:60].tolist()),
-                (i.images[60:].detach().numpy(), i.classes[60:].numpy()),
+                (i.images[60:].numpy(force=True), i.classes[60:].numpy(force=True)),
                 validation=[3, 4],
             )
         )
     ],
     "get_repeated_digits": lambda i, f, **o: arrays(get_repeated_digits(2, originals=50, test=20, validation=10)),
     "get_balanced_indices": lambda i, f, **o: [
-        get_balanced_indices(labels, 2) for labels in (i.classes, i.classes.tolist(), i.classes.numpy())
+        get_balanced_indices(labels, 2) for labels in (i.classes, i.classes.tolist(), i.classes.numpy(force=True))
     ],
     "make_imbalanced": lambda i, f, **o: arrays(make_imbalanced(i.data, {3: 0.5, 4: 0.0})),
     "flip_labels": lambda i, f, **o: arrays(flip_labels(i.data, 0.3)),
@@ -429,7 +429,7 @@ COMPUTED = {  # name -> what it computes from inputs, in a folder of its own; `o
         torch.rand(3, generator=derive_generator(0, "x"), dtype=torch.double, device="cpu"),
     ],
     "make_seeded": lambda i, f, **o: dict(network().state_dict()),
-    "evaluate": lambda i, f, **o: [evaluate(i.x, labels) for labels in (i.labels, i.labels.tolist(), i.labels.numpy())],
+    "evaluate": lambda i, f, **o: [evaluate(i.x, labels) for labels in (i.labels, i.labels.tolist(), i.labels.numpy(force=True))],
     "train_models": lambda i, f, **o: [
         trained(**o),
         trained(
@@ -453,7 +453,7 @@ COMPUTED = {  # name -> what it computes from inputs, in a folder of its own; `o
         steps=3,
         **o,
     ),
-    "compare_methods": lambda i, f, **o: compared(f),
+    "compare_methods": lambda i, f, **o: compared(f, **o),
     "select_batch": lambda i, f, **o: selected(i, f),
     "summarize": lambda i, f, **o: summarize(RECORDS),
     "get_labels_to": lambda i, f, **o: get_labels_to(RECORDS, "random", 0.1),

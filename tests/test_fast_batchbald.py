@@ -174,3 +174,39 @@ def test_where_nothing_is_left_to_learn_nothing_is_looked_at(monkeypatch, dtype)
     assert plain.gains[20] == 0 and sum(looked_at) < 20 * 600
     told = {i for i, gain in zip(plain.indices, plain.gains) if gain > 1e-5}
     assert plain.indices[len(told) + 3 :] == sorted(plain.indices[len(told) + 3 :])  # then in order of position
+
+
+SHORT = [  # what says that memory ran out
+    "CUDA error: out of memory",
+    "CUDA out of memory. Tried to allocate 2.00 GiB",
+    "MPS backend out of memory (MPS allocated: 1 GB)",
+    "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+    "cusolver error: CUSOLVER_STATUS_ALLOC_FAILED, when calling `cusolverDnCreate(handle)`",
+    "CUDA error: CUSPARSE_STATUS_INSUFFICIENT_RESOURCES when calling `cusparseCreate(handle)`",
+    "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+    "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+    "FIND was unable to find an engine to execute this computation",
+    "Unable to find a valid cuDNN algorithm to run convolution",
+    "[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes",
+    "DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes",
+]
+BROKEN = ["CUDA error: an illegal memory access was encountered", "CUDA error: CUBLAS_STATUS_NOT_SUPPORTED", "shapes differ"]
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, getattr(torch, "AcceleratorError", RuntimeError)])
+@pytest.mark.parametrize("said", SHORT)
+def test_blocks_are_halved_whatever_says_that_memory_ran_out(said, kind):
+    def step(elements):
+        if elements > 2**15: raise kind(said)
+        return "done"
+
+    assert batchbald.halving(step, 2**18) == ("done", 2**15)
+
+
+@pytest.mark.parametrize("error", [*map(RuntimeError, BROKEN), AttributeError("out of memory")], ids=str)
+def test_nothing_is_halved_for_other_errors(error):
+    def step(elements):
+        assert elements == 2**18
+        raise error
+
+    with pytest.raises(type(error)): batchbald.halving(step, 2**18)
