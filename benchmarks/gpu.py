@@ -137,10 +137,14 @@ class Bench:
         self.synchronise()
         torch.cuda.reset_peak_memory_stats(self.device)
         before = torch.cuda.memory_allocated(self.device)
-        start = time.perf_counter()
-        result = f()
-        self.synchronise()
-        seconds = time.perf_counter() - start
+        gc.freeze()  # as in `common.measure`, for a library that collects garbage at every call
+        try:
+            start = time.perf_counter()
+            result = f()
+            self.synchronise()
+            seconds = time.perf_counter() - start
+        finally:
+            gc.unfreeze()
         return common.Run(result, seconds, torch.cuda.max_memory_allocated(self.device) - before)
 
     def repeat(self, f: Callable) -> dict:
@@ -157,8 +161,10 @@ class Bench:
 
     def repeat_scaled(self, run: Callable[[int], object], N: int) -> dict:
         "The same for a call that gets the number of points: fewer than N where N would take too long, and the time scaled."
-        few = max(1, min(FEW, N // 8))
-        run(few)
+        fewest = max(1, min(FEW, N // 8) // 16)
+        run(fewest)
+        slowest = self.measure(lambda: run(fewest)).seconds / fewest
+        few = max(fewest, min(FEW, N // 8, int(self.seconds_left() / 16 / slowest)))  # and four times as many, below
         small, larger = (self.measure(lambda n=n: run(n)).seconds for n in (few, 4 * few))
         each = max((larger - small) / (3 * few), 1e-9)
         fixed = max(small - each * few, 0.0)
@@ -437,7 +443,7 @@ def list_parts(form: str) -> list[Part]:
         Part("predictions", 60, make_predictions),
         Part("picks beside the CPU's", 30, compare_picks),
         Part("reads by the host", 20, count_reads),
-        Part("launches", 50, count_launches),
+        Part("launches", 60, count_launches),
         Part("BALD", 10, time_bald),
         *batchbald(few, 15),
         *[Part(f"2-BALD, {N:,} points", 15, partial(time_kbald, N)) for N in size["pools"]],
@@ -476,12 +482,13 @@ def run_child(args, task: dict) -> None:
         except Exception as error:
             traceback.print_exc()
             ended = f"failed: {type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-        tell(part=name, ended=ended)
         if ended.startswith("failed"):
+            tell(part=name, ended=ended)
             return  # after an error of CUDA a process may be good for nothing
-        gc.collect()
+        gc.collect()  # what a part leaves, the profiler's events say, costs no other part time
         if bench.device.type == "cuda":
             torch.cuda.empty_cache()
+        tell(part=name, ended=ended)
 
 
 # The process that keeps the time

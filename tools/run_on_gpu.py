@@ -85,9 +85,9 @@ def runs(*command, quiet: bool = True) -> bool:
 
 def make_environment(base) -> None:
     "`.venv-gpu`, which sees what `base` has where that has a PyTorch that finds the GPU."
-    if not PYTHON.exists():
-        python = base or sys.executable
-        made = runs(python, "-m", "venv", FOLDER) or runs(python, "-m", "venv", "--clear", "--without-pip", FOLDER)
+    python, version = base or sys.executable, "import sys; print(sys.version_info[:2])"
+    if says(PYTHON, version) != says(python, version):  # not there, or made with another
+        made = runs(python, "-m", "venv", "--clear", FOLDER) or runs(python, "-m", "venv", "--clear", "--without-pip", FOLDER)
         if not made and not runs("uv", "venv", "--clear", "--python", python, FOLDER):
             sys.exit(f"make gpu: no environment could be made; install the package `venv` of {python}, or uv")
     folder = Path(says(PYTHON, "import sysconfig; print(sysconfig.get_path('purelib'))"))
