@@ -1,20 +1,21 @@
-"""The package on a GPU: seconds, memory, picks, launches, and what the host waits for; each part has a time limit of its own.
+"""The package on a GPU: seconds, memory, picks, launches, what the host waits for; each part has its own time limit.
 
     make gpu                                           installs what is missing, then runs this with --checks
     python benchmarks/gpu.py [--full] [--checks]       wants PyTorch with CUDA
     python benchmarks/gpu.py --tiny --device cpu       seconds, anywhere; only to see that the script works
 
-Into benchmarks/records/gpu_NAME.json, NAME being the card's. BatchBALD at 20,000 and 60,000 points, batches of 10 and of 100, with the
-default M and with 10,000; 2-BALD and BALD; `batchbald_redux` on the same device; `collect_log_probs` with 60,000 images beside a plain loop
-of MC dropout; a stack of networks in `train_models` beside one in a plain loop. K = 100, C = 10. Predictions are those of the other
-benchmarks; images are random, since what they show costs no time. What would take too long runs on fewer points and its time is scaled,
-which the record says.
+Into benchmarks/records/gpu_NAME.json, NAME being the card's. BatchBALD at 20,000 and 60,000 points, batches of 10 and
+of 100, with the default M and with 10,000; 2-BALD and BALD; `batchbald_redux` on the same device; `collect_log_probs`
+with 60,000 images beside a plain loop of MC dropout; a stack of networks in `train_models` beside one in a plain
+loop. K = 100, C = 10. Predictions are those of the other benchmarks; images are random, since what they show costs no
+time. What would take too long runs on fewer points and its time is scaled, which the record says.
 
-The parts run one after the other in a process that prints what it finds. A part that runs out of its time, or fails, ends that process; the
-record says so, and a new process goes on with the next part. The record is written after each part, so a machine that is taken away leaves
-what was found so far. --limit is for all parts together. --checks also runs the tests marked `gpu` and the notebooks with cells for a GPU,
-at most 115 s beyond it. Times are medians with the device waited for at both ends, the first call apart; memory is what PyTorch allocates
-there beyond what it held. The exit status is 1 where a part or a check failed.
+The parts run one after the other in a process that prints what it finds. A part that runs out of its time, or fails,
+ends that process; the record says so, and a new process goes on with the next part. The record is written after each
+part, so a machine that is taken away leaves what was found so far. --limit is for all parts together. --checks also
+runs the tests marked `gpu` and the notebooks with cells for a GPU, at most 115 s beyond it. Times are medians with
+the device waited for at both ends, the first call apart; memory is what PyTorch allocates there beyond what it held.
+The exit status is 1 where a part or a check failed.
 """
 
 import os
@@ -36,6 +37,7 @@ import traceback
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from importlib.util import find_spec
@@ -75,7 +77,11 @@ SIZES = {
     ),
 }  # fmt: skip
 SIZES["full"] = SIZES["quick"] | dict(repeats=15)
-LABELS, MINIBATCH, IMAGES_AT_ONCE = 100, 64, 4_096  # training images of a network; of an optimiser step; of the plain loop
+LABELS, MINIBATCH, IMAGES_AT_ONCE = (
+    100,
+    64,
+    4_096,
+)  # training images of a network; of an optimiser step; of the plain loop
 
 
 class Missing(Exception):
@@ -157,10 +163,15 @@ class Bench:
             runs.append(self.measure(f))
             runs[-1].result = None
             last = runs[-1].seconds
-        return {**common.summarise(runs or [first]), "first_seconds": first.seconds, "warm": bool(runs), "scaled": False}
+        return {
+            **common.summarise(runs or [first]),
+            "first_seconds": first.seconds,
+            "warm": bool(runs),
+            "scaled": False,
+        }
 
     def repeat_scaled(self, run: Callable[[int], object], N: int) -> dict:
-        "The same for a call that gets the number of points: fewer than N where N would take too long, and the time scaled."
+        "The same for a call that gets the number of points: fewer where N would take too long, and the time scaled."
         fewest = max(1, min(FEW, N // 8) // 16)
         run(fewest)
         slowest = self.measure(lambda: run(fewest)).seconds / fewest
@@ -185,7 +196,11 @@ def start(bench: Bench) -> Iterator[dict]:
     found = {"device": str(bench.device), "torch": torch.__version__}
     if bench.device.type == "cuda":
         about = torch.cuda.get_device_properties(bench.device)
-        found |= {"name": about.name, "memory_bytes": about.total_memory, "multiprocessors": about.multi_processor_count}
+        found |= {
+            "name": about.name,
+            "memory_bytes": about.total_memory,
+            "multiprocessors": about.multi_processor_count,
+        }
         found |= {"capability": f"{about.major}.{about.minor}", "cuda": torch.version.cuda, "driver": read_driver()}
     x = torch.rand(64, 64, device=bench.device)
     (x @ x).sum().item()
@@ -266,7 +281,11 @@ def count_reads(bench: Bench) -> Iterator[dict]:
             torch.cuda.set_sync_debug_mode("default")
     reads = [o for o in caught if "called a synchronizing" in str(o.message)]
     sites = Counter(f"{Path(o.filename).name}:{o.lineno}" for o in reads)
-    yield {**describe(bench, "BatchBALD", N, B, common.default_num_samples()), "reads": len(reads), "sites": dict(sites.most_common(15))}
+    yield {
+        **describe(bench, "BatchBALD", N, B, common.default_num_samples()),
+        "reads": len(reads),
+        "sites": dict(sites.most_common(15)),
+    }
 
 
 def count_launches(bench: Bench) -> Iterator[dict]:
@@ -281,7 +300,9 @@ def count_launches(bench: Bench) -> Iterator[dict]:
     on_device = [o for o in found.events() if o.device_type == DeviceType.CUDA]
     copies = [o for o in on_device if o.name.startswith(("Memcpy", "Memset"))]
     kernels = [o for o in on_device if not o.name.startswith(("Memcpy", "Memset"))]
-    calls = Counter(o.name for o in found.events() if o.device_type == DeviceType.CPU and re.match("cu[A-Z]|cuda[A-Z]", o.name))
+    calls = Counter(
+        o.name for o in found.events() if o.device_type == DeviceType.CPU and re.match("cu[A-Z]|cuda[A-Z]", o.name)
+    )
     yield {
         **describe(bench, "BatchBALD", N, B, common.default_num_samples()),
         "kernels": len(kernels),
@@ -313,8 +334,8 @@ def time_kbald(N: int, bench: Bench) -> Iterator[dict]:
 
 
 def time_redux(N: int, bench: Bench) -> Iterator[dict]:
-    """In float32, configurations and products on the device; it keeps scores on the CPU, and may read them before they have arrived,
-    so its picks are not recorded."""
+    """In float32, configurations and products on the device; it keeps scores on the CPU, and may read them before they
+    have arrived, so its picks are not recorded."""
     try:
         from batchbald_redux.batchbald import get_batchbald_batch as theirs
     except ImportError as error:
@@ -382,7 +403,13 @@ def make_training(bench: Bench, T: int) -> tuple[list[Tensor], list[Tensor]]:
 
 
 def describe_training(bench: Bench, method: str, T: int) -> dict:
-    return {"method": method, "network": "make_mnist_cnn", "networks": T, "labels": LABELS, "steps": bench.size["steps"]}
+    return {
+        "method": method,
+        "network": "make_mnist_cnn",
+        "networks": T,
+        "labels": LABELS,
+        "steps": bench.size["steps"],
+    }
 
 
 def time_training(bench: Bench) -> Iterator[dict]:
@@ -498,7 +525,9 @@ class Worker:
     "A process and what it prints, line by line."
 
     def __init__(self, command: list[str], env: dict | None = None):
-        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, env=env, start_new_session=True)
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, env=env, start_new_session=True
+        )
         self.lines = queue.Queue()
         threading.Thread(target=self._read, daemon=True).start()
 
@@ -582,7 +611,9 @@ def follow(worker: Worker, parts: list[Part], deadline: float, journal: Journal)
     return []
 
 
-def run_parts(parts: list[Part], deadline: float, journal: Journal, start_worker: Callable[[list[Part]], Worker]) -> None:
+def run_parts(
+    parts: list[Part], deadline: float, journal: Journal, start_worker: Callable[[list[Part]], Worker]
+) -> None:
     "All parts; each process that is started begins with START, and without it nothing else is tried."
     wanted, left = parts, parts
     while left and time.monotonic() < deadline - 1:
@@ -605,7 +636,11 @@ def run_parts(parts: list[Part], deadline: float, journal: Journal, start_worker
 
 def find_tests() -> list[str]:
     "Files with tests for a GPU, so that no others need be imported."
-    return sorted(str(o.relative_to(ROOT)) for o in (ROOT / "tests").glob("test_*.py") if "mark.gpu" in o.read_text(encoding="utf-8"))
+    return sorted(
+        str(o.relative_to(ROOT))
+        for o in (ROOT / "tests").glob("test_*.py")
+        if "mark.gpu" in o.read_text(encoding="utf-8")
+    )
 
 
 def find_notebooks() -> list[str]:
@@ -621,7 +656,17 @@ def find_notebooks() -> list[str]:
 
 def list_checks(folder: Path) -> dict[str, tuple[list[str], str]]:
     "Name -> the command, and the module without which it cannot run."
-    pytest = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "-p", "no:cacheprovider", "--continue-on-collection-errors"]
+    pytest = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-m",
+        "gpu",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "--continue-on-collection-errors",
+    ]
     checks = {"tests": ([*pytest, f"--junitxml={folder / 'tests.xml'}", *find_tests()], "pytest")}
     for notebook in find_notebooks():
         checks[notebook] = ([sys.executable, "tests/run_notebook.py", notebook, "gpu"], "nbdev")
@@ -638,36 +683,43 @@ def read_tests(path: Path) -> dict:
     return {"counts": Counter(kinds), "failed": failed}
 
 
-def run_checks(journal: Journal, folder: Path, seconds: float) -> None:
-    "Tests and notebooks side by side, a process each."
+def run_check(command: list[str], log: Path, deadline: float) -> tuple[str, float]:
+    "How a process ended, and after how many seconds; what it said is in `log`."
+    began = time.monotonic()
+    if began > deadline - 1:
+        return "not reached", 0.0
     env = {"OMP_NUM_THREADS": "1", "MPLBACKEND": "agg", **os.environ}
     env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    running, began = {}, time.monotonic()
-    for name, (command, needs) in list_checks(folder).items():
-        if find_spec(needs) is None:
-            journal.note(name, seconds, None, f"missing: {needs} is not installed")
-            continue
-        log = open(folder / f"{len(running)}.log", "w+", encoding="utf-8")
-        options = {"cwd": ROOT, "env": env, "stdin": subprocess.DEVNULL, "stdout": log, "stderr": subprocess.STDOUT}
-        running[name] = subprocess.Popen(command, start_new_session=True, **options), log
-    try:
-        for name, (process, log) in running.items():
-            try:
-                status = process.wait(max(0.0, began + seconds - time.monotonic()))
-                ended = "done" if status == 0 else f"failed: exit status {status}"
-            except subprocess.TimeoutExpired:
-                stop_group(process)
-                ended = "ran out of time"
-            with log:
-                log.seek(0)
-                said = log.read()
-            if ended != "done":
-                common.say(said[-4_000:])
-            facts = read_tests(folder / "tests.xml") if name == "tests" else {}
-            journal.note(name, seconds, time.monotonic() - began, ended, **facts)
-    finally:
-        for process, _ in running.values():
+    options = {"cwd": ROOT, "env": env, "stdin": subprocess.DEVNULL, "stderr": subprocess.STDOUT}
+    with open(log, "w", encoding="utf-8") as said:
+        process = subprocess.Popen(command, stdout=said, start_new_session=True, **options)
+        try:
+            status = process.wait(deadline - began)
+            ended = "done" if status == 0 else f"failed: exit status {status}"
+        except subprocess.TimeoutExpired:
+            ended = "ran out of time"
+        finally:
             stop_group(process)
+    return ended, time.monotonic() - began
+
+
+def run_checks(journal: Journal, folder: Path, seconds: float) -> None:
+    "Tests and notebooks side by side, a process each and no more than there are cores."
+    deadline, running = time.monotonic() + seconds, {}
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        for i, (name, (command, needs)) in enumerate(list_checks(folder).items()):
+            if find_spec(needs) is None:
+                journal.note(name, seconds, None, f"missing: {needs} is not installed")
+                continue
+            log = folder / f"{i}.log"
+            running[pool.submit(run_check, command, log, deadline)] = name, log
+        for check in as_completed(running):
+            name, log = running[check]
+            ended, took = check.result()
+            if ended != "done" and log.exists():
+                common.say(log.read_text(encoding="utf-8", errors="replace")[-4_000:])
+            facts = read_tests(folder / "tests.xml") if name == "tests" else {}
+            journal.note(name, seconds, took, ended, **facts)
 
 
 def show(journal: Journal) -> None:
@@ -676,8 +728,9 @@ def show(journal: Journal) -> None:
         ["method", "N", "B", "M", "networks", "time", "first call", "memory"],
         [
             [
-                o["method"], f"{o['N']:,}" if "N" in o else "", o.get("B") or "", f"{o['M']:,}" if o.get("M") else "", o.get("networks", ""),
-                common.show_seconds(o["seconds"]) + " (scaled)" * o["scaled"], common.show_seconds(o["first_seconds"]), common.show_bytes(o["peak_bytes"]),
+                o["method"], f"{o['N']:,}" if "N" in o else "", o.get("B") or "", f"{o['M']:,}" if o.get("M") else "",
+                o.get("networks", ""), common.show_seconds(o["seconds"]) + " (scaled)" * o["scaled"],
+                common.show_seconds(o["first_seconds"]), common.show_bytes(o["peak_bytes"]),
             ]
             for o in timed
         ],
@@ -689,7 +742,8 @@ def show(journal: Journal) -> None:
         if "reads" in row:
             print(f"\nreads by the host in one batch of {row['B']}: {row['reads']:,}")
         if "kernels" in row:
-            print(f"\none batch of {row['B']}: {row['kernels']:,} kernels, {row['waits']:,} waits, {row['kernel_seconds']:.3g} s in kernels")
+            kernels = f"{row['kernels']:,} kernels in {row['kernel_seconds']:.3g} s"
+            print(f"\none batch of {row['B']}: {kernels}, {row['waits']:,} waits")
     left = [f"{o['part']} ({o['ended']})" for o in journal.parts if o["ended"] != "done"]
     print(f"\nall parts done: {'no: ' + '; '.join(left) if left else 'yes'}")
 

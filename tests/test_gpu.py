@@ -1,4 +1,4 @@
-"`make gpu`: what it says where there is no GPU, what it installs, and how parts are kept to their time. None of this needs a GPU."
+"`make gpu`: what it says without a GPU, what it installs, and how parts are kept to their time. Needs no GPU."
 import argparse, json, os, subprocess, sys, time
 from pathlib import Path
 
@@ -70,11 +70,11 @@ def test_where_the_device_does_not_start_nothing_else_is_tried(journal, monkeypa
     assert not journal.args.out.exists()
 
 
-@pytest.mark.parametrize("form, name", [("quick", "gpu_nvidia_h100_80gb_hbm3.json"), ("full", "gpu_nvidia_h100_80gb_hbm3_full.json")])
-def test_a_record_is_named_after_the_card(form, name):
+@pytest.mark.parametrize("form, ending", [("quick", ".json"), ("full", "_full.json")])
+def test_a_record_is_named_after_the_card(form, ending):
     args = argparse.Namespace(out=None, form=form)
     gpu.Journal(args).add_row("start", {"name": "NVIDIA H100 80GB HBM3"})
-    assert args.out == common.RECORDS / name
+    assert args.out == common.RECORDS / f"gpu_nvidia_h100_80gb_hbm3{ending}"
 
 
 def test_everything_together_fits_six_minutes():
@@ -96,12 +96,30 @@ def test_fewer_points_where_all_would_take_too_long(tmp_path):
 
 def test_what_needs_a_gpu_is_found():
     assert {"tests/test_active_learning.py", "tests/test_bayesian_models.py"} <= set(gpu.find_tests())
-    assert "nbs/10_active_learning.ipynb" in gpu.find_notebooks() and "nbs/00_information.ipynb" not in gpu.find_notebooks()
+    found = gpu.find_notebooks()
+    assert "nbs/10_active_learning.ipynb" in found and "nbs/00_information.ipynb" not in found
+
+
+def test_checks_keep_to_their_time_too(journal, tmp_path, monkeypatch):
+    def check(code, needs="pytest"): return [sys.executable, "-c", code], needs
+
+    checks = {"good": check("print(1)"), "bad": check("raise SystemExit(4)"), "none": check("", "no_such_module")}
+    checks["slow"] = check("import time; time.sleep(600)")
+    monkeypatch.setattr(gpu, "list_checks", lambda folder: {**checks, "late": check("print(2)")})
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    gpu.run_checks(journal, tmp_path, 5)
+    ended = {part["part"]: part["ended"] for part in journal.parts}
+    assert ended == {
+        "good": "done", "bad": "failed: exit status 4", "none": "missing: no_such_module is not installed",
+        "slow": "ran out of time", "late": "not reached",
+    }  # fmt: skip
+    assert journal.failed() == ["bad"]
 
 
 def test_what_pytest_found_is_read(tmp_path):
     assert gpu.read_tests(tmp_path / "tests.xml") == {}
-    (tmp_path / "test_it.py").write_text("import pytest\ndef test_a(): pass\ndef test_b(): assert 0\ndef test_c(): pytest.skip('no')\n")
+    tests = "import pytest\ndef test_a(): pass\ndef test_b(): assert 0\ndef test_c(): pytest.skip('no')\n"
+    (tmp_path / "test_it.py").write_text(tests)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--junitxml=tests.xml", "test_it.py"]
     subprocess.run(command, cwd=tmp_path, stdin=subprocess.DEVNULL, capture_output=True)
     found = gpu.read_tests(tmp_path / "tests.xml")
@@ -121,7 +139,8 @@ def test_make_gpu_without_a_gpu_says_so_in_one_line_and_installs_nothing(tmp_pat
     before = sorted(tmp_path.rglob("*"))
     env = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHONDONTWRITEBYTECODE": "1"}  # the driver then tells of none
     command = ["make", "--no-print-directory", "gpu", f"PYTHON={sys.executable}"]
-    done = subprocess.run(command, cwd=tmp_path, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120)
+    options = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True, "timeout": 120}
+    done = subprocess.run(command, cwd=tmp_path, env=env, **options)
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.splitlines()[0] == run_on_gpu.NO_GPU
     assert len(done.stderr.splitlines()) == 2  # and what make says itself
@@ -140,10 +159,11 @@ def installing(monkeypatch, tmp_path):
     monkeypatch.setattr(run_on_gpu, "find_installer", lambda base: ["install"])
     monkeypatch.setattr(run_on_gpu, "finds_gpu", lambda python: python == sys.executable or python == run_on_gpu.PYTHON)
     monkeypatch.setattr(run_on_gpu, "says", lambda python, code: "torch==2.9.1")
-    monkeypatch.setattr(run_on_gpu, "find_missing", lambda python, wanted: [o for o in wanted if run_on_gpu.name_of(o) in lacking])
+    name_of = run_on_gpu.name_of
+    monkeypatch.setattr(run_on_gpu, "find_missing", lambda python, wanted: [o for o in wanted if name_of(o) in lacking])
 
     def runs(*command, quiet=True):
-        names = {run_on_gpu.name_of(o) for o in command[1:] if isinstance(o, str) and not o.startswith("-")}
+        names = {name_of(o) for o in command[1:] if isinstance(o, str) and not o.startswith("-")}
         done.append(sorted(names & lacking.keys()))
         if all(lacking.get(name) != "not to be had" for name in names):
             for name in names: lacking.pop(name, None)
@@ -163,12 +183,15 @@ def test_only_what_is_missing_is_installed_and_what_cannot_be_is_left_out(instal
     done, lacking = installing
     lacking.update(fastcore="", nbdev="", torchvision="not to be had", toma="", batchbald_redux="")
     assert run_on_gpu.choose_python() == run_on_gpu.PYTHON
-    assert done == [["fastcore", "nbdev", "torchvision"], ["nbdev"], ["fastcore"], ["torchvision"], ["batchbald_redux", "toma"]]
+    one_by_one = [["nbdev"], ["fastcore"], ["torchvision"]]
+    assert done == [["fastcore", "nbdev", "torchvision"], *one_by_one, ["batchbald_redux", "toma"]]
     assert capsys.readouterr().out.splitlines()[-1] == "make gpu: could not be installed: torchvision"
     assert (run_on_gpu.FOLDER / "constraints.txt").read_text() == "torch==2.9.1"  # nothing brings another one
 
 
 def test_requirements_are_those_of_the_package():
     names = {run_on_gpu.name_of(o) for o in run_on_gpu.read_requirements()}
-    assert {"torch", "numpy", "scikit-learn", "nbdev", "pytest", "batchbald_redux", "toma"} <= names and "jupyterlab" not in names
-    assert run_on_gpu.find_missing(sys.executable, ["torch>=2.4", "scikit-learn", "no-such-package==1"]) == ["no-such-package==1"]
+    assert {"torch", "numpy", "scikit-learn", "nbdev", "pytest", "batchbald_redux", "toma"} <= names
+    assert "jupyterlab" not in names
+    missing = run_on_gpu.find_missing(sys.executable, ["torch>=2.4", "scikit-learn", "no-such-package==1"])
+    assert missing == ["no-such-package==1"]

@@ -1,12 +1,14 @@
 """What `make gpu` does: run on a GPU what needs one, the benchmark, tests and notebook cells, and record it.
 
     python tools/run_on_gpu.py [options of benchmarks/gpu.py]
-    python tools/run_on_gpu.py --wheels FOLDER 3.12            fetch what a machine with Python 3.12 and PyTorch may lack, to be taken there
+    python tools/run_on_gpu.py --wheels FOLDER 3.12   fetch what a machine with Python 3.12 and PyTorch may lack
 
-Needs Python 3.10 or newer with pip, and no package. Where there is no GPU it says so and installs nothing. PyTorch that is there and finds
-the GPU is used as it is, be it in `.venv` or in this Python; only what is missing beside it goes into `.venv-gpu`. Where there is none,
-PyTorch goes there too. Where packages cannot be had it goes on without them, and the record says which parts were missing.
+Needs Python 3.10 or newer with pip, and no package. Where there is no GPU it says so and installs nothing. PyTorch
+that is there and finds the GPU is used as it is, be it in `.venv` or in this Python; only what is missing beside it
+goes into `.venv-gpu`. Where there is none, PyTorch goes there too. Where packages cannot be had it goes on without
+them, and the record says which parts were missing.
 """
+
 import ctypes, os, re, shlex, subprocess, sys, time
 from configparser import ConfigParser
 from pathlib import Path
@@ -40,7 +42,9 @@ def has_gpu() -> bool:
 def says(python, code: str) -> str | None:
     "What a Python prints, or None where it fails."
     try:
-        done = subprocess.run([python, "-c", code], cwd=ROOT, text=True, stdin=subprocess.DEVNULL, capture_output=True, timeout=120)
+        done = subprocess.run(
+            [python, "-c", code], cwd=ROOT, text=True, stdin=subprocess.DEVNULL, capture_output=True, timeout=120
+        )
     except (OSError, subprocess.SubprocessError):
         return None
     return None if done.returncode else done.stdout.strip()
@@ -67,7 +71,9 @@ def read_requirements() -> list[str]:
 def find_missing(python, requirements: list[str]) -> list[str]:
     "Those whose module is not there."
     modules = {o: MODULES.get(name_of(o), name_of(o).replace("-", "_")) for o in requirements}
-    found = says(python, f"from importlib.util import find_spec; print(*[o for o in {[*modules.values()]} if find_spec(o)])")
+    found = says(
+        python, f"from importlib.util import find_spec; print(*[o for o in {[*modules.values()]} if find_spec(o)])"
+    )
     return [o for o, module in modules.items() if module not in (found or "").split()]
 
 
@@ -78,7 +84,10 @@ def runs(*command, quiet: bool = True) -> bool:
     output = {"capture_output": True} if quiet else {}
     env = {**FEW_TRIES, **os.environ}
     try:
-        return subprocess.run([str(o) for o in command], cwd=ROOT, env=env, stdin=subprocess.DEVNULL, **output).returncode == 0
+        return (
+            subprocess.run([str(o) for o in command], cwd=ROOT, env=env, stdin=subprocess.DEVNULL, **output).returncode
+            == 0
+        )
     except OSError:
         return False
 
@@ -87,7 +96,9 @@ def make_environment(base) -> None:
     "`.venv-gpu`, which sees what `base` has where that has a PyTorch that finds the GPU."
     python, version = base or sys.executable, "import sys; print(sys.version_info[:2])"
     if says(PYTHON, version) != says(python, version):  # not there, or made with another
-        made = runs(python, "-m", "venv", "--clear", FOLDER) or runs(python, "-m", "venv", "--clear", "--without-pip", FOLDER)
+        made = runs(python, "-m", "venv", "--clear", FOLDER) or runs(
+            python, "-m", "venv", "--clear", "--without-pip", FOLDER
+        )
         if not made and not runs("uv", "venv", "--clear", "--python", python, FOLDER):
             sys.exit(f"make gpu: no environment could be made; install the package `venv` of {python}, or uv")
     folder = Path(says(PYTHON, "import sysconfig; print(sysconfig.get_path('purelib'))"))
@@ -96,7 +107,9 @@ def make_environment(base) -> None:
         beside.unlink(missing_ok=True)
         return
     # As PYTHONPATH would, but after what is in the environment itself, and with the .pth files of these folders
-    folders = says(base, "import sys; print(*[o for o in sys.path if o.endswith(('site-packages', 'dist-packages'))], sep='\\n')")
+    folders = says(
+        base, "import sys; print(*[o for o in sys.path if o.endswith(('site-packages', 'dist-packages'))], sep='\\n')"
+    )
     beside.write_text("".join(f"import site; site.addsitedir({o!r})\n" for o in folders.splitlines()), encoding="utf-8")
 
 
@@ -117,7 +130,9 @@ def install(base, requirements: list[str]) -> None:
     if installer is None:
         return
     constraints = FOLDER / "constraints.txt"
-    fixed = says(PYTHON, "from importlib.metadata import version; print('torch==' + version('torch'))") if base else None
+    fixed = (
+        says(PYTHON, "from importlib.metadata import version; print('torch==' + version('torch'))") if base else None
+    )
     constraints.write_text(fixed or "", encoding="utf-8")  # nothing shall bring another PyTorch
     command = [*installer, "--quiet", "--constraint", constraints]
     usual = [o for o in requirements if name_of(o) not in ALONE]
@@ -155,7 +170,7 @@ def choose_python() -> Path | str:
 
 
 def fetch_wheels(folder: str, version: str) -> bool:
-    "What is missing beside PyTorch and what usually comes with it, for Linux on x86-64; pip there finds it by PIP_FIND_LINKS."
+    "What is missing beside PyTorch and what comes with it, for Linux on x86-64; pip finds it by PIP_FIND_LINKS."
     usual = {"torch", "torchvision", "numpy", "matplotlib", "scikit-learn", "tqdm", *ALONE}
     requirements = read_requirements()
     target = ["--only-binary=:all:", "--implementation", "cp", "--python-version", version, "--dest", folder]
@@ -170,10 +185,12 @@ if __name__ == "__main__":
     if sys.version_info < (3, 10):
         sys.exit(f"{sys.executable} is older than 3.10; name another: make gpu PYTHON=python3.12")
     if sys.argv[1:2] == ["--wheels"]:
-        sys.exit(not fetch_wheels(*sys.argv[2:4]))
+        sys.exit(not fetch_wheels(*sys.argv[2:]) if len(sys.argv) == 4 else "want --wheels FOLDER 3.12")
     if not has_gpu():
         sys.exit(NO_GPU)
     python = choose_python()
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))  # for where the package is not installed
+    path = os.pathsep.join(
+        filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])
+    )  # for where the package is not installed
     command = [str(python), str(ROOT / "benchmarks/gpu.py"), "--checks", *sys.argv[1:]]
     sys.exit(subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": path}).returncode)
