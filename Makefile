@@ -20,6 +20,8 @@ BUILDER ?=
 # What `make bench` runs; `make bench-full` runs the slower ones too
 BENCHMARKS ?= peers limit growth quality memory predictions round
 ALL_BENCHMARKS ?= $(BENCHMARKS) many_machines kbald temperature
+# Options of benchmarks/gpu.py for `make gpu`, such as --full
+GPU ?=
 
 # uv where it works, else a private copy that pip puts into .uv (allowed even where the system's Python is locked)
 SYSTEM_UV := $(shell uv --version >/dev/null 2>&1 && command -v uv)
@@ -35,7 +37,7 @@ DOORS_INSTALLED := .venv-doors/.installed
 METADATA := settings.ini setup.py pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install dev test test-slow test-doors matrix fuzz check export outputs docs bench bench-full release-check dist
+.PHONY: help demo install dev test test-slow test-doors matrix fuzz check export outputs docs bench bench-full gpu release-check dist
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -85,6 +87,9 @@ bench: $(BENCH_INSTALLED) ## time BatchBALD against other libraries and by itsel
 
 bench-full: $(BENCH_INSTALLED) ## the same at every size (hours; for a release, on an idle machine)
 	@set -e; for o in $(ALL_BENCHMARKS); do echo "== $$o"; .venv-bench/bin/python benchmarks/$$o.py --full; done
+
+gpu: ## what needs a GPU, on a machine with one, in 6 minutes: tests, notebook cells, benchmarks; writes a record
+	@$(PYTHON) tools/run_on_gpu.py $(GPU)
 
 release-check: $(DEV_INSTALLED) ## before a release: do tag, version and changelog agree? make release-check TAG=v0.1.0
 	$(BIN)/python tools/release.py "$$TAG"

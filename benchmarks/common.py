@@ -46,8 +46,9 @@ PACKAGES = "batchbald_nbdev torch numpy scipy scikit-learn batchbald_redux toma 
 # Options
 
 
-def parse(name: str, doc: str, argv: list[str] | None, limits: dict[str, float]) -> argparse.Namespace:
-    "The options that all benchmarks have; `limits` says for each form what `--limit` is by default, in seconds."
+def parse(name: str, doc: str, argv: list[str] | None, limits: dict[str, float], **more: dict) -> argparse.Namespace:
+    """The options that all benchmarks have, and `more` by name; `limits` says for each form what `--limit` is by default, in
+    seconds."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     forms = parser.add_mutually_exclusive_group()
     forms.add_argument("--full", dest="form", action="store_const", const="full", help="every size; for a release, on a machine that does nothing else")
@@ -57,6 +58,8 @@ def parse(name: str, doc: str, argv: list[str] | None, limits: dict[str, float])
     parser.add_argument("--limit", type=float, help=f"seconds; what would take longer is left out or scaled, and marked (default {limits['quick']:g}, with --full {limits['full']:g})")
     parser.add_argument("--out", type=Path, help=f"record to write (default benchmarks/records/{name}_FORM.json)")
     parser.add_argument("--child", help=argparse.SUPPRESS)  # what a process that the script starts itself has to do, as JSON
+    for option, settings in more.items():
+        parser.add_argument(f"--{option}", **settings)
     words = sys.argv[1:] if argv is None else argv
     parser.set_defaults(form="quick", name=name, words=words)
     args = parser.parse_args(words)
@@ -245,13 +248,13 @@ def _machine() -> dict:
     return {"cpu": cpu, "cores": os.cpu_count(), "memory_bytes": memory, "system": platform.system()}
 
 
-def write_record(args: argparse.Namespace, rows: list[dict], **facts) -> dict:
-    "Write all there is to know about a run, and say where."
+def make_record(args: argparse.Namespace, rows: list[dict], **facts) -> dict:
+    "All there is to know about a run."
     words = [o for o in args.words if not o.startswith("--out=")]
     if "--out" in words:  # a path of this machine says nothing to others
         at = words.index("--out")
         del words[at : at + 2]
-    record = {
+    return {
         "benchmark": args.name,
         "form": args.form,
         "command": shlex.join(["python", f"benchmarks/{args.name}.py", *words]),
@@ -266,8 +269,17 @@ def write_record(args: argparse.Namespace, rows: list[dict], **facts) -> dict:
         **facts,
         "rows": rows,
     }
+
+
+def save_record(args: argparse.Namespace, record: dict) -> None:
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def write_record(args: argparse.Namespace, rows: list[dict], **facts) -> dict:
+    "Write all there is to know about a run, and say where."
+    record = make_record(args, rows, **facts)
+    save_record(args, record)
     print(f"\nrecord: {args.out.name}", flush=True)
     return record
 

@@ -1,5 +1,6 @@
-"Items marked `slow` run only with SLOW=1, as cells flagged `#| slow` do."
+"Items marked `slow` run only with SLOW=1, as cells flagged `#| slow` do, and items marked `gpu` only where there is a GPU."
 import os, shutil, socket, tarfile, tempfile
+from functools import lru_cache
 
 # One thread each, because tests run side by side; before anything imports PyTorch, and for what tests start
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -13,9 +14,17 @@ from unchanged import pytest_sessionfinish, pytest_sessionstart, pytest_terminal
 
 
 def pytest_collection_modifyitems(items):
-    if os.environ.get("SLOW") == "1": return
+    slow = os.environ.get("SLOW") == "1"
     for item in items:
-        if "slow" in item.keywords: item.add_marker(pytest.mark.skip(reason="slow: set SLOW=1"))
+        if "slow" in item.keywords and not slow: item.add_marker(pytest.mark.skip(reason="slow: set SLOW=1"))
+        if item.get_closest_marker("gpu") and not has_gpu(): item.add_marker(pytest.mark.skip(reason="gpu: PyTorch finds none here"))
+
+
+@lru_cache
+def has_gpu():
+    import torch
+
+    return torch.cuda.is_available()
 
 
 @pytest.fixture

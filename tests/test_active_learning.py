@@ -25,7 +25,7 @@ from batchbald_nbdev.experiments import compare_methods
 from batchbald_nbdev.methods import Round, get_method, methods
 from batchbald_nbdev.stochastic import get_power_batch, get_softmax_batch, get_softrank_batch
 
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+needs_cuda = pytest.mark.gpu
 DATA = [get_repeated_digits(2, generator=derive_generator(0, trial, "data")) for trial in range(2)]
 METHODS = {name: methods[name] for name in ("random", "batchbald")}
 

@@ -484,7 +484,7 @@ def test_a_compiled_model_becomes_consistent_uncompiled(images):
         assert torch.equal(collect_log_probs(pickle.loads(pickle.dumps(twin)), images, 4), collect_log_probs(twin, images, 4))
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.gpu
 def test_cuda_gives_what_the_cpu_gives():
     net, x = make_seeded(make_mlp, seeded()).eval(), torch.randn(3000, 64, generator=seeded())
     expected = collect_log_probs(net, x, 50)

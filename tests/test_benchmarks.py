@@ -20,7 +20,7 @@ from batchbald_nbdev.all import (
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
-import common, peers, quality, redux, temperature
+import common, gpu, peers, quality, redux, temperature
 
 PROMISED = {
     "peers": {"method", "labels", "N", "K", "C", "B", "M", "dtype", "seconds", "peak_bytes", "scaled", "indices", "information", "information_error", "times_ours"},
@@ -31,6 +31,7 @@ PROMISED = {
     "memory": {"method", "N", "M", "input", "seconds", "peak_bytes", "input_bytes"},
     "kbald": {"question", "method", "labels", "N", "K", "C", "B", "M", "seconds", "peak_bytes", "times_bald", "indices", "score", "information", "information_error"},
     "predictions": {"method", "network", "p", "N", "K", "seconds", "peak_bytes", "times_faster", "smaller", "largest_difference"},
+    "gpu": {"part", "method"},
     "many_machines": {"run", "N", "K", "C", "B", "M", "max_bytes", "chunks", "seconds", "peak_bytes", "computed_again", "same_batch", "indices"},
 }
 
@@ -109,6 +110,20 @@ def test_temperatures_reach_the_draws():
     assert choose(methods["random", None]) == get_random_batch(50, 5, generator=torch.Generator().manual_seed(2))
     for name, short, T in (("softmaxbald", get_softmaxbald_batch, 0.125), ("powerbald", get_powerbald_batch, 2.0), ("softrankbald", get_softrankbald_batch, 0.5)):
         assert choose(methods[name, T]) == short(x, 5, temperature=T, generator=torch.Generator().manual_seed(2))
+def check_gpu(record):
+    assert record["device"]["torch"] == torch.__version__ and record["total_seconds"] > 0
+    ended = {part["part"]: part["ended"].split(":")[0] for part in record["parts"]}
+    assert set(ended) == {"start", *(part.name for part in gpu.list_parts("tiny"))} and set(ended.values()) <= {"done", "missing"}
+    assert all(part["seconds"] < part["limit_seconds"] for part in record["parts"])
+    picks = [row for row in record["rows"] if "in_common" in row]
+    assert [row["method"] for row in picks] == ["BatchBALD", "2-BALD", "BALD"] and all(len(row["indices"]) == row["B"] for row in picks)
+    timed = [row for row in record["rows"] if "seconds" in row]
+    assert {"BALD", "BatchBALD", "2-BALD", "collect_log_probs", "plain loop of MC dropout", "train_models", "plain training loop"} <= {row["method"] for row in timed}
+    assert all({"first_seconds", "all_seconds", "peak_bytes", "warm", "scaled"} <= row.keys() for row in timed)
+    launches, = [row for row in record["rows"] if "launches" in row]
+    assert (launches["kernels"] > 0) == (record["device"]["device"] != "cpu")
+
+
 def check_many_machines(record):
     assert ["killed" in row["run"] for row in record["rows"]] == [False, False, True]
     assert all(row["same_batch"] for row in record["rows"]) and record["rows"][0]["computed_again"] > 0

@@ -177,7 +177,7 @@ def test_the_loop_writes_files_and_other_dtypes(sequences, tmp_path):
     assert_close(torch.tensor(mapped).double(), double, atol=1e-2, rtol=0)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.gpu
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
 def test_recurrent_networks_run_on_another_device(kind, sequences):
     model = make(Recurrent, kind)

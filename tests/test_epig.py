@@ -444,7 +444,7 @@ def test_no_warning_below_the_ceiling_or_where_there_is_nothing_to_learn():
             select(pool(), pool(4, seed=1), 0)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA")
+@pytest.mark.gpu
 def test_on_cuda_it_agrees_with_the_cpu():
     x, y = pool(2000, 40, 5).float(), pool(100, 40, 4, seed=1).float()
     assert torch.allclose(compute_epig(x.cuda(), y.cuda()).cpu(), compute_epig(x, y), rtol=0, atol=1e-6)

@@ -123,7 +123,7 @@ def test_bad_race_error(wrong):
         get_batchbald_batch(pool(), 2, race_error=wrong)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA")
+@pytest.mark.gpu
 def test_on_cuda_it_agrees_with_the_cpu():
     x = pool(2000)
     cpu, gpu = get_batchbald_batch(x, 10), get_batchbald_batch(x.cuda(), 10)

@@ -511,7 +511,7 @@ def test_limits_may_be_numbers_of_numpy_and_of_tensors(name):
             assert LIMITS[name](same) == LIMITS[name](number)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA")
+@pytest.mark.gpu
 @pytest.mark.parametrize("select", [get_kbald_batch, partial(get_kbald_batch, k=3), get_dynamic_kbald_batch, get_largebatchbald_batch, get_conservativebald_batch, get_budgetbald_batch])
 def test_on_cuda_it_agrees_with_the_cpu(select):
     x = spread_pool(2_000)
