@@ -345,10 +345,17 @@ def best_candidate(
     return first_best(bounds_N, step.tolerance), step.violation
 
 # %% ../nbs/04_fast_batchbald.ipynb #13d1433c
+OUT_OF_MEMORY = (  # the system, CUDA, cuBLAS and its kin, cuDNN
+    "not enough memory", "t allocate memory", "out of memory", "alloc_failed", "allocation_failed",
+    "insufficient_resources", "unable to find an engine", "unable to find a valid cudnn algorithm",
+)  # fmt: skip
+
+
 def is_out_of_memory(error: BaseException) -> bool:
-    said = str(error)
-    kinds = (MemoryError, torch.OutOfMemoryError)
-    return isinstance(error, kinds) or "not enough memory" in said or "t allocate memory" in said
+    "Did memory run out? Each of the libraries behind PyTorch has words of its own for that."
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in OUT_OF_MEMORY)
 
 # %% ../nbs/04_fast_batchbald.ipynb #d8d6218b
 def halving(step, elements: int):

@@ -96,11 +96,16 @@ def _release():
         with suppress(OSError, AttributeError, TypeError):  # other systems
             ctypes.CDLL(None).malloc_trim(0)
 
+# %% ../nbs/04a_many_machines.ipynb #7c3b5e11
+def _read_chunk(log_probs_n_K_C) -> Tensor:
+    "A chunk as a tensor on the CPU."
+    _release()
+    return as_float_tensor(log_probs_n_K_C).cpu()
+
 # %% ../nbs/04a_many_machines.ipynb #48fce7dc
 def _start(log_probs_n_K_C, dtype: torch.dtype, room: int, slack: float) -> _Part:
     "A part whose bounds are BALD scores. Checks its data."
-    _release()
-    x = as_float_tensor(log_probs_n_K_C)
+    x = _read_chunk(log_probs_n_K_C)
     with noting_samples() as identical:
         bounds_n = compute_bald(x, dtype) if len(x) else torch.empty(0, dtype=torch.double, device="cpu")
     seen_n = torch.zeros(len(x), dtype=torch.bool, device="cpu")
@@ -125,8 +130,7 @@ def _search(state, log_probs_r_K_C: Tensor, bounds_r: Tensor, **options) -> tupl
 # %% ../nbs/04a_many_machines.ipynb #85871a8d
 def _read_again(part: _Part, log_probs_n_K_C) -> Tensor:
     "All rows of a part whose chunk was computed again, and came out the same."
-    _release()
-    x = as_float_tensor(log_probs_n_K_C)
+    x = _read_chunk(log_probs_n_K_C)
     same = x.shape == part.answer.shape
     if same:
         change = (x[part.kept_r].exp() - part.log_probs_r_K_C.exp()).abs().max()
@@ -218,7 +222,7 @@ def named(self: _Leader, p: int) -> list[tuple[float, int, Tensor]]:
 
 # %% ../nbs/04a_many_machines.ipynb #55fe9369
 def _take(log_probs_n_K_C, positions: list[int]) -> Tensor:
-    return as_float_tensor(log_probs_n_K_C)[positions]
+    return _read_chunk(log_probs_n_K_C)[positions]
 
 # %% ../nbs/04a_many_machines.ipynb #29d34e01
 @patch
