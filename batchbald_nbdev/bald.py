@@ -56,7 +56,7 @@ class CandidateBatch:
     gains: list[float] | None = None  # what each pick added, nats
     standard_errors: list[float] | None = None  # of the scores, nats
     ceiling: float | None = None  # what no score can exceed, nats
-    told_apart: int | None = None  # picks before the error of the estimate hides what sets candidates apart
+    told_apart: int | None = None  # picks told apart from all others; later ones only within the error of the estimate
 
 
 # %% ../nbs/01_bald.ipynb #b421a7a8

@@ -96,16 +96,22 @@ def mean_gains(
     sums_nC = torch.cat([plogp(part @ posteriors_K_M).double() @ weights_M for part in parts])
     return (-sums_nC.view(n, C).sum(1) - entropies_n_K.double() @ known_K).clamp_min(0)
 
-# %% ../nbs/04_fast_batchbald.ipynb #fb21052c
-def draw_levels(left_M: Tensor, sizes: list[int], generator: torch.Generator) -> list[Tensor]:  # positions_m of each
-    """Configurations for each level, drawn in proportion to what they can still tell, the smaller ones from the largest.
+# %% ../nbs/04_fast_batchbald.ipynb #fb21052b
+def share_left(weights_M: Tensor, left_M: Tensor) -> tuple[Tensor, Tensor]:
+    "How often each configuration is to be drawn, and what a gain under it counts then, so that the mean is kept."
+    left_M = left_M + 0.01 * (weights_M @ left_M)
+    shares_M = weights_M * left_M
+    return shares_M, shares_M.sum() / left_M
 
-    One systematic draw in shuffled order, since else every one may have the same last label."""
-    shuffled_M = uniform((len(left_M),), generator, left_M.device).argsort()
-    cumulative_M = left_M[shuffled_M].cumsum(0)
-    shift, num = uniform((), generator, left_M.device), max(sizes)
-    points_m = (torch.arange(num, device=left_M.device) + shift) * (cumulative_M[-1] / num)
-    kept_m = shuffled_M[torch.searchsorted(cumulative_M, points_m).clamp_max(len(left_M) - 1)]
+# %% ../nbs/04_fast_batchbald.ipynb #fb21052c
+def draw_levels(shares_M: Tensor, sizes: tuple[int, ...], generator: torch.Generator) -> list[Tensor]:
+    "Positions of configurations for each level, in one systematic draw; the smaller levels are parts of the largest."
+    # shuffled, since else every one may have the same last label
+    shuffled_M = uniform((len(shares_M),), generator, shares_M.device).argsort()
+    cumulative_M = shares_M[shuffled_M].cumsum(0)
+    shift, num = uniform((), generator, shares_M.device), max(sizes)
+    points_m = (torch.arange(num, device=shares_M.device) + shift) * (cumulative_M[-1] / num)
+    kept_m = shuffled_M[torch.searchsorted(cumulative_M, points_m).clamp_max(len(shares_M) - 1)]
     return [kept_m[:: num // m] for m in sizes]
 
 # %% ../nbs/04_fast_batchbald.ipynb #fb21052d
@@ -199,9 +205,13 @@ def bound(self: _Step, racing: bool) -> tuple[Tensor, Tensor | None, Tensor]:
     rows_n, gains_r_M = self.rows(first_n), None
     if racing:
         step = max(1, self.elements // (len(self.weights_M) * rows_n[0].shape[1]))
-        parts = zip(*(x.split(step) for x in rows_n))
-        gains_r_M = torch.cat([_gains_by_configuration(self.posteriors_K_M, *part) for part in parts])
-        gains_n = torch.cat([part.double() @ self.weights_M for part in gains_r_M.split(step)])
+        some = max(256, self.elements // rows_n[0].shape[1])  # configurations, where one candidate has too many
+        posteriors = self.posteriors_K_M.split(some, 1)
+        parts = [
+            torch.cat([_gains_by_configuration(posteriors_K_m, *part) for posteriors_K_m in posteriors], 1)
+            for part in zip(*(x.split(step) for x in rows_n))
+        ]
+        gains_r_M, gains_n = torch.cat(parts), torch.cat([part.double() @ self.weights_M for part in parts])
     else:
         gains_n = self.evaluate(rows_n)
     self.note(first_n, gains_n)
@@ -226,10 +236,8 @@ FREEDOM = 10  # fewest degrees of freedom of a level
 @patch
 def make_levels(self: _Step, sizes: list[int], gains_r_M, gains_n, race_error: float, generator) -> list:
     "Levels with how many standard errors to allow at each."
-    left_M = self.left_M + 0.01 * (self.weights_M @ self.left_M)  # so that none counts too much
-    share_M = self.weights_M * left_M
-    scale_M = share_M.sum() / left_M
-    kept = draw_levels(share_M, sizes, generator)
+    shares_M, scale_M = share_left(self.weights_M, self.left_M)
+    kept = draw_levels(shares_M, sizes, generator)
     levels = [_Level(kept_m, scale_M, self.posteriors_K_M, gains_r_M, gains_n) for kept_m in kept]
     different = torch.stack([(kept_m.sort().values.diff() > 0).sum() + 1 for kept_m in kept]).tolist()
     freedom = [n - level.controls for n, level in zip(different, levels)]
@@ -303,15 +311,19 @@ MOST, LATE = 1024, 1  # candidates of a late pick, and the level that they race 
 
 
 @patch
-def pick_late(self: _Step, first_n: Tensor, rest_n: Tensor, level: _Level) -> int:
-    "The best of those evaluated, who are the best of one race, in which nobody is dropped for sure."
+def pick_late(self: _Step, first_n: Tensor, rest_n: Tensor, levels: list[tuple[_Level, float]]) -> int:
+    "The best of those evaluated: the best of one race, in which nobody is dropped for certain, or all if it is short."
     rest_n = rest_n[:MOST].sort().values  # so that those who tie are evaluated from the lowest position on
-    parts = [_estimate(level, self.rows(block_n), self.elements) for block_n in rest_n.split(self.rows.block)]
-    estimates_n, errors_n = (torch.cat(x) for x in zip(*parts))
-    self.bounds_N[rest_n] = (estimates_n + errors_n).clamp_min(0)
-    last_n = rest_n[(estimates_n / self.tolerance).round().argsort(descending=True, stable=True)[: self.few]]
-    self.note(last_n, self.evaluate(self.rows(last_n)))
-    found_n = torch.cat([first_n, last_n])
+    if levels:
+        level, _ = levels[min(LATE, len(levels) - 1)]
+        parts = [_estimate(level, self.rows(block_n), self.elements) for block_n in rest_n.split(self.rows.block)]
+        estimates_n, errors_n = (torch.cat(x) for x in zip(*parts))
+        self.bounds_N[rest_n] = (estimates_n + errors_n).clamp_min(0)
+        order_n = (estimates_n / self.tolerance).round().argsort(descending=True, stable=True)
+        rest_n = rest_n[order_n[: self.few // 4]]
+    for block_n in rest_n.split(self.rows.block):
+        self.note(block_n, self.evaluate(self.rows(block_n)))
+    found_n = torch.cat([first_n, rest_n])
     scores_N = torch.full_like(self.bounds_N, -math.inf).index_copy(0, found_n, self.bounds_N[found_n])
     all_tie = self.incumbent <= self.tolerance
     return first_best(torch.where(all_tie, self.bounds_N.clamp_max(self.incumbent), scores_N), self.tolerance)
@@ -339,8 +351,8 @@ def best_candidate(
     rest_n, levels = step.find_rest(first_n, lazy), []
     if len(rest_n) and sizes:
         levels = step.make_levels(sizes, gains_r_M, gains_n, race_error, generator)
-    if late and levels:
-        return step.pick_late(first_n, rest_n, levels[min(LATE, len(levels) - 1)][0]), step.violation
+    if late and len(rest_n):
+        return step.pick_late(first_n, rest_n, levels), step.violation
     step.separate(rest_n, levels, lazy)
     return first_best(bounds_N, step.tolerance), step.violation
 

@@ -17,6 +17,8 @@ from batchbald_nbdev.checks import (
     as_float_tensor, check_count, check_generator, check_room, choose_device, choose_dtype, full_precision,
 )
 from .information import Predictions, plogp
+from .resampling import choose_survivors, find_places, find_threshold
+
 
 # %% ../nbs/02_joint_entropy.ipynb #01a9bbe3
 _product_elements = 2**18  # size of one block of products: 1 MB in float32
@@ -35,10 +37,15 @@ def _mean_entropies(weights_M: Tensor, posteriors_M_K: Tensor, probs_n_K_C: Tens
     return sums_nC.view(n, C).sum(1)
 
 # %% ../nbs/02_joint_entropy.ipynb #9aecf1b7
+FEW_CLASSES = 32
+
+
 @full_precision
 def _label_probs(posteriors_M_K: Tensor, probs_K_C: Tensor) -> Tensor:
     "Probability of each label under each configuration, probs_C_M."
-    return probs_K_C.T.contiguous() @ posteriors_M_K.T  # this way round it is several times as fast
+    if probs_K_C.shape[1] > FEW_CLASSES:
+        return (posteriors_M_K @ probs_K_C).T
+    return probs_K_C.T.contiguous() @ posteriors_M_K.T  # this way round it is several times as fast for few classes
 
 # %% ../nbs/02_joint_entropy.ipynb #5ae5dea8
 def _child_weights(weights_M: Tensor, probs_C_M: Tensor) -> Tensor:
@@ -275,53 +282,6 @@ class DynamicJointEntropy(JointEntropy):
     def compute(self) -> Tensor:
         return self.inner.compute()
 
-# %% ../nbs/02_joint_entropy.ipynb #4c3b9619
-def _sorted_threshold(weights_R_M: Tensor, num_samples: int) -> Tensor:
-    "The same without a question to a GPU: of all numbers of heavy ones the first that leaves nothing heavier."
-    sorted_R_m = weights_R_M.sort(1, descending=True).values[:, :num_samples]
-    rest_R_m = weights_R_M.sum(1, keepdim=True) - sorted_R_m.cumsum(1) + sorted_R_m
-    places_m = num_samples - torch.arange(sorted_R_m.shape[1], device=weights_R_M.device)
-    thresholds_R_m = rest_R_m.clamp_min_(0) / places_m
-    found_R_m = sorted_R_m <= thresholds_R_m
-    threshold_R_1 = thresholds_R_m.gather(1, found_R_m.byte().argmax(1, keepdim=True))
-    return threshold_R_1 * found_R_m.any(1, keepdim=True)  # 0 where all are heavy
-
-# %% ../nbs/02_joint_entropy.ipynb #4c3b9618
-def find_threshold(weights_R_M: Tensor, num_samples: int) -> Tensor:  # thresholds_R_1
-    "What is heavier survives as it is; the others share the places that are left. 0 where all that is alive fits."
-    if weights_R_M.device.type != "cpu":
-        return _sorted_threshold(weights_R_M, num_samples)
-    heavy_R_M = torch.zeros_like(weights_R_M, dtype=torch.bool)
-    while True:  # what is heavy leaves less for the rest, so that more may be heavy, and never fewer
-        places_R_1 = (num_samples - heavy_R_M.sum(1, keepdim=True)).clamp_min(1)
-        threshold_R_1 = weights_R_M.masked_fill(heavy_R_M, 0).sum(1, keepdim=True) / places_R_1
-        now_R_M = heavy_R_M | (weights_R_M > threshold_R_1)
-        if torch.equal(now_R_M, heavy_R_M):
-            return threshold_R_1
-        heavy_R_M = now_R_M
-
-# %% ../nbs/02_joint_entropy.ipynb #7d10a3c5
-def choose_survivors(weights_R_M: Tensor, num_samples: int, shifts_R_1: Tensor) -> tuple[Tensor, Tensor]:
-    """Which of each row survive, and the weight that they have then (Fearnhead & Clifford 2003).
-
-    Same sum of weights, same expectation, `num_samples` of each row or all that are alive."""
-    threshold_R_1 = find_threshold(weights_R_M, num_samples)
-    heavy_R_M = weights_R_M > threshold_R_1
-    cumulative_R_M = weights_R_M.masked_fill(heavy_R_M, 0).cumsum(1)
-    places_R_1 = num_samples - heavy_R_M.sum(1, keepdim=True)
-    # systematic resampling: one shift for all places
-    positions_R_M = cumulative_R_M / cumulative_R_M[:, -1:].clamp_min(1e-300) * places_R_1 + shifts_R_1
-    teeth_R_M = positions_R_M.floor_().diff(dim=1, prepend=torch.zeros_like(threshold_R_1)) > 0
-    return heavy_R_M | teeth_R_M, torch.where(heavy_R_M, weights_R_M, threshold_R_1)
-
-# %% ../nbs/02_joint_entropy.ipynb #7d10a3c6
-def find_places(survivors_R_M: Tensor, num: int) -> Tensor:  # positions_R_num
-    "Positions of the survivors of each row, in order, and 0 where there are fewer. (Nothing here waits for a GPU.)"
-    places_R_M = torch.where(survivors_R_M, survivors_R_M.cumsum(1) - 1, num)
-    positions_M = torch.arange(places_R_M.shape[1], device=places_R_M.device)
-    found_R_num1 = places_R_M.new_zeros(len(places_R_M), num + 1)  # what does not survive goes into the last column
-    return found_R_num1.scatter_(1, places_R_M, positions_M.expand_as(places_R_M))[:, :num]
-
 # %% ../nbs/02_joint_entropy.ipynb #7d10a3c7
 def resample(
     weights_M: Tensor,
@@ -329,17 +289,24 @@ def resample(
     generator: torch.Generator,
     alive: int | None = None,  # number of weights above 0, if it is known
 ) -> tuple[Tensor, Tensor]:
-    "Positions and new weights of at most `num_samples` survivors, in order."
+    """Positions and new weights of at most `num_samples` survivors, in order (Fearnhead & Clifford 2003).
+
+    Same sum of weights, same expectation."""
     alive = int((weights_M > 0).sum()) if alive is None else alive
-    if alive == len(weights_M) <= num_samples:
-        return torch.arange(alive, device=weights_M.device), weights_M
     if alive <= num_samples:
-        alive_M = find_places((weights_M > 0)[None], alive)[0]
-        return alive_M, weights_M[alive_M]
-    shifts_1_1 = uniform((1, 1), generator, weights_M.device)
-    survivors_1_M, weights_1_M = choose_survivors(weights_M[None], num_samples, shifts_1_1)
-    survivors_M = find_places(survivors_1_M, num_samples)[0]
-    return survivors_M, weights_1_M[0, survivors_M]
+        alive_m = torch.arange(alive, device=weights_M.device)
+        if alive < len(weights_M):
+            alive_m = (weights_M > 0).nonzero()[:, 0]
+        return alive_m, weights_M[alive_m]
+    threshold = find_threshold(weights_M[None], num_samples)[0, 0]
+    heavy_h = (weights_M > threshold).nonzero()[:, 0]
+    light_M, places = weights_M.index_fill(0, heavy_h, 0), num_samples - len(heavy_h)
+    cumulative_M = light_M.cumsum(0)
+    # systematic resampling: one shift for all places
+    teeth = torch.arange(1, places + 1, device=weights_M.device) - uniform((), generator, weights_M.device)
+    light_l = torch.searchsorted(cumulative_M, teeth * (cumulative_M[-1] / max(1, places)))
+    survivors_m = torch.cat([heavy_h, light_l.clamp_max(len(weights_M) - 1)]).sort().values
+    return survivors_m, weights_M[survivors_m].clamp_min(threshold)
 
 # %% ../nbs/02_joint_entropy.ipynb #9a52c3c3
 class WeightedJointEntropy(JointEntropy):
@@ -461,6 +428,16 @@ def _add_to_runs(weights_R_M: Tensor, posteriors_R_M_K: Tensor, probs_K_C: Tenso
     posteriors_m_K = _child_posteriors(posteriors_R_M_K.reshape(R * M, K), probs_K_C, children_m)
     return gains_R, weights_R_m / weights_R_m.sum(1, keepdim=True), posteriors_m_K.view(R, num, K)
 
+# %% ../nbs/02_joint_entropy.ipynb #fdd0fd68
+def _one_run(state: WeightedJointEntropy, probs_b_K_C: Tensor, num: int) -> Tensor:  # information_b
+    "What one run says: for many classes or parameter samples, where several together would not fit a cache."
+    run, information = copy(state), []
+    run.num_samples = num
+    for probs_K_C in probs_b_K_C:
+        run._add(probs_K_C)
+        information.append(run.information)
+    return torch.tensor(information, dtype=torch.double, device="cpu")
+
 # %% ../nbs/02_joint_entropy.ipynb #fdd0fd66
 ENTRIES = 2**19  # of tables in all runs that are worked on at a time on a CPU, so that they stay in its cache
 
@@ -468,9 +445,11 @@ ENTRIES = 2**19  # of tables in all runs that are worked on at a time on a CPU, 
 def _run_on(state: WeightedJointEntropy, probs_b_K_C: Tensor, num: int) -> Tensor:  # information_R_b
     "What `REPEATS` runs of `num` configurations say after each further variable, from a state on."
     (M, K), C = state.posteriors_M_K.shape, probs_b_K_C.shape[2]
-    shifts_b_R_1 = uniform((len(probs_b_K_C), REPEATS, 1), state.generator, state.weights_M.device)
     entries = ENTRIES if state.weights_M.device.type == "cpu" else 32 * ENTRIES
     at_a_time, parts = max(1, entries // (max(M, num) * max(C, K))), []
+    if at_a_time == 1:
+        return torch.stack([_one_run(state, probs_b_K_C, num) for _ in range(REPEATS)])
+    shifts_b_R_1 = uniform((len(probs_b_K_C), REPEATS, 1), state.generator, state.weights_M.device)
     for shifts_b_r_1 in shifts_b_R_1.split(at_a_time, 1):
         r, gains_b_r = shifts_b_r_1.shape[1], []
         weights_r_m, posteriors_r_m_K = state.weights_M.expand(r, M), state.posteriors_M_K.expand(r, M, K)
@@ -500,8 +479,9 @@ def estimate_information(
     for b in range(B):
         before = copy(state)
         state._add(probs_B_K_C[b])
+        information_R_B[:, b:] = state.information  # exact one variable longer than all configurations are there
         if not state.exact:
-            information_R_B[:, b:] = _run_on(before, probs_B_K_C[b:], max(1, num_samples // 4))
+            runs_R_b = _run_on(before, probs_B_K_C[b:], max(1, num_samples // 4))
+            information_R_B[:, b:] += runs_R_b - runs_R_b[:, :1]
             break
-        information_R_B[:, b] = state.information
     return information_R_B

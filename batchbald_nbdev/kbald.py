@@ -120,6 +120,7 @@ class _Expansion(Objective):
         self.sums_r_N = self.bald_N.new_zeros(self.k - 1, N)  # J_1, ..., J_(k-1)
         self.picks = []  # probs_K_C of each
         self.rows = Rows(log_probs_N_K_C, dtype, self.device, max_bytes // 4 * 3)
+        self.block = _block if self.device.type == "cpu" else self.rows.block  # few and large for a GPU
         self.elements = min(2**18 if self.device.type == "cpu" else 2**24, max(1, max_bytes // 32))
 
 # %% ../nbs/05_kbald.ipynb #18e59c3e
@@ -155,7 +156,7 @@ def _new_sums(self: _Expansion, candidates_n: Tensor, done: int, elements: int) 
     for r in range(1, self.k):
         for weights_M, posteriors_K_M, count in self._states(done, r):
             known_K = weights_M.new_full((len(posteriors_K_M),), count / len(posteriors_K_M))
-            for place_b in torch.arange(len(candidates_n), device=self.device).split(_block):
+            for place_b in torch.arange(len(candidates_n), device=self.device).split(self.block):
                 rows_b = self.rows(candidates_n[place_b])
                 gains_b = mean_gains(weights_M, posteriors_K_M, known_K, *rows_b, elements)
                 sums_r_n[r - 1, place_b] += (count * self.bald_N[candidates_n[place_b]] - gains_b).clamp_min(0)
