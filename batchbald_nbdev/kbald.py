@@ -323,7 +323,8 @@ def _count_fitting(batch: CandidateBatch, used: float, gain_share: float, most: 
 # %% ../nbs/05_kbald.ipynb #9361e18c
 def _first(batch: CandidateBatch, n: int) -> CandidateBatch:
     parts = batch.scores, batch.indices, batch.gains, batch.standard_errors
-    return CandidateBatch(*(part[:n] for part in parts), batch.ceiling)
+    told_apart = None if batch.told_apart is None or batch.told_apart >= n else batch.told_apart
+    return CandidateBatch(*(part[:n] for part in parts), batch.ceiling, told_apart)
 
 # %% ../nbs/05_kbald.ipynb #a72c84ff
 @needs_disagreement

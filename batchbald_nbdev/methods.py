@@ -155,7 +155,7 @@ def check_batch(name, batch, most: int, N: int, pending=()) -> CandidateBatch:
     if len(scores) != len(indices) or not all(map(math.isfinite, scores)):
         wish = f"a finite number for each of its {len(indices)} positions"
         raise ValueError(f"the method {name!r} returned scores {batch.scores}; want {wish}")
-    further = (getattr(batch, key, None) for key in ("gains", "standard_errors", "ceiling"))
+    further = (getattr(batch, key, None) for key in ("gains", "standard_errors", "ceiling", "told_apart"))
     return CandidateBatch(scores, indices, *further)
 
 # %% ../nbs/09b_methods.ipynb #f36f2777

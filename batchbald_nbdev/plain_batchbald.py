@@ -40,28 +40,27 @@ class Objective:
 @patch
 def best(self: Objective) -> tuple[int, float]:
     "The point with the largest gain, the first of them where they tie, and its gain."
-    open_n = (self.gains_N > -math.inf).nonzero()[:, 0]
     if self.lazy:
-        self.look(open_n)
+        self.look()
     else:
+        open_n = (self.gains_N > -math.inf).nonzero()[:, 0]
         self.gains_N[open_n] = self.gains(open_n)
     pick = first_best(self.gains_N, self.tolerance)
     return pick, self.gains_N[pick].item()
 
 # %% ../nbs/03_batchbald.ipynb #d91e57a5
 @patch
-def look(self: Objective, open_n: Tensor) -> None:
+def look(self: Objective) -> None:
     "Bring up to date, by the highest bounds first, every candidate that might have the largest gain."
-    current_n = self.current_N[open_n]
-    best = self.gains_N[open_n[current_n]].max().item() if current_n.any() else -math.inf
-    open_n = open_n[~current_n]
-    open_n = open_n[self.gains_N[open_n].argsort(descending=True, stable=True)]
-    for block_n in open_n.split(self.block):
+    best = self.gains_N.masked_fill(~self.current_N, -math.inf).max()  # stays where it is: a GPU need not be waited for
+    stale_n = ((self.gains_N > -math.inf) & ~self.current_N).nonzero()[:, 0]
+    stale_n = stale_n[self.gains_N[stale_n].argsort(descending=True, stable=True)]
+    for block_n in stale_n.split(self.block):
         block_n = block_n[self.gains_N[block_n] >= best - self.tolerance]
         if not len(block_n):
             break
         self.gains_N[block_n], self.current_N[block_n] = self.gains(block_n), True
-        best = max(best, self.gains_N[block_n].max().item())
+        best = torch.maximum(best, self.gains_N[block_n].max())
 
 # %% ../nbs/03_batchbald.ipynb #a0e1b936
 @patch
