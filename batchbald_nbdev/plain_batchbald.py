@@ -128,6 +128,7 @@ TIES = {torch.float32: 1e-6, torch.float64: 1e-12}  # gains closer than this are
 def as_batch(indices, scores_B: Tensor, errors_B: Tensor, ceiling: float, told_apart=None) -> CandidateBatch:
     "Cumulative scores with their differences as gains."
     gains_B = scores_B.diff(prepend=scores_B.new_zeros(1))
+    told_apart = None if told_apart == len(indices) else told_apart  # all of them
     return CandidateBatch(scores_B.tolist(), indices, gains_B.tolist(), errors_B.tolist(), ceiling, told_apart)
 
 # %% ../nbs/03_batchbald.ipynb #28b951c1

@@ -210,3 +210,37 @@ def test_nothing_is_halved_for_other_errors(error):
         raise error
 
     with pytest.raises(type(error)): batchbald.halving(step, 2**18)
+
+
+def test_late_picks_are_as_good_as_the_best_within_the_error():
+    "Near the ceiling candidates are no longer told apart, which costs less than the estimate can tell."
+    for seed in range(3):
+        x, worth = pool(400, seed=seed), []
+        fast, full = get_batchbald_batch(x, 40, 1600), get_batchbald_batch(x, 40, 1600, race_error=0)
+        assert 0 < fast.told_apart < 40 and full.told_apart is None
+        assert fast.indices[: fast.told_apart] == full.indices[: fast.told_apart] and len(set(fast.indices)) == 40
+        for batch in (fast, full):
+            worth.append(WeightedJointEntropy(16_000, 30).add_variables(x[batch.indices]).information)
+        assert worth[0] >= 0.995 * worth[1]
+
+
+def test_of_copies_the_first_is_picked_while_candidates_are_told_apart():
+    x = pool(60, seed=3).repeat(5, 1, 1)
+    batch = get_batchbald_batch(x, 20, 400)
+    told = batch.indices[: batch.told_apart]
+    assert 6 < len(told) < 20 and len(set(batch.indices)) == 20
+    assert all(i < 60 or i - 60 in told for i in told)
+
+
+def test_while_all_configurations_are_there_all_picks_are_told_apart():
+    assert get_batchbald_batch(pool(50), 6, 4**6).told_apart is None
+
+
+def test_what_is_told_and_what_is_left_are_all_there_is_while_all_configurations_are_there():
+    x = pool(30, 30, 4).double()
+    state = WeightedJointEntropy(4**5, 30, dtype=torch.double)
+    for i in range(5):
+        assert abs(state.miss()) < 1e-12
+        state.add_variables(x[i : i + 1])
+    for i in range(5, 12): state.add_variables(x[i : i + 1])
+    assert not state.exact and state.miss() != 0

@@ -143,3 +143,24 @@ def test_less_noise_than_equation_36_and_no_bias(labels):
     print(labels, "sd eq. 36", eq36.std(0, ddof=1), "weighted", spread, "off", (weighted.mean(0) - reference) / (spread / 40**0.5))
     assert (eq36.std(0, ddof=1) >= 5 * spread).all()
     assert (np.abs(weighted.mean(0) - reference) <= 3.5 * spread / 40**0.5).all()
+
+
+def test_no_posterior_is_too_small_for_arithmetic_at_full_speed():
+    x = (8 * torch.randn(30, 40, 3, generator=seeded(0))).log_softmax(-1)
+    state = WeightedJointEntropy(500, 40).add_variables(x)
+    W = state.posteriors_M_K
+    assert ((W == 0) | (W >= 1e-18)).all() and (W == 0).any() and torch.allclose(W.sum(1), torch.ones(len(W)))
+
+
+def test_runs_side_by_side_say_what_runs_one_by_one_say(monkeypatch):
+    from batchbald_nbdev import joint_entropy
+    from batchbald_nbdev.joint_entropy import estimate_information
+
+    x = (2 * torch.randn(9, 30, 4, generator=seeded(0))).log_softmax(-1)
+    together = torch.cat([estimate_information(x, 1024, generator=seeded(s)) for s in range(4)])
+    monkeypatch.setattr(joint_entropy, "ENTRIES", 1)
+    alone = torch.cat([estimate_information(x, 1024, generator=seeded(s)) for s in range(4)])
+    assert torch.allclose(together[:, :6], alone[:, :6], atol=1e-6)  # 4**5 configurations are all there, and one point more
+    error = (together.var(0) + alone.var(0)).sqrt() / 64**0.5
+    assert ((together.mean(0) - alone.mean(0)).abs() <= 5 * error + 1e-6).all()
+    assert ((together.std(0)[6:] / alone.std(0)[6:] - 1).abs() < 0.5).all() and (alone.std(0)[6:] > 0).all()

@@ -15,7 +15,7 @@ import torch
 
 import test_contexts
 from everything import *
-from pretend_cuda import CUDA, PretendCuda, PretendGenerator, build_driver, to_device, why_not
+from pretend_cuda import CUDA, PretendCuda, PretendGenerator, build_driver, count_work, to_device, why_not
 from test_contexts import COMPUTED, make_inputs, takes_device
 
 pytestmark = [pytest.mark.skipif(bool(why_not()), reason=why_not()), pytest.mark.filterwarnings("ignore")]
@@ -360,3 +360,23 @@ def said(tmp_path_factory):
 @pytest.mark.parametrize("name", mark(TRAINING, SLOW_TRAINING))
 def test_training(name, said):
     assert name not in said, said[name]
+
+
+# What a batch of ten may cost at most, kernels and reads by the host: of 2,000 points and of 20,000
+FEW = {
+    "get_batchbald_batch": {2_000: (3_000, 100), 20_000: (3_500, 105)},
+    "get_kbald_batch": {2_000: (950, 95), 20_000: (2_600, 170)},
+    "get_bald_batch": {2_000: (40, 12), 20_000: (100, 12)},
+}
+
+
+@pytest.mark.parametrize("name", FEW)
+@pytest.mark.parametrize("N", [2_000, pytest.param(20_000, marks=pytest.mark.slow)])
+def test_a_batch_of_ten_is_a_few_large_steps(name, N):
+    generator = torch.Generator().manual_seed(0)
+    logits = 2 * torch.randn(N, 1, 10, generator=generator) + 1.5 * torch.randn(N, 100, 10, generator=generator)
+    x, select = logits.log_softmax(-1), globals()[name]
+    batch, counts = count_work(select, x, 10)
+    assert batch.indices == select(x, 10).indices
+    most_kernels, most_reads = FEW[name][N]
+    assert counts.kernels <= most_kernels and counts.reads <= most_reads
