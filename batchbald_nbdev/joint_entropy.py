@@ -410,6 +410,7 @@ def miss(self: WeightedJointEntropy) -> float:
 REPEATS = 16
 
 
+@full_precision
 def _add_to_runs(weights_R_M: Tensor, posteriors_R_M_K: Tensor, probs_K_C: Tensor, num: int, shifts_R_1: Tensor):
     "Add a variable to every one of R runs: gains_R, and the weights_R_m and posteriors_R_m_K of their survivors."
     (R, M, K), C = posteriors_R_M_K.shape, probs_K_C.shape[1]
