@@ -307,7 +307,7 @@ def keep_telling(self: _Step) -> None:
     self.known_K = self.posteriors_K_M.double() @ self.weights_M
 
 # %% ../nbs/04_fast_batchbald.ipynb #82283ed1
-MOST, LATE = 1024, 1  # candidates of a late pick, and the level that they race on
+MOST, LAST, LATE = 512, 16, 1  # candidates of a late pick, those evaluated in full, and the level that they race on
 
 
 @patch
@@ -315,12 +315,12 @@ def pick_late(self: _Step, first_n: Tensor, rest_n: Tensor, levels: list[tuple[_
     "The best of those evaluated: the best of one race, in which nobody is dropped for certain, or all if it is short."
     rest_n = rest_n[:MOST].sort().values  # so that those who tie are evaluated from the lowest position on
     if levels:
-        level, _ = levels[min(LATE, len(levels) - 1)]
+        level, _ = levels[0]
         parts = [_estimate(level, self.rows(block_n), self.elements) for block_n in rest_n.split(self.rows.block)]
         estimates_n, errors_n = (torch.cat(x) for x in zip(*parts))
         self.bounds_N[rest_n] = (estimates_n + errors_n).clamp_min(0)
         order_n = (estimates_n / self.tolerance).round().argsort(descending=True, stable=True)
-        rest_n = rest_n[order_n[: self.few // 4]]
+        rest_n = rest_n[order_n[:LAST]]
     for block_n in rest_n.split(self.rows.block):
         self.note(block_n, self.evaluate(self.rows(block_n)))
     found_n = torch.cat([first_n, rest_n])
@@ -345,8 +345,13 @@ def best_candidate(
     "Position of the largest gain, and by how much gains were seen above their bounds."
     step = _Step(state, rows, bounds_N, elements, incumbent, violation)
     if late:
+        if step.weights_M @ step.left_M <= step.tolerance:  # nothing is left to learn: all tie
+            return first_best(bounds_N.clamp_max(0), 0.0), step.violation
         step.keep_telling()
+        step.few = min(step.few, 2 * LAST)
     sizes = [m for m in levels_of(bounds_N.device) if 3 * m <= len(step.weights_M)] if race_error else []
+    if late:
+        sizes = sizes[LATE : LATE + 1] or sizes[-1:]
     first_n, gains_r_M, gains_n = step.bound(bool(sizes))
     rest_n, levels = step.find_rest(first_n, lazy), []
     if len(rest_n) and sizes:

@@ -440,6 +440,7 @@ def _one_run(state: WeightedJointEntropy, probs_b_K_C: Tensor, num: int) -> Tens
     return torch.tensor(information, dtype=torch.double, device="cpu")
 
 # %% ../nbs/02_joint_entropy.ipynb #fdd0fd66
+NOTHING_LEFT = 1e-9  # nats: no label can tell more
 ENTRIES = 2**19  # of tables in all runs that are worked on at a time on a CPU, so that they stay in its cache
 
 
@@ -454,7 +455,10 @@ def _run_on(state: WeightedJointEntropy, probs_b_K_C: Tensor, num: int) -> Tenso
     for shifts_b_r_1 in shifts_b_R_1.split(at_a_time, 1):
         r, gains_b_r = shifts_b_r_1.shape[1], []
         weights_r_m, posteriors_r_m_K = state.weights_M.expand(r, M), state.posteriors_M_K.expand(r, M, K)
-        for probs_K_C, shifts_r_1 in zip(probs_b_K_C, shifts_b_r_1):
+        for b, (probs_K_C, shifts_r_1) in enumerate(zip(probs_b_K_C, shifts_b_r_1)):
+            if b % 8 == 7 and entropies_left(posteriors_r_m_K.flatten(0, 1)).max() < NOTHING_LEFT:
+                gains_b_r += [torch.zeros_like(gains_r)] * (len(probs_b_K_C) - b)
+                break
             gains_r, weights_r_m, posteriors_r_m_K = _add_to_runs(
                 weights_r_m, posteriors_r_m_K, probs_K_C, num, shifts_r_1
             )
