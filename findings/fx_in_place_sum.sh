@@ -3,14 +3,14 @@
 #
 # A good guess: yes, or tracing refuses it. The graph says `iadd` where the model says `+=`, as it says `relu_` and `add_` for methods, so
 # that whatever else holds the tensor sees the change.
-# Seen with PyTorch 2.15.0: the stand-in that is traced has no `__iadd__`, so Python takes `y = y + x`, and the graph holds a plain `add`.
+# Seen with PyTorch 2.14.1: the stand-in that is traced has no `__iadd__`, so Python takes `y = y + x`, and the graph holds a plain `add`.
 # Where another name holds the same tensor (`y = z; y += x`, then both are read), the traced model gives other numbers, without a word.
 # `y.add_(x)` is traced as it is and right. So graphs made by tracing (quantisation, fusing, pruning) have to be compared with the model.
 set -eu
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder/venv"
-"$folder/venv/bin/pip" install --quiet torch==2.15.0 numpy
+"$folder/venv/bin/pip" install --quiet torch==2.14.1 numpy
 cd "$folder"
 "$folder/venv/bin/python" - <<'PYTHON'
 import torch
