@@ -27,8 +27,9 @@ BLOCK, BLOCK_BYTES = 512, 2**26  # candidates looked at together: at most so man
 class Rows:
     "Candidates as probs_n_C_K and entropies_n_K, ready for a matrix product; kept once read, up to `max_bytes`."
 
-    def __init__(self, log_probs_N_K_C: Tensor, dtype: torch.dtype, device, max_bytes: int):
+    def __init__(self, log_probs_N_K_C: Tensor, dtype: torch.dtype, device, max_bytes: int, checked: bool = True):
         self.predictions, self.device = Predictions(log_probs_N_K_C, dtype, device), torch.device(device)
+        self.checked = checked  # were all of them read before, as they are now?
         N, K, C = self.predictions.shape
         on_cpu = self.device.type == "cpu"
         # a GPU reads them anew as fast as it would look them up, and without waiting
@@ -43,12 +44,15 @@ class Rows:
 # %% ../nbs/04_fast_batchbald.ipynb #dde9dd50
 @patch
 def _read(self: Rows, block_n: Tensor, probs_n_C_K: Tensor, entropies_n_K: Tensor) -> tuple[Tensor, Tensor]:
-    "Rows of the pool, written where they belong, in parts that stay in the processor's cache. BALD has checked them."
+    "Rows of the pool, written where they belong, in parts that stay in the processor's cache."
     x = self.predictions.log_probs_N_K_C
     for part_n, probs, entropies in zip(*(x.split(self.step) for x in (block_n, probs_n_C_K, entropies_n_K))):
         log_probs_p_K_C = x.index_select(0, part_n.to(x.device)).to(self.device)
-        probs.copy_(log_probs_p_K_C.to(torch.promote_types(x.dtype, probs.dtype)).exp_().transpose(1, 2))
-        torch.nn.functional.threshold_(probs.div_(probs.sum(1, keepdim=True)), NOTHING, 0.0)
+        probs.copy_(log_probs_p_K_C.to(torch.promote_types(x.dtype, probs.dtype)).exp().transpose(1, 2))
+        sums_p_1_K = probs.sum(1, keepdim=True)
+        if not self.checked and len(part_n):
+            self.predictions._check(log_probs_p_K_C, sums_p_1_K)
+        torch.nn.functional.threshold_(probs.div_(sums_p_1_K), NOTHING, 0.0)
         entropies.copy_(-plogp(probs).sum(1))
     return probs_n_C_K, entropies_n_K
 
@@ -313,7 +317,7 @@ MOST, LAST, LATE = 512, 16, 1  # candidates of a late pick, those evaluated in f
 @patch
 def pick_late(self: _Step, first_n: Tensor, rest_n: Tensor, levels: list[tuple[_Level, float]]) -> int:
     "The best of those evaluated: the best of one race, in which nobody is dropped for certain, or all if it is short."
-    rest_n = rest_n[:MOST].sort().values  # so that those who tie are evaluated from the lowest position on
+    rest_n = rest_n.sort().values  # so that those who tie are evaluated from the lowest position on
     if levels:
         level, _ = levels[0]
         parts = [_estimate(level, self.rows(block_n), self.elements) for block_n in rest_n.split(self.rows.block)]
@@ -357,7 +361,7 @@ def best_candidate(
     if len(rest_n) and sizes:
         levels = step.make_levels(sizes, gains_r_M, gains_n, race_error, generator)
     if late and len(rest_n):
-        return step.pick_late(first_n, rest_n, levels), step.violation
+        return step.pick_late(first_n, rest_n[:MOST] if lazy else rest_n, levels), step.violation
     step.separate(rest_n, levels, lazy)
     return first_best(bounds_N, step.tolerance), step.violation
 

@@ -115,7 +115,7 @@ def _start(log_probs_n_K_C, dtype: torch.dtype, room: int, slack: float) -> _Par
 # %% ../nbs/04a_many_machines.ipynb #5f9cf30c
 def _search(state, log_probs_r_K_C: Tensor, bounds_r: Tensor, **options) -> tuple[Tensor, float]:
     "Look for the best of these rows, and bring bounds up to date: which were read, and the bound violation."
-    read = Rows(log_probs_r_K_C, state.posteriors_M_K.dtype, log_probs_r_K_C.device, 0)
+    read = Rows(log_probs_r_K_C, state.posteriors_M_K.dtype, log_probs_r_K_C.device, 0, checked=False)
     seen_r = torch.zeros(len(bounds_r), dtype=torch.bool, device="cpu")
 
     def rows(block_r):

@@ -304,8 +304,8 @@ def resample(
     cumulative_M = light_M.cumsum(0)
     # systematic resampling: one shift for all places
     teeth = torch.arange(1, places + 1, device=weights_M.device) - uniform((), generator, weights_M.device)
-    light_l = torch.searchsorted(cumulative_M, teeth * (cumulative_M[-1] / max(1, places)))
-    survivors_m = torch.cat([heavy_h, light_l.clamp_max(len(weights_M) - 1)]).sort().values
+    teeth = (teeth * (cumulative_M[-1] / max(1, places))).clamp_max(cumulative_M[-1])
+    survivors_m = torch.cat([heavy_h, torch.searchsorted(cumulative_M, teeth)]).sort().values
     return survivors_m, weights_M[survivors_m].clamp_min(threshold)
 
 # %% ../nbs/02_joint_entropy.ipynb #9a52c3c3
@@ -397,7 +397,7 @@ def compute_batch(self: WeightedJointEntropy, log_probs_B_K_C, output_entropies_
 # %% ../nbs/02_joint_entropy.ipynb #2a70dc3e
 def entropies_left(posteriors_M_K: Tensor) -> Tensor:  # entropies_M, nats, float64
     "What is still unknown about the parameters under each configuration: no label can tell more than that."
-    return -plogp(posteriors_M_K).sum(1).double()
+    return -plogp(posteriors_M_K).sum(-1).double()
 
 # %% ../nbs/02_joint_entropy.ipynb #2a70dc40
 @patch
@@ -429,18 +429,25 @@ def _add_to_runs(weights_R_M: Tensor, posteriors_R_M_K: Tensor, probs_K_C: Tenso
     posteriors_m_K = _child_posteriors(posteriors_R_M_K.reshape(R * M, K), probs_K_C, children_m)
     return gains_R, weights_R_m / weights_R_m.sum(1, keepdim=True), posteriors_m_K.view(R, num, K)
 
+# %% ../nbs/02_joint_entropy.ipynb #fdd0fd69
+def _nothing_left(weights_M: Tensor, posteriors_M_K: Tensor) -> bool:
+    "Whether no label can tell more than a billionth of a nat, in any of the runs if there are several."
+    return bool(((weights_M * entropies_left(posteriors_M_K)).sum(-1) < 1e-9).all())
+
 # %% ../nbs/02_joint_entropy.ipynb #fdd0fd68
 def _one_run(state: WeightedJointEntropy, probs_b_K_C: Tensor, num: int) -> Tensor:  # information_b
     "What one run says: for many classes or parameter samples, where several together would not fit a cache."
     run, information = copy(state), []
     run.num_samples = num
-    for probs_K_C in probs_b_K_C:
+    for b, probs_K_C in enumerate(probs_b_K_C):
+        if b % 8 == 7 and _nothing_left(run.weights_M, run.posteriors_M_K):
+            information += [run.information] * (len(probs_b_K_C) - b)
+            break
         run._add(probs_K_C)
         information.append(run.information)
     return torch.tensor(information, dtype=torch.double, device="cpu")
 
 # %% ../nbs/02_joint_entropy.ipynb #fdd0fd66
-NOTHING_LEFT = 1e-9  # nats: no label can tell more
 ENTRIES = 2**19  # of tables in all runs that are worked on at a time on a CPU, so that they stay in its cache
 
 
@@ -456,7 +463,7 @@ def _run_on(state: WeightedJointEntropy, probs_b_K_C: Tensor, num: int) -> Tenso
         r, gains_b_r = shifts_b_r_1.shape[1], []
         weights_r_m, posteriors_r_m_K = state.weights_M.expand(r, M), state.posteriors_M_K.expand(r, M, K)
         for b, (probs_K_C, shifts_r_1) in enumerate(zip(probs_b_K_C, shifts_b_r_1)):
-            if b % 8 == 7 and entropies_left(posteriors_r_m_K.flatten(0, 1)).max() < NOTHING_LEFT:
+            if b % 8 == 7 and _nothing_left(weights_r_m, posteriors_r_m_K):
                 gains_b_r += [torch.zeros_like(gains_r)] * (len(probs_b_K_C) - b)
                 break
             gains_r, weights_r_m, posteriors_r_m_K = _add_to_runs(

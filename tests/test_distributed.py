@@ -406,6 +406,21 @@ def test_chunks_that_are_not_as_declared():
             get_distributed_batchbald_batch(da.concatenate(blocks), 2)
 
 
+def test_a_chunk_that_is_damaged_when_it_is_read_again_is_an_error():
+    "Also where the rows that were kept to compare with are sound."
+    x, times = pool(300), []
+    kept = compute_bald(x).argmax()
+
+    def make(block_info):
+        times.append(1)
+        y = x.clone() if len(times) == 1 else torch.full_like(x, math.nan).index_copy(0, kept[None], x[kept : kept + 1])
+        return y.numpy()
+
+    damaged = da.map_blocks(make, chunks=((300,), (30,), (4,)), dtype=np.float32, meta=np.empty((0, 0, 0), np.float32))
+    with pytest.raises(ValueError, match="NaN"): get_distributed_batchbald_batch(damaged, 5, max_bytes=1)
+    assert len(times) > 1
+
+
 def test_a_chunk_that_comes_out_different_is_an_error():
     times = []
 
