@@ -300,8 +300,8 @@ def resample(
         return alive_m, weights_M[alive_m]
     threshold = find_threshold(weights_M[None], num_samples)[0, 0]
     heavy_h = (weights_M > threshold).nonzero()[:, 0]
-    light_M, places = weights_M.index_fill(0, heavy_h, 0), num_samples - len(heavy_h)
-    cumulative_M = light_M.cumsum(0)
+    places = num_samples - len(heavy_h)
+    cumulative_M = weights_M.index_fill(0, heavy_h, 0).cumsum_(0)
     # systematic resampling: one shift for all places
     teeth = torch.arange(1, places + 1, device=weights_M.device) - uniform((), generator, weights_M.device)
     teeth = (teeth * (cumulative_M[-1] / max(1, places))).clamp_max(cumulative_M[-1])
