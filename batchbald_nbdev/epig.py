@@ -24,7 +24,9 @@ from batchbald_nbdev.checks import (
 from batchbald_nbdev.information import (
     Predictions, check_axes, check_log_probs, needs_disagreement, noting_samples, plogp,
 )
-from .joint_entropy import WeightedJointEntropy, estimate_information, REPEATS, uniform
+from batchbald_nbdev.joint_entropy import (
+    REPEATS, WeightedJointEntropy, estimate_information, gains_under, runs_on, uniform,
+)
 from batchbald_nbdev.plain_batchbald import (
     TIES, WARN_SHARE, CeilingWarning, Objective, report_runs, search_greedily, warn_near_ceiling,
 )
@@ -205,22 +207,28 @@ def _pairs(weights_M: Tensor, E: int, num_pairs: int, generator: torch.Generator
 # %% ../nbs/07_epig.ipynb #9f06007d
 def _reached(log_probs_B_K_C: Tensor, y: Tensor, num_samples: int, options: dict) -> Tensor:
     "F after each point in independent runs, reached_R_B; they are equal while all configurations are carried."
+    if not len(log_probs_B_K_C):
+        return torch.zeros(REPEATS, 0, dtype=torch.double, device="cpu")
+    read = dict(dtype=options["dtype"], device=options["device"], noted=False)
+    probs_B_K_C, blocks = Predictions(log_probs_B_K_C, **read).read(), [p for _, p in Predictions(y, **read)]
     state = WeightedJointEntropy(num_samples, log_probs_B_K_C.shape[1], **options)
-    unknown = state.compute_gains(y).mean()
-    reached_R_B = torch.zeros(REPEATS, len(log_probs_B_K_C), dtype=torch.double, device="cpu")
-    for b, row_K_C in enumerate(log_probs_B_K_C):
+
+    def unknown(*state_M):  # mean information about the evaluation labels
+        return torch.cat([gains_under(*state_M, probs_n_K_D) for probs_n_K_D in blocks]).mean()
+
+    at_first = unknown(state.weights_M, state.posteriors_M_K)
+    reached_R_B = at_first.new_zeros(REPEATS, len(probs_B_K_C))
+    for b, probs_K_C in enumerate(probs_B_K_C):
         before = copy.copy(state)
-        state.add_variables(row_K_C[None])
+        state._add(probs_K_C)
         if not state.exact:
             break
-        reached_R_B[:, b] = unknown - state.compute_gains(y).mean()
+        reached_R_B[:, b] = at_first - unknown(state.weights_M, state.posteriors_M_K)
     if not state.exact:
-        for run_B in reached_R_B[:, b:]:
-            state = copy.copy(before)
-            state.num_samples = max(1, num_samples // 4)
-            for i, row_K_C in enumerate(log_probs_B_K_C[b:]):
-                run_B[i] = unknown - state.add_variables(row_K_C[None]).compute_gains(y).mean()
-    return reached_R_B
+        for runs, i, _, *states_r in runs_on(before, probs_B_K_C[b:], max(1, num_samples // 4)):
+            reached_R_B[runs, b + i] = at_first - torch.stack([unknown(*state_m) for state_m in zip(*states_r)])
+    return reached_R_B.cpu()
+
 
 # %% ../nbs/07_epig.ipynb #4a6c3976
 class _BatchEPIG(Objective):

@@ -21,7 +21,7 @@ from .resampling import choose_survivors, find_places, find_threshold
 
 
 # %% ../nbs/02_joint_entropy.ipynb #01a9bbe3
-_product_elements = 2**18  # size of one block of products: 1 MB in float32
+PRODUCTS = 2**18  # at a time on a CPU: 1 MB in float32
 
 
 @full_precision
@@ -30,7 +30,8 @@ def _mean_entropies(weights_M: Tensor, posteriors_M_K: Tensor, probs_n_K_C: Tens
     n, K, C = probs_n_K_C.shape
     probs_K_nC = probs_n_K_C.to(posteriors_M_K).transpose(0, 1).reshape(K, n * C)
     sums_nC = torch.zeros(n * C, dtype=torch.double, device=posteriors_M_K.device)
-    step = max(1, _product_elements // (n * C))
+    at_a_time = PRODUCTS if sums_nC.device.type == "cpu" else 16 * PRODUCTS
+    step = max(1, at_a_time // (n * C))
     for start in range(0, len(weights_M), step):
         products_m_nC = posteriors_M_K[start : start + step] @ probs_K_nC
         sums_nC -= weights_M[start : start + step] @ plogp(products_m_nC).double()
@@ -334,11 +335,17 @@ class WeightedJointEntropy(JointEntropy):
         self.exact = True  # whether every configuration is still there
 
 # %% ../nbs/02_joint_entropy.ipynb #d65fd574
+def gains_under(weights_M: Tensor, posteriors_M_K: Tensor, probs_n_K_C: Tensor) -> Tensor:  # gains_n
+    "What each label would tell about the parameters, on average over configurations."
+    entropies_n_K = -plogp(probs_n_K_C).sum(-1).double()
+    known_n = entropies_n_K @ (weights_M @ posteriors_M_K.double())
+    return (_mean_entropies(weights_M, posteriors_M_K, probs_n_K_C) - known_n).clamp_min(0)
+
+
 @patch
 def _gains(self: WeightedJointEntropy, probs_n_K_C: Tensor) -> Tensor:
-    entropies_n_K = -plogp(probs_n_K_C).sum(-1).double()
-    known_n = entropies_n_K @ (self.weights_M @ self.posteriors_M_K.double())
-    return (_mean_entropies(self.weights_M, self.posteriors_M_K, probs_n_K_C) - known_n).clamp_min(0)
+    return gains_under(self.weights_M, self.posteriors_M_K, probs_n_K_C)
+
 
 # %% ../nbs/02_joint_entropy.ipynb #f950ff86
 @patch
@@ -447,31 +454,44 @@ def _one_run(state: WeightedJointEntropy, probs_b_K_C: Tensor, num: int) -> Tens
         information.append(run.information)
     return torch.tensor(information, dtype=torch.double, device="cpu")
 
-# %% ../nbs/02_joint_entropy.ipynb #fdd0fd66
+# %% ../nbs/02_joint_entropy.ipynb #fdd0fd6a
 ENTRIES = 2**19  # of tables in all runs that are worked on at a time on a CPU, so that they stay in its cache
 
 
+def _runs_together(state: WeightedJointEntropy, num: int, C: int) -> int:
+    (M, K), on_cpu = state.posteriors_M_K.shape, state.weights_M.device.type == "cpu"
+    return (ENTRIES if on_cpu else 32 * ENTRIES) // (max(M, num) * max(C, K))
+
+
+def runs_on(state: WeightedJointEntropy, probs_b_K_C: Tensor, num: int):
+    "Runs of `num` configurations from a state on: which, the variable's place, gains_r, weights_r_m, posteriors_r_m_K."
+    M, K = state.posteriors_M_K.shape
+    at_a_time = max(1, _runs_together(state, num, probs_b_K_C.shape[2]))
+    shifts_b_R_1 = uniform((len(probs_b_K_C), REPEATS, 1), state.generator, state.weights_M.device)
+    for start in range(0, REPEATS, at_a_time):
+        runs = slice(start, min(start + at_a_time, REPEATS))
+        r, nothing_left = runs.stop - start, False
+        weights_r_m, posteriors_r_m_K = state.weights_M.expand(r, M), state.posteriors_M_K.expand(r, M, K)
+        for b, (probs_K_C, shifts_R_1) in enumerate(zip(probs_b_K_C, shifts_b_R_1)):
+            if nothing_left or b % 8 == 7 and (nothing_left := _nothing_left(weights_r_m, posteriors_r_m_K)):
+                gains_r = torch.zeros_like(gains_r)
+            else:
+                gains_r, weights_r_m, posteriors_r_m_K = _add_to_runs(
+                    weights_r_m, posteriors_r_m_K, probs_K_C, num, shifts_R_1[runs]
+                )
+            yield runs, b, gains_r, weights_r_m, posteriors_r_m_K
+
+
+# %% ../nbs/02_joint_entropy.ipynb #fdd0fd66
 def _run_on(state: WeightedJointEntropy, probs_b_K_C: Tensor, num: int) -> Tensor:  # information_R_b
     "What `REPEATS` runs of `num` configurations say after each further variable, from a state on."
-    (M, K), C = state.posteriors_M_K.shape, probs_b_K_C.shape[2]
-    entries = ENTRIES if state.weights_M.device.type == "cpu" else 32 * ENTRIES
-    at_a_time, parts = max(1, entries // (max(M, num) * max(C, K))), []
-    if at_a_time == 1:
+    if _runs_together(state, num, probs_b_K_C.shape[2]) <= 1:
         return torch.stack([_one_run(state, probs_b_K_C, num) for _ in range(REPEATS)])
-    shifts_b_R_1 = uniform((len(probs_b_K_C), REPEATS, 1), state.generator, state.weights_M.device)
-    for shifts_b_r_1 in shifts_b_R_1.split(at_a_time, 1):
-        r, gains_b_r = shifts_b_r_1.shape[1], []
-        weights_r_m, posteriors_r_m_K = state.weights_M.expand(r, M), state.posteriors_M_K.expand(r, M, K)
-        for b, (probs_K_C, shifts_r_1) in enumerate(zip(probs_b_K_C, shifts_b_r_1)):
-            if b % 8 == 7 and _nothing_left(weights_r_m, posteriors_r_m_K):
-                gains_b_r += [torch.zeros_like(gains_r)] * (len(probs_b_K_C) - b)
-                break
-            gains_r, weights_r_m, posteriors_r_m_K = _add_to_runs(
-                weights_r_m, posteriors_r_m_K, probs_K_C, num, shifts_r_1
-            )
-            gains_b_r.append(gains_r)
-        parts.append(torch.stack(gains_b_r).cumsum(0))
-    return state.information + torch.cat(parts, 1).T.cpu()
+    gains_R_b = state.weights_M.new_empty(REPEATS, len(probs_b_K_C))
+    for runs, b, gains_r, *_ in runs_on(state, probs_b_K_C, num):
+        gains_R_b[runs, b] = gains_r
+    return state.information + gains_R_b.cumsum(1).cpu()
+
 
 # %% ../nbs/02_joint_entropy.ipynb #fdd0fd67
 def estimate_information(
