@@ -10,6 +10,7 @@ __all__ = ['compute_pair_information', 'compute_kbald_gains', 'compute_kbald', '
 # %% ../nbs/05_kbald.ipynb #b22ed5b0
 import math
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from itertools import combinations, islice
 
@@ -321,10 +322,14 @@ def _count_fitting(batch: CandidateBatch, used: float, gain_share: float, most: 
     return len(batch.gains)
 
 # %% ../nbs/05_kbald.ipynb #9361e18c
+PER_PICK = "scores", "indices", "gains", "standard_errors", "sampling_errors", "debiased_scores", "at_least"
+
+
 def _first(batch: CandidateBatch, n: int) -> CandidateBatch:
-    parts = batch.scores, batch.indices, batch.gains, batch.standard_errors
+    "Its first n picks."
+    parts = {key: getattr(batch, key) for key in PER_PICK}
     told_apart = None if batch.told_apart is None or batch.told_apart >= n else batch.told_apart
-    return CandidateBatch(*(part[:n] for part in parts), batch.ceiling, told_apart)
+    return replace(batch, told_apart=told_apart, **{key: part and part[:n] for key, part in parts.items()})
 
 # %% ../nbs/05_kbald.ipynb #a72c84ff
 @needs_disagreement

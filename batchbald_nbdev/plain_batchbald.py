@@ -17,6 +17,7 @@ from .bald import CandidateBatch, first_best
 from .checks import check_batch_size, check_generator, check_positions, warn
 from .information import Predictions, check_log_probs, needs_disagreement
 from .joint_entropy import WeightedJointEntropy, estimate_information
+from .sampling_error import error_over_samples, leave_each_out
 
 # %% ../nbs/03_batchbald.ipynb #ed7f5962
 class Objective:
@@ -99,7 +100,7 @@ def _steps(batch_size: int, progress: bool):
 
 # %% ../nbs/03_batchbald.ipynb #023a73cc
 class CeilingWarning(UserWarning):
-    """The batch uses nearly all that K parameter samples can tell.
+    """The batch uses so much of what K parameter samples can tell that its score is too low.
 
     To silence it: `warnings.simplefilter('ignore', CeilingWarning)`."""
 
@@ -121,27 +122,49 @@ def warn_near_ceiling(information_B: list[float], K: int, pending: bool, stackle
             stacklevel=stacklevel + 1,
         )
 
+# %% ../nbs/03_batchbald.ipynb #b18f255f
+def warn_of_bias(batch: CandidateBatch, used: float, pending: bool, stacklevel: int) -> None:
+    "Where the bias of few parameter samples is no longer small, with what it does to this batch."
+    if not any(batch.at_least or []):
+        return
+    ceiling, B = batch.ceiling, len(batch.scores)
+    near = [used + score > WARN_SHARE * ceiling for score in batch.scores]
+    known = " and what is pending" if pending else ""
+    parts = [
+        f"the first {batch.at_least.index(True) + 1} of {B} picks{known} use more than {BIAS_SHARE:.0%} of log K = "
+        f"{ceiling:.3f} nats, all that K = {round(math.exp(ceiling))} parameter samples can tell, so that scores from "
+        f"there on are too low: the batch scores {batch.scores[-1]:.2f} nats and is worth at least "
+        f"{batch.debiased_scores[-1]:.2f} (standard error {batch.sampling_errors[-1]:.2f} over parameter samples)"
+    ]
+    if any(near):
+        parts.append(
+            f"the first {near.index(True) + 1} of {B} picks{known} use more than {WARN_SHARE:.0%} of it; "
+            "picks after them say little. Use more parameter samples or a smaller batch."
+        )
+    else:
+        parts.append("picks are good for longer than scores; `judge_batch` says what they are worth.")
+    warn("; ".join(parts), CeilingWarning, stacklevel=stacklevel + 1)
+
 # %% ../nbs/03_batchbald.ipynb #27de887a
 TIES = {torch.float32: 1e-6, torch.float64: 1e-12}  # gains closer than this are equal but for rounding
 
 
-def as_batch(indices, scores_B: Tensor, errors_B: Tensor, ceiling: float, told_apart=None) -> CandidateBatch:
+def as_batch(indices, scores_B: Tensor, errors_B: Tensor, ceiling: float, told_apart=None, **more) -> CandidateBatch:
     "Cumulative scores with their differences as gains."
     gains_B = scores_B.diff(prepend=scores_B.new_zeros(1))
     told_apart = None if told_apart == len(indices) else told_apart  # all of them
-    return CandidateBatch(scores_B.tolist(), indices, gains_B.tolist(), errors_B.tolist(), ceiling, told_apart)
+    parts = scores_B.tolist(), indices, gains_B.tolist(), errors_B.tolist(), ceiling, told_apart
+    return CandidateBatch(*parts, **more)
 
 # %% ../nbs/03_batchbald.ipynb #28b951c1
-def _report(objective, pending: int, indices, gains, generator, stacklevel: int) -> CandidateBatch:
-    "Summed gains while they are exact, then what fresh runs say. The first `pending` points were out already."
+def _score(objective, pending: int, gains, generator) -> tuple[Tensor, Tensor, float]:
+    "Summed gains while they are exact, then what fresh runs say; their errors; what the `pending` first points tell."
     state, used = objective.state, 0.0
-    log_probs_B_K_C, K = objective.get_batch(), state.posteriors_M_K.shape[1]
-    ceiling = math.log(K)
     scores_B = torch.tensor(gains, dtype=torch.double, device="cpu").cumsum(0)
     errors_B = torch.zeros_like(scores_B)
-    if indices and (pending or not all(objective.exact)):
+    if gains and (pending or not all(objective.exact)):
         options = dict(dtype=state.posteriors_M_K.dtype, device=state.weights_M.device, generator=generator)
-        information_R_B = estimate_information(log_probs_B_K_C, state.num_samples, **options)
+        information_R_B = estimate_information(objective.get_batch(), state.num_samples, **options)
         if pending:
             used = information_R_B[:, pending - 1].mean().item()
             information_R_B = information_R_B[:, pending:] - information_R_B[:, pending - 1 : pending]
@@ -149,8 +172,36 @@ def _report(objective, pending: int, indices, gains, generator, stacklevel: int)
         scores_B[sampled_B] = information_R_B.mean(0)[sampled_B]
         errors_B[sampled_B] = information_R_B.std(0)[sampled_B] / math.sqrt(len(information_R_B))
         scores_B = scores_B.cummax(0).values  # for the rounding where exact scores end
-    warn_near_ceiling((used + scores_B).tolist(), K, bool(pending), stacklevel)
-    return as_batch(indices, scores_B.clamp_max(max(ceiling - used, 0.0)), errors_B, ceiling, objective.told_apart)
+    return scores_B, errors_B, used
+
+# %% ../nbs/03_batchbald.ipynb #28b951c3
+BIAS_SHARE = 0.5  # of log K: up to here the bias can be taken off
+
+
+def _judge_samples(states: list, scores_B: Tensor, used: float) -> dict:  # fields of a `CandidateBatch`
+    "Errors over parameter samples, and scores without bias, from states before the first pick and after each."
+    values_S_K, bias_S = (torch.stack(parts).cpu() for parts in zip(*states))
+    K = values_S_K.shape[1]
+    if K == 1 or not len(scores_B):
+        return {}
+    bias_B = bias_S[1:] - bias_S[0]
+    shares_B = (used + scores_B) / math.log(K)
+    return {
+        "sampling_errors": error_over_samples(values_S_K[1:] - values_S_K[0]).tolist(),
+        "debiased_scores": (scores_B + bias_B).tolist(),
+        "at_least": (shares_B > BIAS_SHARE).tolist(),
+    }
+
+# %% ../nbs/03_batchbald.ipynb #28b951c4
+def _report(objective, pending: int, indices, gains, generator, stacklevel: int) -> CandidateBatch:
+    "Scores with all that is known about their errors. The first `pending` points were out already."
+    K = objective.state.posteriors_M_K.shape[1]
+    scores_B, errors_B, used = _score(objective, pending, gains, generator)
+    scores_B = scores_B.clamp_max(max(math.log(K) - used, 0.0))
+    more = _judge_samples(objective.states, scores_B, used)
+    batch = as_batch(indices, scores_B, errors_B, math.log(K), objective.told_apart, **more)
+    warn_of_bias(batch, used, bool(pending), stacklevel)
+    return batch
 
 # %% ../nbs/03_batchbald.ipynb #53e9924a
 def report_runs(indices: list[int], values_R_B: Tensor, ceiling: float, bounded: bool = True) -> CandidateBatch:
@@ -182,6 +233,7 @@ class BatchBALD(Objective):
         super().__init__(gains_N, pending, TIES[predictions.dtype])
         if pending:
             self.state.add_variables(self.x[pending])
+        self.states = [leave_each_out(self.state.weights_M, self.state.posteriors_M_K)]  # before and after each pick
 
     def gains(self, candidates_n):
         return self.state.compute_gains(self.x)[candidates_n]
@@ -190,6 +242,7 @@ class BatchBALD(Objective):
         self.batch.append(pick)
         self.exact.append(self.state.exact)
         self.state.add_variables(self.x[pick : pick + 1])
+        self.states.append(leave_each_out(self.state.weights_M, self.state.posteriors_M_K))
 
     def get_batch(self) -> Tensor:
         "log_probs_B_K_C of what is pending and of the picks."
