@@ -55,3 +55,31 @@ def error_over_samples(
 ) -> Tensor:  # nats
     "Standard error of their mean: how far off the score would be under other parameter samples."
     return values_K.std(-1) / math.sqrt(values_K.shape[-1])
+
+# %% ../nbs/04b_how_sure.ipynb #b0a50008
+def entropy_bias(probs_K_C: Tensor) -> Tensor:  # nats, to be added
+    "By how much the entropy of averaged probabilities is too low, from their variance, to first order in 1 / K."
+    return ((probs_K_C**2).mean(0) / probs_K_C.mean(0).clamp_min(1e-30)).sum().sub(1) / 2 / (len(probs_K_C) - 1)
+
+# %% ../nbs/04b_how_sure.ipynb #b0a50009
+@full_precision
+def tell_by_sample(probs_K_C: Tensor) -> tuple[Tensor, Tensor]:  # values_K, whose mean is BALD, and bias; nats
+    "How far what each sample predicts is from what all predict, and what BALD is too low."
+    probs_K_C = probs_K_C.double()
+    values_K = (plogp(probs_K_C) - torch.xlogy(probs_K_C, probs_K_C.mean(0))).sum(1)
+    return values_K, entropy_bias(probs_K_C)
+
+# %% ../nbs/04b_how_sure.ipynb #b0a5000a
+@full_precision
+def share_by_sample(probs_K_C: Tensor, probs_E_K_D: Tensor) -> tuple[Tensor, Tensor]:  # values_K, bias; nats
+    "What a label and others have in common, summed over these, by what each sample predicts, and what that is too low."
+    E, K, D = probs_E_K_D.shape
+    probs_K_ED = probs_E_K_D.transpose(0, 1).reshape(K, E * D)
+    apart_C_ED = probs_K_C.mean(0)[:, None] * probs_K_ED.mean(0)
+    together_C_ED = probs_K_C.T @ probs_K_ED / K
+    ratios_C_ED = torch.where(together_C_ED > 0, together_C_ED / apart_C_ED, 1.0)
+    values_K = (probs_K_C * (probs_K_ED @ ratios_C_ED.log().T)).sum(1).double()
+    squares_C_ED = (probs_K_C**2).T @ probs_K_ED**2 / K
+    joint = ((squares_C_ED / together_C_ED.clamp_min(1e-30)).sum() - E) / 2 / (K - 1)
+    others = ((probs_K_ED**2).mean(0) / probs_K_ED.mean(0).clamp_min(1e-30)).sum().sub(E) / 2 / (K - 1)
+    return values_K, (E * entropy_bias(probs_K_C) + others - joint).double()
