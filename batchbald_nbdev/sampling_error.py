@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['leave_each_out', 'error_over_samples']
 
-# %% ../nbs/04b_how_sure.ipynb #b0a50003
+# %% ../nbs/04b_how_sure.ipynb #b0a50004
 import math
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 from .checks import full_precision
 from .information import plogp
 
-# %% ../nbs/04b_how_sure.ipynb #b0a50004
+# %% ../nbs/04b_how_sure.ipynb #b0a50018
 BLOCK = 2**17  # entries of a table that is worked on at a time on a CPU, so that it stays in its cache
 
 
@@ -28,7 +28,7 @@ def sum_over_configurations(weights_M: Tensor, posteriors_M_K: Tensor) -> Tensor
         sums_3_K += torch.stack([weights_m @ W_m_K, weights_m @ plogp(W_m_K), weights_m @ plogp(1 - W_m_K)])
     return sums_3_K
 
-# %% ../nbs/04b_how_sure.ipynb #b0a50005
+# %% ../nbs/04b_how_sure.ipynb #b0a50019
 def values_from_sums(sums_3_K: Tensor) -> tuple[Tensor, Tensor]:  # values_K, bias
     "Pseudo-values and bias; further axes may come first."
     known_K, own_K, other_K = sums_3_K.unbind(-2)
@@ -37,7 +37,7 @@ def values_from_sums(sums_3_K: Tensor) -> tuple[Tensor, Tensor]:  # values_K, bi
     mean_entropies_K = -(own_K + other_K) / known_K.clamp_min(1e-300)  # known_K is 1 / K, up to resampling
     return math.log(K - 1) + K * log_share - mean_entropies_K, other_K.sum(-1) + (K - 1) * log_share
 
-# %% ../nbs/04b_how_sure.ipynb #b0a50006
+# %% ../nbs/04b_how_sure.ipynb #b0a5001a
 def leave_each_out(
     weights_M: Tensor,  # of configurations of labels, float64, sum to 1
     posteriors_M_K: Tensor,  # p(w_k | configuration m)
@@ -49,19 +49,19 @@ def leave_each_out(
         return weights_M.new_zeros(1), weights_M.new_zeros(())
     return values_from_sums(sum_over_configurations(weights_M, posteriors_M_K))
 
-# %% ../nbs/04b_how_sure.ipynb #b0a50007
+# %% ../nbs/04b_how_sure.ipynb #b0a5001b
 def error_over_samples(
     values_K: Tensor,  # pseudo-values; further axes may come first
 ) -> Tensor:  # nats
     "Standard error of their mean: how far off the score would be under other parameter samples."
     return values_K.std(-1) / math.sqrt(values_K.shape[-1])
 
-# %% ../nbs/04b_how_sure.ipynb #b0a50008
+# %% ../nbs/04b_how_sure.ipynb #b0a5002c
 def entropy_bias(probs_K_C: Tensor) -> Tensor:  # nats, to be added
     "By how much the entropy of averaged probabilities is too low, from their variance, to first order in 1 / K."
     return ((probs_K_C**2).mean(0) / probs_K_C.mean(0).clamp_min(1e-30)).sum().sub(1) / 2 / (len(probs_K_C) - 1)
 
-# %% ../nbs/04b_how_sure.ipynb #b0a50009
+# %% ../nbs/04b_how_sure.ipynb #b0a5002d
 @full_precision
 def tell_by_sample(probs_K_C: Tensor) -> tuple[Tensor, Tensor]:  # values_K, whose mean is BALD, and bias; nats
     "How far what each sample predicts is from what all predict, and what BALD is too low."
@@ -69,7 +69,7 @@ def tell_by_sample(probs_K_C: Tensor) -> tuple[Tensor, Tensor]:  # values_K, who
     values_K = (plogp(probs_K_C) - torch.xlogy(probs_K_C, probs_K_C.mean(0))).sum(1)
     return values_K, entropy_bias(probs_K_C)
 
-# %% ../nbs/04b_how_sure.ipynb #b0a5000a
+# %% ../nbs/04b_how_sure.ipynb #b0a5002e
 @full_precision
 def share_by_sample(probs_K_C: Tensor, probs_E_K_D: Tensor) -> tuple[Tensor, Tensor]:  # values_K, bias; nats
     "What a label and others have in common, summed over these, by what each sample predicts, and what that is too low."
