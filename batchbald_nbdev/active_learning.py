@@ -24,6 +24,7 @@ from .bald import CandidateBatch
 from .bayesian_models import dropout_features, dropout_layers, make_consistent
 from batchbald_nbdev.checks import (
     as_float_tensor, check_count, check_number, check_positions, check_room, choose_device, full_precision,
+    silencing,
 )
 from .collect import autocast, collect_log_probs
 from .datasets import ActiveLearningData, get_balanced_indices
@@ -39,6 +40,7 @@ from batchbald_nbdev.loop_checks import (
 )
 from .methods import Method, Round, as_method
 from .networks import make_mlp
+from .plain_batchbald import BiasWarning
 
 # %% ../nbs/10_active_learning.ipynb #e7db6700
 def evaluate(
@@ -374,10 +376,11 @@ def _choose(plan: _Plan, run: _Run, key: tuple) -> tuple[dict, dict]:
     if left <= 0:
         return {"indices": [], "classes": [], "scores": []}, {"collect": 0.0, "select": 0.0}
     start, x = time.perf_counter(), run.data.validation_inputs
-    batch, seen = acquire(
-        run.method, run.model, run.data.pool_inputs, run.indices, min(plan.size, left), key=key, samples=plan.samples,
-        configs=plan.configs, evaluation_inputs=x if len(x) else None, collect=plan.collect,
-    )  # fmt: skip
+    with silencing(BiasWarning):  # what counts here are the picks
+        batch, seen = acquire(
+            run.method, run.model, run.data.pool_inputs, run.indices, min(plan.size, left), key=key,
+            samples=plan.samples, configs=plan.configs, evaluation_inputs=x if len(x) else None, collect=plan.collect,
+        )  # fmt: skip
     seconds = time.perf_counter() - start
     answer = plan.oracle(run.data, list(batch.indices))  # a list of its own, with which it may do what it likes
     classes = check_labels("`oracle` answers", answer, len(batch.indices), run.data.num_classes).tolist()

@@ -54,9 +54,17 @@ class CandidateBatch:
     scores: list[float]  # one for each pick
     indices: list[int]  # positions in the pool
     gains: list[float] | None = None  # what each pick added, nats
-    standard_errors: list[float] | None = None  # of the scores, nats
+    standard_errors: list[float] | None = None  # of the scores, over label configurations of the estimator, nats
     ceiling: float | None = None  # what no score can exceed, nats
     told_apart: int | None = None  # picks told apart from all others; later ones only within the error of the estimate
+    sampling_errors: list[float] | None = None  # of the scores, over other parameter samples, nats
+    debiased_scores: list[float] | None = None  # without the bias of finitely many parameter samples, nats
+    at_least: list[bool] | None = None  # is that bias too large to be taken off? the debiased score is a bound then
+
+    @property
+    def configuration_errors(self) -> list[float] | None:
+        "`standard_errors` by a name that says what they are over."
+        return self.standard_errors
 
 
 # %% ../nbs/01_bald.ipynb #b421a7a8

@@ -8,6 +8,7 @@ __all__ = ['batchbald_compare', 'select_batch', 'format_picks', 'batchbald_selec
 # %% ../nbs/94_command_line.ipynb #5f6d00c5
 import json
 import logging
+import math
 import os
 import re
 import sys
@@ -25,8 +26,11 @@ from .batch_picture import plot_batch
 from .checks import listening, warn
 from .experiments import align_columns, compare_methods, format_summary
 from .methods import Method, Round, get_method, methods, names_in_words
-from .prediction_files import find_positions, read_evaluation, read_images, read_lines, read_log_probs
+from batchbald_nbdev.prediction_files import (
+    find_positions, read_evaluation, read_images, read_judge, read_lines, read_log_probs,
+)
 from .records import fail, refuse_dangling, write_csv, write_whole
+from .second_look import judge_batch
 
 # %% ../nbs/94_command_line.ipynb #4687709c
 def _say(command: str, message, status: int) -> int:
@@ -195,14 +199,20 @@ def _read_request(asked: dict) -> tuple:  # Round, names, images
     return Round(asked["size"], N, predict, generator=generator, **more), names, images
 
 # %% ../nbs/94_command_line.ipynb #d38f0147
+_COLUMNS = {  # further ones, and the fields of a batch that they come from
+    "gain": "gains", "standard_error": "standard_errors", "sampling_error": "sampling_errors",
+    "debiased_score": "debiased_scores", "at_least": "at_least",
+}  # fmt: skip
+
+
 def _make_rows(batch: CandidateBatch, names: Sequence[str] | None) -> list[dict]:
     "A row for each pick, in order."
     rows = [
         {"pick": i, "id": names[at] if names else at, "position": at, "score": score}
         for i, (at, score) in enumerate(zip(batch.indices, batch.scores), 1)
     ]
-    for key, values in (("gain", batch.gains), ("standard_error", batch.standard_errors)):
-        for row, value in zip(rows, values or []):
+    for key, field in _COLUMNS.items():
+        for row, value in zip(rows, getattr(batch, field) or []):
             row[key] = value
     return rows
 
@@ -213,6 +223,11 @@ def _describe_columns(rows: Sequence[dict], method: str) -> dict[str, str]:
         "score": get_method(method).score_text,
         "gain": "what this pick adds, in nats",
         "standard_error": "of the score, in nats, 0 where it is exact",
+        "sampling_error": "of the score over other parameter samples, in nats",
+        "debiased_score": "without the bias of few parameter samples",
+        "at_least": "True where that is only a lower bound",
+        "worth": "what picks tell under the samples of `judge`, in nats",
+        "worth_error": "its standard error",
     }
     return {column: text for column, text in words.items() if rows and column in rows[0]}
 
@@ -253,16 +268,26 @@ def _draw_picks(asked: dict, pick: Method, batch: CandidateBatch, round: Round, 
         figure.savefig(buffer, format=ending[1:], dpi=150, facecolor="white", metadata=_UNDATED[ending])
     return buffer.getvalue()
 
+# %% ../nbs/94_command_line.ipynb #d38f014d
+def _add_worth(rows: list[dict], batch: CandidateBatch, log_probs_N_K_C, seed: int) -> None:
+    "What the picks so far are worth to other parameter samples."
+    judged = judge_batch(log_probs_N_K_C, batch, generator=derive_generator(seed, "judge"))
+    samples = judged.sampling_errors or judged.standard_errors  # none with one sample
+    for row, *found in zip(rows, judged.debiased_scores or judged.scores, judged.standard_errors, samples):
+        row["worth"], row["worth_error"] = found[0], math.hypot(found[1], found[2])
+
 # %% ../nbs/94_command_line.ipynb #d38f014b
 def _pick(asked: dict, pick: Method, round: Round, names: Sequence[str] | None, images) -> list[dict]:
     "The batch, also into the files that were asked for."
     batch, method = pick(round), str(asked["method"])
     rows = _make_rows(batch, names)
+    if asked["judge"] is not None:
+        _add_worth(rows, batch, read_judge(asked["judge"], asked, round.log_probs_N_K_C), asked["seed"])
     picture = None if asked["plot"] is None else _draw_picks(asked, pick, batch, round, ids=names, images=images)
     if asked["out"] is not None:
         as_asked = ("kind", "axes", "renormalise", "method", "size", "configs", "seed")
         settings = {"predictions": str(asked["predictions"])} | {k: asked[k] for k in as_asked} | {"method": method}
-        settings |= {key: asked[key] and str(asked[key]) for key in ("evaluation", "pending", "ids")}
+        settings |= {key: asked[key] and str(asked[key]) for key in ("evaluation", "pending", "ids", "judge")}
         sizes = dict(zip(("points", "samples", "classes"), round.log_probs_N_K_C.shape))
         columns = _describe_columns(rows, method)
         _write_picks(Path(asked["out"]), rows, settings | {"ceiling": batch.ceiling} | sizes | {"columns": columns})
@@ -284,6 +309,7 @@ def select_batch(
     ids: str | None = None,  # file with the names of the points, one per line
     # for the EPIG methods: a file like `predictions`, for inputs like those that the model is for; else the pool
     evaluation: str | None = None,
+    judge: str | None = None,  # file like `predictions`, under other parameter samples: adds what picks are worth there
     out: str | None = None,  # .json or .csv file to write
     plot: str | None = None,  # .png, .svg or .pdf file to draw: what each pick adds and shares, and which point it is
     # for `plot`: images (N, H, W), (N, C, H, W) or (N, H, W, C), or a folder with one for each id, or position
@@ -350,6 +376,8 @@ def batchbald_select(
     ids: str = None,  # file with the names of the points, one per line
     # EPIG methods: a file like predictions, for inputs like those that the model is for (default: the pool)
     evaluation: str = None,
+    # a file like predictions, of the same points under other parameter samples: adds what the picks are worth there
+    judge: str = None,
     out: str = None,  # .json or .csv file to write
     plot: str = None,  # .png, .svg or .pdf file to draw: what each pick adds and shares, and which point it is
     # for the plot: a file of images, (N, H, W), (N, C, H, W) or (N, H, W, C), in the order of the predictions; or a

@@ -10,6 +10,7 @@ __all__ = ['compute_pair_information', 'compute_kbald_gains', 'compute_kbald', '
 # %% ../nbs/05_kbald.ipynb #b22ed5b0
 import math
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from itertools import combinations, islice
 
@@ -28,6 +29,7 @@ from .joint_entropy import WeightedJointEntropy, estimate_information
 from batchbald_nbdev.plain_batchbald import (
     TIES, CeilingWarning, Objective, report_runs, search_greedily, warn_near_ceiling,
 )
+from .sampling_error import error_over_samples, share_by_sample, tell_by_sample
 
 # %% ../nbs/05_kbald.ipynb #ac4f9c4d
 def _check_picks(log_probs_B_K_C, K: int, C: int) -> Tensor:
@@ -240,6 +242,24 @@ def _search(search: _Expansion, batch_size: int, stop: Callable | None = None) -
     scores_B = torch.tensor(gains, dtype=torch.double, device="cpu").cumsum(0)
     return CandidateBatch(scores_B.tolist(), indices, gains)
 
+# %% ../nbs/05_kbald.ipynb #1ae6c5e2
+def _judge_samples(batch: CandidateBatch, search: _Expansion, pending: list[int]) -> CandidateBatch:
+    "A batch by 1- or 2-BALD with errors over parameter samples, and with scores without their bias."
+    first, K = len(pending), search.x.shape[1]
+    if K == 1 or search.k > 2 or not batch.indices:
+        return batch
+    values_B, bias_B = [], []
+    for b, pick in enumerate(search.picks[first:], first):
+        values_K, bias = tell_by_sample(pick)
+        if b and search.k == 2:
+            shared_K, shared_bias = share_by_sample(pick, torch.stack(search.picks[:b]))
+            values_K, bias = values_K - shared_K, bias - shared_bias
+        values_B.append(values_K)
+        bias_B.append(bias)
+    errors_B = error_over_samples(torch.stack(values_B).cumsum(0))
+    scores_B = torch.tensor(batch.scores, dtype=torch.double, device="cpu") + torch.stack(bias_B).cumsum(0).cpu()
+    return replace(batch, sampling_errors=errors_B.tolist(), debiased_scores=scores_B.tolist())
+
 # %% ../nbs/05_kbald.ipynb #1ae6c5e0
 @needs_disagreement
 def get_kbald_batch(
@@ -257,9 +277,11 @@ def get_kbald_batch(
 
     Raises `ValueError` where terms of k labels would take more than 2^40 products or tables of more than 2^24 entries.
     Warns (`CeilingWarning`) where a score is above log K and so no information any more."""
-    search, batch_size, _ = _expand(log_probs_N_K_C, batch_size, "batch_size", k, dtype, device, pending, max_bytes)
+    options = dtype, device, pending, max_bytes
+    search, batch_size, pending = _expand(log_probs_N_K_C, batch_size, "batch_size", k, *options)
     search.lazy = search.lazy and lazy
     batch, K = _search(search, batch_size), search.x.shape[1]
+    batch = _judge_samples(batch, search, pending)
     above = [n for n, score in enumerate(batch.scores, 1) if score > math.log(K) + 100 * TIES[search.dtype]]
     if above:
         warn(
@@ -321,10 +343,14 @@ def _count_fitting(batch: CandidateBatch, used: float, gain_share: float, most: 
     return len(batch.gains)
 
 # %% ../nbs/05_kbald.ipynb #9361e18c
+PER_PICK = "scores", "indices", "gains", "standard_errors", "sampling_errors", "debiased_scores", "at_least"
+
+
 def _first(batch: CandidateBatch, n: int) -> CandidateBatch:
-    parts = batch.scores, batch.indices, batch.gains, batch.standard_errors
+    "Its first n picks."
+    parts = {key: getattr(batch, key) for key in PER_PICK}
     told_apart = None if batch.told_apart is None or batch.told_apart >= n else batch.told_apart
-    return CandidateBatch(*(part[:n] for part in parts), batch.ceiling, told_apart)
+    return replace(batch, told_apart=told_apart, **{key: part and part[:n] for key, part in parts.items()})
 
 # %% ../nbs/05_kbald.ipynb #a72c84ff
 @needs_disagreement

@@ -9,7 +9,7 @@ __all__ = ['methods', 'Round', 'Method', 'register', 'get_method', 'label_of_met
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property, partial
 
 import torch
@@ -155,8 +155,8 @@ def check_batch(name, batch, most: int, N: int, pending=()) -> CandidateBatch:
     if len(scores) != len(indices) or not all(map(math.isfinite, scores)):
         wish = f"a finite number for each of its {len(indices)} positions"
         raise ValueError(f"the method {name!r} returned scores {batch.scores}; want {wish}")
-    further = (getattr(batch, key, None) for key in ("gains", "standard_errors", "ceiling", "told_apart"))
-    return CandidateBatch(scores, indices, *further)
+    further = (field.name for field in fields(CandidateBatch)[2:])
+    return CandidateBatch(scores, indices, *(getattr(batch, key, None) for key in further))
 
 # %% ../nbs/09b_methods.ipynb #f36f2777
 def _are_positions(indices: list[int], N: int, pending) -> bool:
