@@ -10,6 +10,7 @@ __all__ = ['compute_epig', 'get_epig_batch', 'compute_epig_bald', 'get_batchepig
 import copy
 import math
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -30,6 +31,7 @@ from batchbald_nbdev.joint_entropy import (
 from batchbald_nbdev.plain_batchbald import (
     TIES, WARN_SHARE, CeilingWarning, Objective, report_runs, search_greedily, warn_near_ceiling,
 )
+from .sampling_error import error_over_samples, share_by_sample
 from .stochastic import check_temperature, get_softmax_batch
 
 # %% ../nbs/07_epig.ipynb #a07d75c2
@@ -112,6 +114,24 @@ def compute_epig(
     pairs = torch.arange(E, device=once_E.device), once_E, weights_E
     return _gains_of(x, y, posteriors_1_K, pairs, max_bytes)
 
+# %% ../nbs/07_epig.ipynb #5fb169d1
+def _judge_samples(batch: CandidateBatch, x, y, dtype, device, max_bytes: int) -> CandidateBatch:
+    "The batch with errors over parameter samples, and with scores without their bias."
+    (B, (_, K, C), (E, _, D)) = len(batch.indices), x.shape, y.shape
+    if K == 1 or not B:
+        return batch
+    picks = Predictions(x[batch.indices], dtype, device, noted=False).read()
+    evaluation = Predictions(y, dtype, device, name="log_probs_E_K_C", noted=False)
+    values_B_K, bias_B = (torch.zeros(size, dtype=torch.double, device=device) for size in ((B, K), B))
+    for part_e in torch.arange(E, device=device).split(max(1, max_bytes // 32 // (max(C, K) * D))):
+        probs_e_K_D = evaluation[part_e]
+        for b, probs_K_C in enumerate(picks):
+            values_K, bias = share_by_sample(probs_K_C, probs_e_K_D)
+            values_B_K[b] += values_K / E
+            bias_B[b] += bias / E
+    debiased = [score + bias for score, bias in zip(batch.scores, bias_B.tolist())]
+    return replace(batch, sampling_errors=error_over_samples(values_B_K).tolist(), debiased_scores=debiased)
+
 # %% ../nbs/07_epig.ipynb #5fb169cf
 @needs_disagreement
 def get_epig_batch(
@@ -127,7 +147,8 @@ def get_epig_batch(
     "Top-k EPIG: the points with the largest own scores, whatever they have in common; ties go to the lowest position."
     x, y, pending, batch_size = _check_evaluation(log_probs_N_K_C, log_probs_E_K_C, pending, batch_size)
     scores_N = compute_epig(x, y, dtype, device, max_bytes=max_bytes)
-    return get_top_k_batch(scores_N, batch_size, pending=pending, tolerance=TIES[choose_dtype(x, dtype)])
+    batch = get_top_k_batch(scores_N, batch_size, pending=pending, tolerance=TIES[choose_dtype(x, dtype)])
+    return _judge_samples(batch, x, y, choose_dtype(x, dtype), scores_N.device, max_bytes)
 
 # %% ../nbs/07_epig.ipynb #9a940e65
 def _warn_if_bald(known: float, E: int, K: int, stacklevel: int):
