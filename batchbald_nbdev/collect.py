@@ -72,12 +72,7 @@ def _as_block(outputs_K_n_C: Tensor, x: Inputs, dtype: torch.dtype) -> Tensor:  
 
 # %% ../nbs/08a_collect.ipynb #69de9f84
 def _draw_masks(
-    model: nn.Module,
-    features: dict[str, tuple[int, ...]],  # what reaches each dropout layer
-    num_samples: int,  # K
-    generator: torch.Generator,
-    device,
-    masks: str = "independent",  # or another design of `draw_masks`
+    model: nn.Module, features: dict, num_samples: int, generator: torch.Generator, device, masks: str = "independent"
 ) -> dict[str, Tensor]:  # by the name of the buffer: masks (K, *mask shape)
     "Masks for K samples, drawn on the generator's device, so that one CPU generator gives the same ones everywhere."
     drawn = draw_masks(dropout_layers(model), features, num_samples, generator, masks)
@@ -394,8 +389,7 @@ def collect_log_probs(
     num_samples: int,  # parameter samples, K
     *,
     generator: torch.Generator | None = None,  # for the masks; a fresh one seeded with 0 if None
-    # "balanced": any feature in equally many masks; "orthogonal": any two features, too, see `draw_orthogonal`
-    masks: str = "independent",
+    masks: str = "independent",  # "balanced": each feature in as many masks; "orthogonal": each two, too (chapter 08d)
     device=None,  # where to run the model; None means where its parameters are
     progress: bool = False,  # show a progress bar
     dtype: torch.dtype = torch.float32,  # of what is returned; torch.float16 or torch.bfloat16 for half the memory
@@ -410,7 +404,7 @@ def collect_log_probs(
     restored. A compiled model is run uncompiled, and one that `vmap` cannot run mask by mask, with a warning that this
     is slower. Dropout that is never called is warned of. Raises `ValueError` where the model has no consistent dropout
     (for K > 1), has dropout that cannot be made consistent, or does not return logits."""
-    masks = check_masks(masks)
+    check_masks(masks)
     num_samples, max_bytes = check_count(num_samples, "num_samples"), check_count(max_bytes, "max_bytes")
     out = _check_storage(dtype, out)
     if not isinstance(model, nn.Module):
@@ -425,8 +419,8 @@ def collect_log_probs(
     if not layers and num_samples > 1:
         _refuse_equal_samples(model, state, batches)
     with evaluating([model]), uncompiled(model), precision:
-        how = num_samples, generator, dtype, max_bytes, masks
-        return _gather(_predict_batches(model, state, batches, *how), out)
+        blocks = _predict_batches(model, state, batches, num_samples, generator, dtype, max_bytes, masks)
+        return _gather(blocks, out)
 
 # %% ../nbs/08a_collect.ipynb #a960d9ab
 def _call_member(model: Callable, x: Inputs) -> Tensor:  # outputs_n_C

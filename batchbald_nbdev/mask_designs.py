@@ -80,11 +80,12 @@ def choose_design(
     num_samples: int,  # K
     num_features: int,  # F, of all layers together
 ) -> Design:
-    "The array of K rows or a few more: strength 3 if it has columns for all features, else strength 2."
+    "The array of K rows or some more: strength 3 if it has columns for all features, else strength 2."
     half = _find_order(max(2, -(-num_samples // 2)))
     if num_features <= half:
         return Design(3, 2 * half, half)
-    n = _find_order(max(4, num_samples))
+    n, for_all = _find_order(max(4, num_samples)), _find_order(num_features + 1)
+    n = for_all if n < for_all <= num_samples * 4 / 3 else n  # leaves out a quarter of the rows, at most
     return Design(2, n, n - 1)
 
 # %% ../nbs/08d_mask_designs.ipynb #d5a10024
@@ -150,6 +151,6 @@ def draw_masks(
     shapes = {name: layers[name].mask_shape(shape) for name, shape in features.items() if name not in own}
     ps, sizes = {name: layers[name].p for name in shapes}, {name: math.prod(o) for name, o in shapes.items()}
     kept = _draw_kept(ps, sizes, num_samples, generator, masks)
-    designed = {name: kept[name].unflatten(1, shape).float() / (1 - ps[name]) for name, shape in shapes.items()}
+    designed = {name: kept[name].unflatten(1, shape).float().div_(1 - ps[name]) for name, shape in shapes.items()}
     drawn = {name: layers[name].draw_masks(num_samples, features[name], generator) for name in features if name in own}
     return {name: drawn[name] if name in own else designed[name] for name in features}

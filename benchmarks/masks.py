@@ -9,7 +9,7 @@
 3. Seconds to draw masks and to collect predictions.
 
 A row is written as soon as it is there, and a run that was stopped goes on where it stopped: rows that the record has are not made again.
-Quick: 60 sets of masks for the dense networks, 30 for the convolutional one (some 15 minutes). Full: more K, and networks trained on 100 labels.
+Quick: 60 sets of masks for the dense networks, 24 for the convolutional one (some five minutes). Full: more K, and networks trained on 100 labels.
 """
 
 import json
@@ -44,24 +44,26 @@ ALL, TWO = DESIGNS, ("independent", "orthogonal")
 FORMS = {
     "tiny": dict(
         tasks=[("one hidden layer", 20, 6, ALL), ("MNIST CNN", 20, 4, TWO)],
-        repeats=(2, 2), picks=(2, 2), points=(2, 2), pool=(15, 12), judges=(8, 8), configs=20, steps=2, timed=1,
+        repeats=(2, 2), picks=(2, 2), points=(2, 2), pool=(22, 22), judges=(8, 8), configs=20, steps=2, timed=1,
     ),
     "quick": dict(
         tasks=[
-            ("one hidden layer", 20, 256, ALL), ("MNIST CNN", 20, 256, TWO), ("two hidden layers", 20, 256, TWO), ("one hidden layer", 20, 100, ALL),
-            ("MNIST CNN", 20, 100, TWO), ("one hidden layer", 20, 50, TWO), ("two hidden layers", 20, 512, TWO), ("one hidden layer", 20, 10, TWO),
+            ("one hidden layer", 20, 256, ALL), ("MNIST CNN", 20, 256, TWO), ("one hidden layer", 20, 100, TWO), ("two hidden layers", 20, 256, TWO),
+            ("one hidden layer", 20, 30, TWO), ("MNIST CNN", 20, 100, TWO), ("one hidden layer", 100, 100, TWO), ("one hidden layer", 20, 10, TWO),
+            ("one hidden layer", 100, 30, TWO), ("two hidden layers", 20, 512, TWO),
         ],
-        repeats=(60, 30), picks=(12, 6), points=(60, 30), pool=(600, 150), judges=(4_000, 1_000), configs=2_000, steps=500, timed=5,
+        repeats=(60, 24), picks=(8, 4), points=(60, 10), pool=(300, 80), judges=(2_000, 500), configs=1_000, steps=200, timed=3,
     ),
 }  # fmt: skip
 FULL = [(net, labels, K, ALL) for net in ("one hidden layer", "two hidden layers", "MNIST CNN") for labels in (20, 100) for K in (10, 50, 100, 256, 512, 1_000)]
-FORMS["full"] = FORMS["quick"] | {"tasks": FULL, "pool": (2_000, 600), "judges": (10_000, 4_000), "configs": 4_000}
+FORMS["full"] = dict(tasks=FULL, repeats=(60, 30), picks=(12, 12), points=(60, 60), pool=(2_000, 600), judges=(10_000, 4_000), configs=4_000, steps=500, timed=7)
 
 
 def make_two_layers() -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 128), nn.ReLU(), ConsistentDropout(), nn.Linear(128, 128), nn.ReLU(), ConsistentDropout(), nn.Linear(128, 10))
 
 
+SIZES = 2, 5, 10, 20
 NETWORKS = {"one hidden layer": make_mlp, "two hidden layers": make_two_layers, "MNIST CNN": make_mnist_cnn}
 
 
@@ -114,12 +116,23 @@ def measure_spread(collect, inputs: Tensor, points: int, repeats: int, configs: 
 
 
 def measure_picks(collect, judge, pool: Tensor, repeats: int, configs: int) -> dict:
-    batches = [get_batchbald_batch(collect(pool, 1_000 + r), 10) for r in range(repeats)]
-    same = [len(set(a.indices) & set(b.indices)) for a, b in combinations(batches, 2)]
+    """Batches of up to 20 from sets of masks. Of the first 2, 5, ... picks: how many two sets have in common, and, for each set, their joint information
+    under its own masks, under those of the next set, and under many others."""
+    sets = [collect(pool, 1_000 + r) for r in range(repeats)]
+    batches = [get_batchbald_batch(log_probs_N_K_C, SIZES[-1], configs) for log_probs_N_K_C in sets]
     shown = sorted({i for batch in batches for i in batch.indices})
     judged = dict(zip(shown, judge(pool[shown])))
-    worth = [get_joint(torch.stack([judged[i] for i in batch.indices]), configs) for batch in batches]
-    return {"same": sum(same) / len(same), "worth": worth, "reported": [batch.scores[-1] for batch in batches], "batches": [batch.indices for batch in batches]}
+    found = {}
+    for B in SIZES:
+        picks = [batch.indices[:B] for batch in batches]
+        same = [len(set(a) & set(b)) for a, b in combinations(picks, 2)]
+        found[B] = {
+            "same": sum(same) / len(same),
+            "reported": [batch.scores[B - 1] for batch in batches],
+            "elsewhere": [get_joint(sets[(r + 1) % repeats][o], configs) for r, o in enumerate(picks)],
+            "worth": [get_joint(torch.stack([judged[i] for i in o]), configs) for o in picks],
+        }
+    return {"batches": found}
 
 
 def measure_seconds(model: nn.Module, pool: Tensor, K: int, designs: tuple[str, ...], repeats: int) -> dict[str, dict]:
@@ -153,8 +166,9 @@ def show(rows: list[dict]) -> None:
     for row in rows:
         first = next(o for o in rows if all(o[k] == row[k] for k in ("network", "labels", "K")) and o["design"] == "independent")
         ratios = [f"{mean(first[f'{name}_spread']) / max(mean(row[f'{name}_spread']), 1e-12):.2f}" for name in ("bald", "chosen", "random")]
-        worth = torch.tensor(row["worth"])
-        told = [f"{row['same']:.1f}", f"{worth.mean():.3f} +- {worth.std() / len(worth) ** 0.5:.3f}", f"{mean(row['reported']):.2f}"]
+        ten = {int(B): o for B, o in row["batches"].items()}[10]
+        worth = torch.tensor(ten["worth"])
+        told = [f"{ten['same']:.1f}", f"{worth.mean():.3f} +- {worth.std() / len(worth) ** 0.5:.3f}", f"{mean(ten['reported']):.2f}"]
         seconds = [f"{1e3 * row[k]:.1f}" for k in ("draw_seconds", "collect_seconds")]
         table.append([row["network"], row["labels"], row["K"], row["design"], *ratios, *told, *seconds])
     header = ["network", "labels", "K", "masks", "BALD: variance of independent over this", "joint of ten chosen", "of ten random", "same picks", "worth", "reported", "draw, ms", "collect, ms"]

@@ -99,7 +99,13 @@ def test_groups_are_balanced_and_meet_by_chance():
     assert abs(products.square().mean() / (1 - own) - 64 * 64 / 63) < 2
 
 
-@pytest.mark.parametrize("K, F", [(100, 40), (50, 128), (10, 128), (3, 5), (2, 1), (1, 9)])
+def test_a_few_more_features_take_a_larger_array():
+    assert choose_design(100, 103) == (2, 104, 103) and choose_design(100, 104) == (2, 108, 107)
+    assert choose_design(100, 128) == (2, 132, 131) and choose_design(100, 140) == (2, 104, 103)
+    assert choose_design(256, 128) == (3, 256, 128) and choose_design(256, 129) == (2, 256, 255)
+
+
+@pytest.mark.parametrize("K, F", [(100, 40), (100, 128), (50, 128), (10, 128), (3, 5), (2, 1), (1, 9)])
 def test_cut_arrays_vary_as_said(K, F):
     "The mean of a feature over K of n rows has the variance (n - K) / (n - 1) / K."
     n = choose_design(K, F).rows
