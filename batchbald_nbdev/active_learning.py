@@ -38,6 +38,7 @@ from batchbald_nbdev.loop_checks import (
     check_stack,
     check_training_options,
 )
+from .mask_designs import check_masks
 from .methods import Method, Round, as_method
 from .networks import make_mlp
 from .plain_batchbald import BiasWarning
@@ -459,6 +460,7 @@ def run_trials(
     initial: Sequence[Sequence[int]] | None = None,  # for each trial the positions of its first labels; None draws them
     per_class: int = 2,  # initial labels to draw of each class, from `pool_labels`; with 0 the first model is untrained
     test_samples: int = 100,  # parameter samples for measuring
+    masks: str = "independent",  # of both, as in `collect_log_probs`
     warm_start: bool = False,  # go on from the weights of the round before, not from new ones
     oracle: Callable[[ActiveLearningData, list[int]], Sequence[int]] | None = None,  # asked for classes; None looks up
     device=None,  # where to train and predict; None means the CPU
@@ -483,8 +485,9 @@ def run_trials(
     initial = _draw_initial(datasets, counts["per_class"], seed) if initial is None else initial
     runs = _make_runs(datasets, methods, check_initial(initial, datasets, budget))
     where = {"device": choose_device(device), "mixed_precision": mixed_precision}
+    collect = partial(collect_log_probs, masks=check_masks(masks), **where)
     autocast(where["device"], mixed_precision)  # refused now, if at all
     recorded = check_done(done, runs, seed, size, budget, oracle is None)
-    plan |= {"make_model": make_model, "training": training | where, "collect": partial(collect_log_probs, **where)}
+    plan |= {"make_model": make_model, "training": training | where, "collect": collect}
     plan |= {"together": together or len(runs), "oracle": oracle or _look_up, "tell": progress or (lambda text: None)}
     return _go_on(_Plan(**plan), runs, recorded)

@@ -30,6 +30,7 @@ from batchbald_nbdev.bayesian_models import (
 from .checks import SLACK, check_count, check_generator, check_room, choose_device, full_precision, warn
 from .inputs import Inputs, agree, as_arguments, choose_reader, cut_inputs, describe_inputs
 from .inputs import draws, find_logits, first_tensor, map_inputs, name_inputs, send_inputs
+from .mask_designs import check_masks, draw_masks
 from .smaller_networks import count_bytes
 from .traced_networks import count_work, find_smaller
 
@@ -71,18 +72,11 @@ def _as_block(outputs_K_n_C: Tensor, x: Inputs, dtype: torch.dtype) -> Tensor:  
 
 # %% ../nbs/08a_collect.ipynb #69de9f84
 def _draw_masks(
-    model: nn.Module,
-    features: dict[str, tuple[int, ...]],  # what reaches each dropout layer
-    num_samples: int,  # K
-    generator: torch.Generator,
-    device,
+    model: nn.Module, features: dict, num_samples: int, generator: torch.Generator, device, masks: str = "independent"
 ) -> dict[str, Tensor]:  # by the name of the buffer: masks (K, *mask shape)
     "Masks for K samples, drawn on the generator's device, so that one CPU generator gives the same ones everywhere."
-    layers = dropout_layers(model)
-    return {
-        f"{name}.mask": layers[name].draw_masks(num_samples, shape, generator).to(device)
-        for name, shape in features.items()
-    }
+    drawn = draw_masks(dropout_layers(model), features, num_samples, generator, masks)
+    return {f"{name}.mask": mask.to(device) for name, mask in drawn.items()}
 
 # %% ../nbs/08a_collect.ipynb #32d70e39
 def _predict(model: nn.Module, state: dict[str, Tensor], x: Inputs) -> Tensor:  # outputs_n_C
@@ -208,7 +202,9 @@ def _predict_block(
     return torch.cat(blocks)
 
 # %% ../nbs/08a_collect.ipynb #89fb691b
-def _prepare(model: nn.Module, state: dict, example: Inputs, num_samples: int, generator) -> tuple[dict, _Bytes]:
+def _prepare(
+    model: nn.Module, state: dict, example: Inputs, num_samples: int, generator, masks: str = "independent"
+) -> tuple[dict, _Bytes]:
     "Masks for what reaches the dropout layers, and what one input needs."
     features, needs = _watch(model, state, example)
     if num_samples > 1:
@@ -218,7 +214,7 @@ def _prepare(model: nn.Module, state: dict, example: Inputs, num_samples: int, g
     numbers = sum(math.prod(layers[name].mask_shape(shape)) for name, shape in features.items())
     what, device = f"{num_samples:,} samples of masks and outputs", first_tensor(example).device
     check_room(num_samples * (12 * numbers + needs.after), "num_samples", what, device)
-    return _draw_masks(model, features, num_samples, generator, device), needs
+    return _draw_masks(model, features, num_samples, generator, device, masks), needs
 
 # %% ../nbs/08a_collect.ipynb #51f23c6f
 def _predict_batch(
@@ -276,13 +272,14 @@ def _predict_batches(
     generator: torch.Generator,
     dtype: torch.dtype,
     max_bytes: int,
+    design: str = "independent",  # of the masks
 ) -> Iterator[Tensor]:  # log_probs_n_K_C, batch after batch
     "Predictions under masks that are drawn when the first batch is there; how is settled on it too."
     masks = run = None
     for x in batches:
         example = cut_inputs(x, 0, 1)
         if masks is None:
-            masks, needs = _prepare(model, state, example, num_samples, generator)
+            masks, needs = _prepare(model, state, example, num_samples, generator, design)
             smaller = find_smaller(model, state, masks, example, len(first_tensor(x)), needs.work, max_bytes)
             smaller_needs = smaller and _Bytes(*count_bytes(smaller))
         if smaller and smaller.fits(x):
@@ -392,6 +389,7 @@ def collect_log_probs(
     num_samples: int,  # parameter samples, K
     *,
     generator: torch.Generator | None = None,  # for the masks; a fresh one seeded with 0 if None
+    masks: str = "independent",  # "balanced": each feature in as many masks; "orthogonal": each two, too (chapter 08d)
     device=None,  # where to run the model; None means where its parameters are
     progress: bool = False,  # show a progress bar
     dtype: torch.dtype = torch.float32,  # of what is returned; torch.float16 or torch.bfloat16 for half the memory
@@ -406,6 +404,7 @@ def collect_log_probs(
     restored. A compiled model is run uncompiled, and one that `vmap` cannot run mask by mask, with a warning that this
     is slower. Dropout that is never called is warned of. Raises `ValueError` where the model has no consistent dropout
     (for K > 1), has dropout that cannot be made consistent, or does not return logits."""
+    check_masks(masks)
     num_samples, max_bytes = check_count(num_samples, "num_samples"), check_count(max_bytes, "max_bytes")
     out = _check_storage(dtype, out)
     if not isinstance(model, nn.Module):
@@ -420,7 +419,8 @@ def collect_log_probs(
     if not layers and num_samples > 1:
         _refuse_equal_samples(model, state, batches)
     with evaluating([model]), uncompiled(model), precision:
-        return _gather(_predict_batches(model, state, batches, num_samples, generator, dtype, max_bytes), out)
+        blocks = _predict_batches(model, state, batches, num_samples, generator, dtype, max_bytes, masks)
+        return _gather(blocks, out)
 
 # %% ../nbs/08a_collect.ipynb #a960d9ab
 def _call_member(model: Callable, x: Inputs) -> Tensor:  # outputs_n_C

@@ -125,6 +125,8 @@ def batchbald_compare(
     validation: int = None,  # training images to hold out for validation (default: 100)
     steps: int = None,  # optimiser steps in each round, at most (default: 500)
     test_samples: int = None,  # parameter samples for measuring (default: 100)
+    # how masks of choosing and measuring are drawn: independent, balanced or orthogonal (default: independent)
+    masks: str = None,
     originals: int = None,  # different images in the pool, 0 for all that are left (default: 0; of digits that is 600)
     data: str = None,  # folder with the files of image sets (default: $BATCHBALD_DATA or ~/.cache/batchbald_nbdev)
     download: store_true = False,  # fetch files of image sets that are missing

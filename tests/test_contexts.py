@@ -384,10 +384,16 @@ COMPUTED = {  # name -> what it computes from inputs, in a folder of its own; `o
         ConsistentDropout(0.3).eval()(i.images),
     ],
     "ConsistentDropout2d": lambda i, f, **o: ConsistentDropout2d(0.3).draw_masks(5, (3, 2, 2), seeded()),
+    "draw_orthogonal": lambda i, f, **o: [draw_orthogonal(K, 9, seeded()) for K in (6, 8, 16, 20)],
+    "draw_masks": lambda i, f, **o: [
+        draw_masks({"a": ConsistentDropout(0.3), "b": ConsistentDropout2d()}, {"a": (4,), "b": (3, 2)}, 8, seeded(), name)
+        for name in ("independent", "balanced", "orthogonal")
+    ],
     "dropout_features": lambda i, f, **o: dropout_features(network("cnn"), {}, i.images[:1]),
     "collect_log_probs": lambda i, f, **o: [
         collect_log_probs(network(name), i.images, 6, dtype=i.x.dtype, **o) for name in NETWORKS
     ]
+    + [collect_log_probs(network(), i.images, 6, masks=masks, **o) for masks in ("balanced", "orthogonal")]
     + [
         collect_log_probs(network(), [(i.images[:30], 0), (i.images[30:], 0)], 6, generator=i.generator, max_bytes=1000)
     ],
@@ -484,6 +490,8 @@ NO_NUMBERS = {
     "register": "a name more",
     "label_of_method": "a name",
     "presets": "options",
+    "Design": "sizes of an array",
+    "choose_design": "sizes of an array",
     "make_consistent": "replaces layers of a network",
     "dropout_layers": "names layers of a network",
     "make_mlp": "as any network on the default device, with weights from the global random state; see `make_seeded`",

@@ -354,12 +354,31 @@ def test_a_run_that_is_older_than_an_option_goes_on(tmp_path, call, refused):
     toy = "--methods random --trials 1 --samples 2 --budget 30 --repeats 1".split()
     call("batchbald_compare", *toy, "--out", tmp_path)
     run = json.loads((tmp_path / "run.json").read_text())
-    for key in ("initial", "validation", "steps", "test_samples"): del run["options"][key]
+    for key in ("initial", "validation", "steps", "test_samples", "masks"): del run["options"][key]
     (tmp_path / "run.json").write_text(json.dumps(run))
     before = (tmp_path / "records.jsonl").read_bytes()
     call("batchbald_compare", *toy, "--resume", "--out", tmp_path)
     assert (tmp_path / "records.jsonl").read_bytes() == before
     refused("batchbald_compare", *toy, "--steps", 499, "--resume", "--out", tmp_path, message="steps is 499 and was 500")
+    refused("batchbald_compare", *toy, "--masks", "orthogonal", "--resume", "--out", tmp_path, message="masks is 'orthogonal' and was 'independent'")
+
+
+def test_a_run_with_designed_masks(tmp_path, call, refused):
+    "They choose and measure by other masks, from the same labels and networks; the run says so and goes on."
+    toy = "--methods bald --trials 2 --samples 6 --budget 40 --repeats 1 --steps 20 --test_samples 6".split()
+    call("batchbald_compare", *toy, "--out", tmp_path / "independent")
+    for masks in ("balanced", "orthogonal"):
+        call("batchbald_compare", *toy, "--masks", masks, "--out", tmp_path / masks)
+        assert json.loads((tmp_path / masks / "run.json").read_text())["options"]["masks"] == masks
+    expected, others = timeless(tmp_path / "orthogonal" / "records.jsonl"), [timeless(tmp_path / o / "records.jsonl") for o in ("independent", "balanced")]
+    assert all(rows[0]["nll"] != expected[0]["nll"] for rows in others)
+    lines = (tmp_path / "orthogonal" / "records.jsonl").read_bytes().splitlines(keepends=True)
+    (tmp_path / "orthogonal" / "records.jsonl").write_bytes(b"".join(lines[:2]))
+    call("batchbald_compare", *toy, "--masks", "orthogonal", "--resume", "--out", tmp_path / "orthogonal")
+    assert timeless(tmp_path / "orthogonal" / "records.jsonl") == expected
+    refused("batchbald_compare", *toy, "--masks", "hadamard", "--out", tmp_path / "new", message="`masks` is 'hadamard'; want one of: independent, balanced, orthogonal")
+    assert not (tmp_path / "new").exists()
+    assert experiments._title(presets["digits"] | {"masks": "orthogonal"}) == "Digits, 1 noisy copy of each; acquisition size 10, K = 50 orthogonal masks, seed 0"
 
 
 def test_smaller_stacks_are_not_another_run(tmp_path, call, monkeypatch):

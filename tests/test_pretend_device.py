@@ -271,6 +271,7 @@ DRAWN = {
     "get_softmaxepig_batch": lambda x, g: get_softmaxepig_batch(x, x[:9], 5, generator=g),
     "WeightedJointEntropy": lambda x, g: WeightedJointEntropy(60, 10, generator=g, device=x.device).add_variables(x[:5]).compute(),
     "draw_masks": lambda x, g: ConsistentDropout(0.3).draw_masks(5, (3, 2), g),
+    "draw_orthogonal": lambda x, g: [draw_orthogonal(K, 9, g) for K in (6, 16, 20)],
     "collect_log_probs": lambda x, g: collect_log_probs(test_contexts.network(), x[:, :9].flatten(1), 5, generator=g, device=x.device),
     "make_seeded": lambda x, g: dict(make_seeded(partial(make_mlp, 4, 3, 2), g).state_dict()),
     "make_active_learning_data": lambda x, g: arrays(make_active_learning_data(
