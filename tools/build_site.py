@@ -84,15 +84,47 @@ def package_names():
     return {name for module in modules for name in getattr(importlib.import_module(module), "__all__", [])}
 
 
-def folded_as(source, outputs):
-    "The title under which a cell that exports nothing is folded: one of imports, or of checks that show nothing; else None."
+def names_needed(source):
+    "Names that a cell reads before it gives them a value itself."
+    needed, given = set(), set()
+    for statement in ast.parse(source).body:
+        names = [o for o in ast.walk(statement) if isinstance(o, ast.Name)]
+        needed |= {o.id for o in names if isinstance(o.ctx, ast.Load)} - given
+        given |= {o.id for o in names if isinstance(o.ctx, ast.Store)}
+    return needed, given
+
+
+def is_needed(names, sources):
+    "Whether later cells read one of these names as it is."
+    for source in sources:
+        try: needed, given = names_needed(source)
+        except SyntaxError: continue
+        if names & needed: return True
+        names = names - given
+    return False
+
+
+def folded_as(source, outputs, later=()):
+    """The title under which a cell that exports nothing is folded, or None: imports, and checks that show nothing.
+
+    What `later` cells go on with is not folded, and neither is an import of everything, which says how it is done."""
     try: body = ast.parse(source).body
     except SyntaxError: return None  # magics and the like
-    if body and all(isinstance(o, (ast.Import, ast.ImportFrom)) for o in body): return "Imports"
+    if body and all(isinstance(o, (ast.Import, ast.ImportFrom)) for o in body):
+        return None if any(o.name == "*" for node in body for o in node.names) else "Imports"
     if outputs or not any(map(is_check, body)) or not all(is_check(o) or isinstance(o, ast.Assign) for o in body): return None
+    if is_needed(names_needed(source)[1], [o for o, shown in later if not folded_as(o, shown)]): return None
     called = [ast.unparse(o.func).split(".")[-1] for o in ast.walk(ast.parse(source)) if isinstance(o, ast.Call)]
     of = list(dict.fromkeys(o for o in called if o in package_names()))
     return f"Check of {', '.join(of[:3])}" if of else "Check"
+
+
+def fold_checks(cells):
+    "Fold what `folded_as` says, of the code cells of a notebook that ask for nothing else."
+    code = [(cell, split_options(cell.source)[1], cell.outputs) for cell in cells if cell.cell_type == "code" and "show_doc(" not in cell.source]
+    for i, (cell, source, outputs) in enumerate(code):
+        if "defines_" in cell or "#| code-fold:" in cell.source: continue
+        if title := folded_as(source, outputs, [o[1:] for o in code[i + 1:]]): fold(cell, title)
 
 
 def wrapped_comments(line):
@@ -152,10 +184,7 @@ def fold(cell, summary): cell.source = f'#| code-fold: true\n#| code-summary: "{
 
 
 def fold_export(cell):
-    """Exported code stays on its page because prose speaks of it: folded, or open under `#| shown`. nbdev would remove it.
-
-    Imports and checks are folded too.
-    """
+    "Exported code stays on its page because prose speaks of it: folded, or open under `#| shown`. nbdev would remove it."
     directives = set(cell.directives_ or ())
     if directives & {"hide", "default_exp"}: del cell["source"]
     elif directives & {"export", "exporti"}:
@@ -167,7 +196,6 @@ def fold_export(cell):
         summary = f"Source of {', '.join(titles[:4])}{' and more' * (len(titles) > 4)}" if titles else "Imports"
         cell.shown_ = "shown" in directives
         if not cell.shown_: fold(cell, summary)
-    elif cell.cell_type == "code" and "code-fold:" not in directives and (summary := folded_as(cell.source, cell.outputs)): fold(cell, summary)
 
 
 def one_comment_each(line):
@@ -205,6 +233,7 @@ class PageFilter(FilterDefaults):
     def __call__(self, nb):
         super().__call__(nb)
         properties = {o for cell in nb.cells for o in cell.get("properties_", ())}
+        fold_checks(nb.cells)
         for cell in nb.cells:
             if cell.cell_type != "code": continue
             if "#| code-fold: true" not in cell.source: cell.source = fit_lines(cell.source)
@@ -373,7 +402,7 @@ def build_with_quarto():
 # ---- Sphinx ----
 
 _option = re.compile(r"^#\s*\|\s*([\w-]+)\s*:\s*(.*?)\s*$")
-_tags = {("code-fold", "true"): "hide-input", ("classes", "aligned"): "aligned", ("eval", "false"): None}  # MyST-NB's, of options
+_tags = {("code-fold", "true"): "hide-input", ("code-fold", "false"): None, ("classes", "aligned"): "aligned", ("eval", "false"): None}  # MyST-NB's, of options
 
 
 def split_options(source):
