@@ -41,7 +41,7 @@ def site():
     index = DOCS / "index.html"
     if not index.exists(): pytest.skip("there is no site: run `make docs`")
     if not (DOCS / "searchindex.js").exists(): pytest.skip("the site is Quarto's: run `make docs BUILDER=sphinx`")
-    sources = [*NOTEBOOKS, ROOT / "nbs/styles.css", ROOT / "_quarto.yml", ROOT / "tools/build_site.py", *(ROOT / "tools/site").glob("*.*"),
+    sources = [*NOTEBOOKS, ROOT / "nbs/styles.css", ROOT / "nbs/site.js", ROOT / "_quarto.yml", ROOT / "tools/build_site.py", *(ROOT / "tools/site").glob("*.*"),
                *(ROOT / "tools/site").glob("[st]*/*")]
     newer = [str(o.relative_to(ROOT)) for o in sources if o.stat().st_mtime > index.stat().st_mtime]
     if newer: pytest.skip(f"the site is older than {newer[0]}: run `make docs`")
@@ -285,7 +285,7 @@ def test_shown_code_fits(site, page):
     markup = re.sub(r"<details class=\"[^\"]*\bhide\b.*?</details>", "", (site / f"{page}.html").read_text(encoding="utf-8"), flags=re.DOTALL)
     code = re.findall(r'<div class="cell_input.*?<pre>(.*?)</pre>', markup, re.DOTALL)
     long = [o for block in code for o in text_of(block).splitlines() if len(o) > the_builder().WIDTH]
-    assert not long
+    assert not [o for o in long if not re.fullmatch(r""" *f"\{[^{}]*\}"[,)]*""", o)]  # one expression in a string cannot be broken
 
 
 @pytest.mark.parametrize("source", [
@@ -293,8 +293,9 @@ def test_shown_code_fits(site, page):
     "if a:  # " + "a long comment " * 9 + "\n    b = 2",
     "def f(\n    a,  # " + "what it is " * 9 + "\n):\n    \"" + "Returned is this. " * 7 + "\"\n    return a",
     "f\"" + "{a:.2f} nats of {b}, " * 8 + "\"",
+    "def f():\n    \"\"\"Returned is this.\n\n    " + "And more is said here. " * 6 + "\"\"\"\n    return 1",
     "print(first(a, b, c), [x for x in range(100) if x % 2], " + ", ".join(f"name_{i}=value_{i}" for i in range(9)) + ")",
-], ids=["short", "comment", "documentation", "string", "call"])
+], ids=["short", "comment", "documentation", "string", "paragraph", "call"])
 def test_lines_are_broken_so_that_nothing_else_changes(source):
     import ast
     fitted = the_builder().fit_lines(source)

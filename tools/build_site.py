@@ -84,8 +84,9 @@ def package_names():
     return {name for module in modules for name in getattr(importlib.import_module(module), "__all__", [])}
 
 
+@lru_cache(maxsize=None)
 def names_needed(source):
-    "Names that a cell reads before it gives them a value itself."
+    "Names that a cell reads before it gives them a value itself, and those that it gives one."
     needed, given = set(), set()
     for statement in ast.parse(source).body:
         names = [o for o in ast.walk(statement) if isinstance(o, ast.Name)]
@@ -108,12 +109,19 @@ def folded_as(source, outputs, later=()):
     """The title under which a cell that exports nothing is folded, or None: imports, and checks that show nothing.
 
     What `later` cells go on with is not folded, and neither is an import of everything, which says how it is done."""
+    title = title_of(source, bool(outputs))
+    if not title or title == "Imports": return title
+    return None if is_needed(names_needed(source)[1], [o for o, shown in later if not title_of(o, bool(shown))]) else title
+
+
+@lru_cache(maxsize=None)
+def title_of(source, shows):
+    "The title of imports or checks, whatever follows them."
     try: body = ast.parse(source).body
     except SyntaxError: return None  # magics and the like
     if body and all(isinstance(o, (ast.Import, ast.ImportFrom)) for o in body):
         return None if any(o.name == "*" for node in body for o in node.names) else "Imports"
-    if outputs or not any(map(is_check, body)) or not all(is_check(o) or isinstance(o, ast.Assign) for o in body): return None
-    if is_needed(names_needed(source)[1], [o for o, shown in later if not folded_as(o, shown)]): return None
+    if shows or not any(map(is_check, body)) or not all(is_check(o) or isinstance(o, ast.Assign) for o in body): return None
     called = [ast.unparse(o.func).split(".")[-1] for o in ast.walk(ast.parse(source)) if isinstance(o, ast.Call)]
     of = list(dict.fromkeys(o for o in called if o in package_names()))
     return f"Check of {', '.join(of[:3])}" if of else "Check"
@@ -156,16 +164,31 @@ def wrapped_string(line):
 _black = black.Mode(line_length=WIDTH, string_normalization=False, preview=True, enabled_features={black.Preview.string_processing})
 
 
+def wrapped_documentation(text):
+    "Lines of documentation, broken between words."
+    lines = text.splitlines()
+    for node in ast.walk(ast.parse(text)):
+        if not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)): continue
+        for i in range(node.lineno - 1, node.end_lineno if node.end_lineno > node.lineno else 0):
+            if len(lines[i]) > WIDTH:
+                indent = re.match(" *", lines[i])[0]
+                lines[i] = "\n".join(textwrap.wrap(lines[i], WIDTH, initial_indent="", subsequent_indent=indent, drop_whitespace=True, break_on_hyphens=False))
+    return "\n".join(lines)
+
+
 def fit_statement(text):
     "One statement in lines that fit, or as it is where that would change what it does."
-    lines = [o for line in black.format_str(text, mode=_black).rstrip().splitlines() for o in wrapped_comments(line)]
-    fitted = "\n".join(o for line in lines for o in wrapped_string(line))
     same = lambda source: re.sub(r"\\n|\s", "", ast.dump(ast.parse(source)))  # lines of documentation are broken elsewhere
+    for lines in (str.splitlines, lambda text: black.format_str(text, mode=_black).rstrip().splitlines()):  # the first is quick
+        fitted = [p for line in lines(text) for o in wrapped_comments(line) for p in wrapped_string(o)]
+        if max(map(len, fitted)) <= WIDTH: break
+    fitted = wrapped_documentation("\n".join(fitted))
     return fitted if same(fitted) == same(text) else text
 
 
 def fit_lines(source):
     "Code of which no line is cut at the right edge of a page. Statements that fit stay as they are."
+    source = re.sub(r"  # fmt: \w+$", "", source, flags=re.MULTILINE)  # words to a formatter
     lines, result = source.splitlines(), []
     if max(map(len, lines), default=0) <= WIDTH: return source
     try: body = ast.parse(source).body
