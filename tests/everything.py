@@ -19,6 +19,7 @@ from batchbald_nbdev.label_panel import *
 from batchbald_nbdev.labelling import *
 from batchbald_nbdev.mask_designs import *
 from batchbald_nbdev.methods import *
+from batchbald_nbdev.moving_pictures import *
 from batchbald_nbdev.networks import *
 from batchbald_nbdev.plain_batchbald import *
 from batchbald_nbdev.plots import *

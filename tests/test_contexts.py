@@ -510,6 +510,9 @@ NO_NUMBERS = {
     "batchbald_select": "`select_batch` as a command",
     "plot_learning_curves": "draws what `get_curves` computes",
     "explore_i_diagram": "a panel of sliders",
+    "show_pair_diagram": "the same as a page's dials, of `make_binary_pair` and `compute_atoms`",
+    "show_steps": "shows numbers that it is given",
+    "MovingPicture": "holds what is shown",
     "label_by_hand": "a panel around `Labelling`",
 }
 

@@ -10,6 +10,8 @@ import measure
 
 PICTURE = {"output_type": "display_data", "data": {"image/png": "", "text/plain": ""}}
 
+MOVING = {"output_type": "execute_result", "data": {"text/html": ["<figure class=\"moving\">", "</figure>"], "text/plain": ""}}
+
 
 def function(name, lines):
     "A function of so many lines that count, with an empty one and a directive, which do not."
@@ -50,6 +52,8 @@ def made_up(tmp_path):
         *[("code", "#| export\n" + function(f"f{i}", 2)) for i in range(7)],
     ))
     (nbs / "02_c.ipynb").write_text(notebook(("markdown", "no picture at all")))
+    (nbs / "03_d.ipynb").write_text(notebook(("markdown", "word " * 401), ("code", "steps()", MOVING)))
+    (nbs / "90_e.ipynb").write_text(notebook(("markdown", "word " * 401)))
     return tmp_path
 
 
@@ -63,6 +67,7 @@ def test_every_figure_of_a_made_up_package(made_up):
         "lines over 120 characters, modules": 1, "lines over 120 characters, code cells": 1,
         "modules over 500 lines": 1, "words before the first picture": None,
         "00_a.ipynb": 6, "01_b.ipynb": 1, "02_c.ipynb, which has none": 4,
+        "03_d.ipynb": 401, "90_e.ipynb, which has none": 401,
     }
     assert worst["largest cells, lines"][:2] == [(40, "00_a.ipynb cell 6: large"), (9, "01_b.ipynb cell 1: f, g")]
     assert worst["several definitions in one cell"] == [(2, "01_b.ipynb cell 1: f, g")]
@@ -77,9 +82,9 @@ def test_every_figure_of_a_made_up_package(made_up):
 
 def test_the_report_marks_what_is_over_its_aim(made_up):
     lines = measure.report(made_up, many=1).splitlines()
-    over = {line.split("  ")[0] for line in lines if line.endswith("over")}
+    over = {line.strip().split("  ")[0] for line in lines if line.endswith("over")}
     long = "lines over 120 characters"
-    assert over == {f"{long}, modules", f"{long}, code cells", "modules over 500 lines"}
+    assert over == {f"{long}, modules", f"{long}, code cells", "modules over 500 lines", "03_d.ipynb"}
     at = lines.index("largest cells, lines:")
     assert lines[at + 1 : at + 3] == ["    40  00_a.ipynb cell 6: large", ""]  # one, since one was asked for
     assert "largest cells" not in measure.report(made_up)

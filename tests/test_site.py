@@ -41,7 +41,7 @@ def site():
     index = DOCS / "index.html"
     if not index.exists(): pytest.skip("there is no site: run `make docs`")
     if not (DOCS / "searchindex.js").exists(): pytest.skip("the site is Quarto's: run `make docs BUILDER=sphinx`")
-    sources = [*NOTEBOOKS, ROOT / "nbs/styles.css", ROOT / "_quarto.yml", ROOT / "tools/build_site.py", *(ROOT / "tools/site").glob("*.*"),
+    sources = [*NOTEBOOKS, ROOT / "nbs/styles.css", ROOT / "nbs/site.js", ROOT / "_quarto.yml", ROOT / "tools/build_site.py", *(ROOT / "tools/site").glob("*.*"),
                *(ROOT / "tools/site").glob("[st]*/*")]
     newer = [str(o.relative_to(ROOT)) for o in sources if o.stat().st_mtime > index.stat().st_mtime]
     if newer: pytest.skip(f"the site is older than {newer[0]}: run `make docs`")
@@ -179,22 +179,35 @@ def test_contents_for_language_models(site):
     assert {o[2]: f"# {o[1]}\n\n> {o[3]}" for o in entries if o[2] in firsts} == {page: o.strip() for page, o in firsts.items()}
 
 
+@lru_cache(maxsize=None)
+def the_builder():
+    sys.path.insert(0, str(ROOT / "tools"))
+    import build_site
+    return build_site
+
+
 def text_of(markup): return html.unescape(re.sub(r"<[^>]+>", "", markup))
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda o: o.name)
 def test_cells_are_shown_folded_or_hidden_as_they_ask(site, notebook):
-    "By the longest line of each cell of code."
+    "By the longest line of each cell of code, as the page has it. Imports and checks are folded, and what exports is shown where it says `shown`."
+    build_site = the_builder()
     markup = (site / f"{page_of(notebook)}.html").read_text(encoding="utf-8")
     everything = text_of(markup)
     unfolded = text_of(re.sub(r"<details class=\"[^\"]*\bhide\b.*?</details>", "", markup, flags=re.DOTALL))
     wanted = {"shown": set(), "folded": set(), "hidden": set()}
-    for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
-        if cell["cell_type"] != "code": continue
+    def is_there(source): return not re.search(r"^#\s*\|\s*(hide|default_exp)\b", source, re.MULTILINE)
+    cells = [o for o in json.loads(notebook.read_text(encoding="utf-8"))["cells"] if o["cell_type"] == "code"]
+    for i, cell in enumerate(cells):
         source = "".join(cell["source"])
+        later = [(build_site.split_options("".join(o["source"]))[1], o["outputs"]) for o in cells[i + 1:] if is_there("".join(o["source"]))]
         flags = set(re.findall(r"^#\s*\|\s*(\S+)", source, re.MULTILINE))
+        asked = re.search(r"^#\s*\|\s*code-fold:\s*(\w+)", source, re.MULTILINE)
+        folded = flags & {"export", "exporti"} or asked and asked[1] == "true" or not asked and build_site.folded_as(build_site.split_options(source)[1], cell["outputs"], later)
+        kind = "hidden" if flags & {"hide", "default_exp"} else "folded" if folded and "shown" not in flags else "shown"
+        if kind == "shown": source = build_site.fit_lines(build_site.split_options(source)[1])
         code = [o.strip() for o in source.splitlines() if not re.match(r"\s*#", o)]  # comments may be in tables as well
-        kind = "hidden" if flags & {"hide", "default_exp"} else "folded" if flags & {"export", "exporti", "code-fold:"} else "shown"
         if any(code): wanted[kind].add(max(code, key=len))
     assert not [o for o in wanted["shown"] if o not in unfolded]
     assert not [o for o in wanted["folded"] - wanted["shown"] if o in unfolded or o not in everything]
@@ -255,12 +268,78 @@ def test_pictures_lead_to_their_full_size_and_keep_room(site):
     for page in PAGES:
         markup = (site / f"{page}.html").read_text(encoding="utf-8")
         shown = re.findall(r'<img[^>]* src="(_images/[^"]+\.png)"', markup)
-        linked = re.findall(r'<a class="picture" href="([^"]+)"[^>]*><img[^>]* src="([^"]+)" width="(\d+)" height="(\d+)"', markup)
+        linked = re.findall(r'<a class="picture(?: wide)?" [^>]*href="([^"]+)"[^>]*><img[^>]* src="([^"]+)" width="(\d+)" height="(\d+)"', markup)
         assert [o[1] for o in linked] == shown
         for target, source, width, height in linked: assert target == source and Image.open(site / source).size == (int(width), int(height))
         count += len(linked)
         assert not re.search(r'<img[^>]* alt="[^"]*[\\`$\[]', markup)
     assert count > 50
+
+
+CHAPTERS = [o for o in NOTEBOOKS if o.name[0] in "01"]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_shown_code_fits(site, page):
+    "No line of code that is shown is longer than 90 characters."
+    markup = re.sub(r"<details class=\"[^\"]*\bhide\b.*?</details>", "", (site / f"{page}.html").read_text(encoding="utf-8"), flags=re.DOTALL)
+    code = re.findall(r'<div class="cell_input.*?<pre>(.*?)</pre>', markup, re.DOTALL)
+    long = [o for block in code for o in text_of(block).splitlines() if len(o) > the_builder().WIDTH]
+    assert not [o for o in long if not re.fullmatch(r""" *f"\{[^{}]*\}"[,)]*""", o)]  # one expression in a string cannot be broken
+
+
+@pytest.mark.parametrize("source", [
+    "x = 1",
+    "if a:  # " + "a long comment " * 9 + "\n    b = 2",
+    "def f(\n    a,  # " + "what it is " * 9 + "\n):\n    \"" + "Returned is this. " * 7 + "\"\n    return a",
+    "f\"" + "{a:.2f} nats of {b}, " * 8 + "\"",
+    "def f():\n    \"\"\"Returned is this.\n\n    " + "And more is said here. " * 6 + "\"\"\"\n    return 1",
+    "print(first(a, b, c), [x for x in range(100) if x % 2], " + ", ".join(f"name_{i}=value_{i}" for i in range(9)) + ")",
+], ids=["short", "comment", "documentation", "string", "paragraph", "call"])
+def test_lines_are_broken_so_that_nothing_else_changes(source):
+    import ast
+    fitted = the_builder().fit_lines(source)
+    assert max(map(len, fitted.splitlines())) <= 90
+    same = lambda o: re.sub(r"\\n|\s", "", ast.dump(ast.parse(o)))
+    assert same(fitted) == same(source)
+
+
+def test_checks_are_told_from_what_shows_something():
+    folded = the_builder().folded_as
+    assert folded("import torch\nfrom math import log", []) == "Imports"
+    assert folded("x = compute_bald(y)\nassert x.min() >= 0", []) == "Check of compute_bald"
+    assert folded("for i in range(3):\n    a = f(i)\n    assert_close(a, i)", []) == "Check"
+    assert folded("with expect_fail(ValueError): compute_bald(1)", []) == "Check of compute_bald"
+    for shown in ("def f(): return 1\nassert f() == 1", "x = 1", "assert x\nx", "for i in range(3): print(i)"): assert folded(shown, []) is None
+    assert folded("assert x", [{"output_type": "stream", "text": "said"}]) is None
+    assert folded("from batchbald_nbdev.all import *", []) is None  # which is what a reader writes
+    made = "pool = 1\nassert pool"
+    assert folded(made, [], [("y = 2", []), ("pool + 1", ["3"])]) is None  # needed below
+    for later in ([], [("pool = 2\npool", ["2"])], [("assert pool", [])]): assert folded(made, [], later) == "Check"
+
+
+@pytest.mark.parametrize("notebook", CHAPTERS, ids=lambda o: o.name)
+def test_chapter_has_an_early_picture_and_questions(site, notebook):
+    import measure
+    words, shown = measure.words_before_picture(notebook)
+    assert shown and words <= measure.WORDS
+    markup = (site / f"{page_of(notebook)}.html").read_text(encoding="utf-8")
+    assert 3 <= len(re.findall(r'<details class="answer"><summary>[^<]{15,}</summary>', markup)) <= 5
+
+
+# Results writes a caption and the commands below each of its figures itself; those of Experiments stand beside what they are about
+UNCAPTIONED = {"results", "experiments"}
+
+
+@pytest.mark.parametrize("notebook", CHAPTERS, ids=lambda o: o.name)
+def test_figures_have_captions(site, notebook):
+    build_site, cells = the_builder(), json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    bare = [cell["id"] for cell, after in zip(cells, [*cells[1:], cells[0]]) if build_site.has_picture(cell) and not build_site.is_caption(after)]
+    assert not bare or page_of(notebook) in UNCAPTIONED
+    captions = [o for o in cells if build_site.is_caption(o)]
+    assert all(40 < len("".join(o["source"])) < 500 for o in captions)
+    numbers = re.findall(r'<div class="caption" id="figure-(\d+)">', (site / f"{page_of(notebook)}.html").read_text(encoding="utf-8"))
+    assert numbers == [f"{i + 1}" for i in range(len(captions))]
 
 
 # ---- In a browser ----
@@ -350,10 +429,75 @@ def test_numbers_of_chapters_stand_in_a_column(visit):
     assert len(starts) > 14 and max(starts) - min(starts) <= 2, starts
 
 
+@pytest.mark.parametrize("name", ["kbald", "batchbald", "bald", "joint_entropy"])
+def test_equations_fit_a_phone_or_say_that_they_scroll(visit, name):
+    page = visit(f"{name}.html", 390, 844)
+    page.wait_for_function("() => document.querySelector('mjx-container')")
+    page.wait_for_timeout(500)
+    cut = """() => [...document.querySelectorAll("mjx-container[display='true']")].filter(o => o.scrollWidth > o.clientWidth + 1)
+      .filter(o => !o.classList.contains("scrolls") || o.tabIndex !== 0 || getComputedStyle(o).backgroundImage === "none").length"""
+    assert page.evaluate(cut) == 0
+    small = "() => Math.min(...[...document.querySelectorAll('mjx-container[display=true]')].map(o => parseFloat(getComputedStyle(o).fontSize)))"
+    assert page.evaluate(small.replace("display=true", "display='true'").replace("'mjx", "`mjx").replace("]')", "]`)")) > 11
+
+
+def test_wide_figures_can_be_read_on_a_phone(visit):
+    "Their letters are those of 14 pixels at full size, and at least seven tenths of that here."
+    page = visit("batchbald.html", 390, 844)
+    widths = page.evaluate("() => [...document.querySelectorAll('a.picture.wide img')].map(o => o.getBoundingClientRect().width / o.naturalWidth)")
+    assert widths and min(widths) > 0.7
+    assert page.evaluate(TOO_WIDE) == []
+
+
+@pytest.mark.parametrize("width, scheme", [(1280, "light"), (390, "dark")])
+def test_a_figure_opens_large_and_closes(visit, width, scheme):
+    page = visit("information.html", width, 844, scheme)
+    picture = page.locator("a.picture").first
+    picture.focus()
+    page.keyboard.press("Enter")
+    dialog = page.locator("dialog.large")
+    dialog.wait_for()
+    box = dialog.locator("img").bounding_box()
+    assert box["width"] >= dialog.locator("img").evaluate("o => o.naturalWidth") and dialog.locator("p").inner_text()
+    SHOTS.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=SHOTS / f"large_{width}_{scheme}.png")
+    page.keyboard.press("Escape")
+    dialog.wait_for(state="detached")
+    assert page.url.endswith("information.html")
+
+
+@pytest.mark.parametrize("name", ["information", "batchbald", "fast_batchbald", "moving_pictures"])
+@pytest.mark.parametrize("width, scheme", [(1280, "light"), (390, "dark")])
+def test_moving_pictures_move_without_a_kernel(visit, name, width, scheme):
+    "By buttons and by the keyboard alone; what changed is said where screen readers hear it. No request is made, which `visit` watches."
+    page = visit(f"{name}.html", width, 844, scheme)
+    for i in range(page.locator("figure.moving").count()):
+        figure = page.locator("figure.moving").nth(i)
+        said, slider = figure.locator("[aria-live=polite]"), figure.locator("input").first
+        assert slider.evaluate("o => !!(o.getAttribute('aria-label') || o.closest('label')?.textContent.trim())")
+        texts = [said.inner_text()]
+        slider.focus()
+        page.keyboard.press("ArrowRight")
+        texts.append(said.inner_text())
+        assert slider.get_attribute("aria-valuetext")
+        if figure.locator("button").count():
+            back, forth = figure.locator("button").all()
+            while forth.is_enabled():
+                forth.click()
+                texts.append(said.inner_text())
+            assert len(set(texts)) == len(texts) == int(slider.get_attribute("max")) + 1
+            back.click()
+            assert said.inner_text() == texts[-2]
+        assert len(set(texts)) > 1 and len(figure.evaluate("o => o.outerHTML")) < 12_000
+        assert len(figure.evaluate("o => o.nextElementSibling.outerHTML")) < 12_000
+        SHOTS.mkdir(parents=True, exist_ok=True)
+        figure.screenshot(path=SHOTS / f"moving_{name}_{i}_{width}_{scheme}.png")
+    assert page.locator("figure.moving").count() and page.evaluate(TOO_WIDE) == []
+
+
 def equations_for_quarto(notebook):
     "Addresses and TeX of a chapter's equations as Quarto gets them, from the cells that a page shows."
-    sys.path.insert(0, str(ROOT / "tools"))
-    import build_site
+    build_site = the_builder()
     nb = json.loads(notebook.read_text(encoding="utf-8"))
     build_site.number_equations(nb, build_site.chapter_number(notebook.name))
     text = "\n\n".join("".join(o["source"]) for o in nb["cells"] if o["cell_type"] == "markdown")

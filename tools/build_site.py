@@ -7,11 +7,12 @@ nbdev turns the notebooks into pages in _proc: documentation of exported names, 
 starts from those, and takes title and sidebar from _quarto.yml. Sphinx reads another Markdown (MyST) and no cell options, so for
 Sphinx the pages are translated.
 """
-import argparse, ast, html, importlib, inspect, io, json, os, re, shutil, subprocess, sys
+import argparse, ast, html, importlib, inspect, io, json, os, re, shutil, subprocess, sys, textwrap
+from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import yaml
+import black, yaml
 from execnb.nbio import mk_cell
 from nbdev import serve
 from nbdev.config import get_config
@@ -62,8 +63,151 @@ def properties_of(tree):
             yield owner_of(node) + node.name
 
 
+# ---- Which code is shown, and how wide ----
+
+WIDTH = 90  # characters of a line of code on a page
+
+
+def is_check(node):
+    "Whether a statement only checks: an assertion, a refusal that is expected, or a loop or block of such."
+    called = node.value.func if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) else None
+    if isinstance(node, ast.Assert): return True
+    if called is not None: return re.match(r"(.*\.)?(assert|test)_", ast.unparse(called)) is not None
+    if isinstance(node, ast.With) and "expect_fail" in ast.unparse(node.items[0]): return True
+    return isinstance(node, (ast.For, ast.With)) and any(map(is_check, node.body)) and all(is_check(o) or isinstance(o, ast.Assign) for o in node.body)
+
+
+@lru_cache(maxsize=None)
+def package_names():
+    "Every public name of the package."
+    modules = importlib.import_module(f"{get_config().lib_path.name}._modidx").d["syms"]
+    return {name for module in modules for name in getattr(importlib.import_module(module), "__all__", [])}
+
+
+@lru_cache(maxsize=None)
+def names_needed(source):
+    "Names that a cell reads before it gives them a value itself, and those that it gives one."
+    needed, given = set(), set()
+    for statement in ast.parse(source).body:
+        names = [o for o in ast.walk(statement) if isinstance(o, ast.Name)]
+        needed |= {o.id for o in names if isinstance(o.ctx, ast.Load)} - given
+        given |= {o.id for o in names if isinstance(o.ctx, ast.Store)}
+    return needed, given
+
+
+def is_needed(names, sources):
+    "Whether later cells read one of these names as it is."
+    for source in sources:
+        try: needed, given = names_needed(source)
+        except SyntaxError: continue
+        if names & needed: return True
+        names = names - given
+    return False
+
+
+def folded_as(source, outputs, later=()):
+    """The title under which a cell that exports nothing is folded, or None: imports, and checks that show nothing.
+
+    What `later` cells go on with is not folded, and neither is an import of everything, which says how it is done."""
+    title = title_of(source, bool(outputs))
+    if not title or title == "Imports": return title
+    return None if is_needed(names_needed(source)[1], [o for o, shown in later if not title_of(o, bool(shown))]) else title
+
+
+@lru_cache(maxsize=None)
+def title_of(source, shows):
+    "The title of imports or checks, whatever follows them."
+    try: body = ast.parse(source).body
+    except SyntaxError: return None  # magics and the like
+    if body and all(isinstance(o, (ast.Import, ast.ImportFrom)) for o in body):
+        return None if any(o.name == "*" for node in body for o in node.names) else "Imports"
+    if shows or not any(map(is_check, body)) or not all(is_check(o) or isinstance(o, ast.Assign) for o in body): return None
+    called = [ast.unparse(o.func).split(".")[-1] for o in ast.walk(ast.parse(source)) if isinstance(o, ast.Call)]
+    of = list(dict.fromkeys(o for o in called if o in package_names()))
+    return f"Check of {', '.join(of[:3])}" if of else "Check"
+
+
+def fold_checks(cells):
+    "Fold what `folded_as` says, of the code cells of a notebook that ask for nothing else."
+    code = [(cell, split_options(cell.source)[1], cell.outputs) for cell in cells if cell.cell_type == "code" and "show_doc(" not in cell.source]
+    for i, (cell, source, outputs) in enumerate(code):
+        if "defines_" in cell or "#| code-fold:" in cell.source: continue
+        if title := folded_as(source, outputs, [o[1:] for o in code[i + 1:]]): fold(cell, title)
+
+
+def wrapped_comments(line):
+    "A line that is too long for its comment, with the comment above it."
+    match = re.fullmatch(r"( *)(.*?)(?:  |(?<=^))# (.*)", line) if len(line) > WIDTH and line.count("#") == 1 else None
+    if not match: return [line]
+    above = textwrap.wrap(match[3], WIDTH - len(match[1]) - 2)
+    return [*(f"{match[1]}# {o}" for o in above), *([f"{match[1]}{match[2]}"] if match[2] else [])]
+
+
+def wrapped_string(line):
+    "A line that holds one long string: documentation in several lines, any other string in two."
+    if len(line) <= WIDTH: return [line]
+    if match := re.fullmatch(r'( *)"([^"]*)"', line):
+        first, *rest = textwrap.wrap(f'"""{match[2]}"""', WIDTH - len(match[1]), break_on_hyphens=False)
+        return [match[1] + first, *(match[1] + o for o in rest)]
+    match = re.fullmatch(r"""( *)(f?)(["'])((?:(?!\3).)*)\3([,)]*)""", line)
+    if not match: return [line]
+    indent, prefix, quote, text, end = match.groups()
+    room = WIDTH - len(indent) - len(prefix) - 2
+    depth = [text[:i].count("{") - text[:i].count("}") for i in range(len(text))]
+    ends = lambda *marks: [i + 1 for i, o in enumerate(text[:room]) if o in marks and not (prefix and depth[min(i + (o == "}"), len(text) - 1)])]
+    cut = max(ends(" ") or ends("}"), default=0)
+    if not cut or "\\" in text: return [line]
+    if not indent: return ["(", *wrapped_string(f"    {line}"), ")"]
+    return [f"{indent}{prefix}{quote}{text[:cut]}{quote}", *wrapped_string(f"{indent}{prefix}{quote}{text[cut:]}{quote}{end}")]
+
+
+_black = black.Mode(line_length=WIDTH, string_normalization=False, preview=True, enabled_features={black.Preview.string_processing})
+
+
+def wrapped_documentation(text):
+    "Lines of documentation, broken between words."
+    lines = text.splitlines()
+    for node in ast.walk(ast.parse(text)):
+        if not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)): continue
+        for i in range(node.lineno - 1, node.end_lineno if node.end_lineno > node.lineno else 0):
+            if len(lines[i]) > WIDTH:
+                indent = re.match(" *", lines[i])[0]
+                lines[i] = "\n".join(textwrap.wrap(lines[i], WIDTH, initial_indent="", subsequent_indent=indent, drop_whitespace=True, break_on_hyphens=False))
+    return "\n".join(lines)
+
+
+def fit_statement(text):
+    "One statement in lines that fit, or as it is where that would change what it does."
+    same = lambda source: re.sub(r"\\n|\s", "", ast.dump(ast.parse(source)))  # lines of documentation are broken elsewhere
+    for lines in (str.splitlines, lambda text: black.format_str(text, mode=_black).rstrip().splitlines()):  # the first is quick
+        fitted = [p for line in lines(text) for o in wrapped_comments(line) for p in wrapped_string(o)]
+        if max(map(len, fitted)) <= WIDTH: break
+    fitted = wrapped_documentation("\n".join(fitted))
+    return fitted if same(fitted) == same(text) else text
+
+
+def fit_lines(source):
+    "Code of which no line is cut at the right edge of a page. Statements that fit stay as they are."
+    source = re.sub(r"  # fmt: \w+$", "", source, flags=re.MULTILINE)  # words to a formatter
+    lines, result = source.splitlines(), []
+    if max(map(len, lines), default=0) <= WIDTH: return source
+    try: body = ast.parse(source).body
+    except SyntaxError: return source
+    done = 0
+    for node in body:
+        start = min([node.lineno, *(o.lineno for o in getattr(node, "decorator_list", ()))]) - 1
+        if start < done: continue  # it shares a line with the one before
+        result += [o for line in lines[done:start] for o in wrapped_comments(line)]
+        text, done = "\n".join(lines[start:node.end_lineno]), node.end_lineno
+        result.append(fit_statement(text) if max(map(len, text.splitlines())) > WIDTH else text)
+    return "\n".join(result + [o for line in lines[done:] for o in wrapped_comments(line)])
+
+
+def fold(cell, summary): cell.source = f'#| code-fold: true\n#| code-summary: "{summary}"\n{cell.source}'
+
+
 def fold_export(cell):
-    "Exported code stays on its page, folded, because prose speaks of it. nbdev would remove it."
+    "Exported code stays on its page because prose speaks of it: folded, or open under `#| shown`. nbdev would remove it."
     directives = set(cell.directives_ or ())
     if directives & {"hide", "default_exp"}: del cell["source"]
     elif directives & {"export", "exporti"}:
@@ -73,7 +217,8 @@ def fold_export(cell):
         inside = {f"{node.name}.{o.name}" for node in tree.body if isinstance(node, ast.ClassDef) for o in node.body if isinstance(o, ast.FunctionDef)}
         titles = list(dict.fromkeys(o for o in [*cell.defines_, *entries_of(tree)] if o not in inside))
         summary = f"Source of {', '.join(titles[:4])}{' and more' * (len(titles) > 4)}" if titles else "Imports"
-        cell.source = f'#| code-fold: true\n#| code-summary: "{summary}"\n{cell.source}'
+        cell.shown_ = "shown" in directives
+        if not cell.shown_: fold(cell, summary)
 
 
 def one_comment_each(line):
@@ -111,17 +256,23 @@ class PageFilter(FilterDefaults):
     def __call__(self, nb):
         super().__call__(nb)
         properties = {o for cell in nb.cells for o in cell.get("properties_", ())}
+        fold_checks(nb.cells)
         for cell in nb.cells:
             if cell.cell_type != "code": continue
+            if "#| code-fold: true" not in cell.source: cell.source = fit_lines(cell.source)
             if any(map(is_table, cell.outputs)): cell.source = f"#| classes: aligned\n{cell.source}"
             for data in (o["data"] for o in cell.outputs if "show_doc(" in cell.source and "text/markdown" in o.get("data", {})):
                 data["text/markdown"] = mend_documentation("".join(data["text/markdown"]), properties)
         documented = {o for cell in nb.cells for o in re.findall(r"^show_doc\(([\w.]+)", cell.source, re.MULTILINE)}
-        cells, sources = [], []
+        cells, sources, shown = [], [], {o for cell in nb.cells if cell.get("shown_") for o in cell.defines_}
         for cell in nb.cells:
             if "show_doc(" not in cell.source: cells, sources = cells + sources, []
             if "defines_" not in cell:
-                cells.append(cell)
+                names = re.findall(r"^show_doc\(([\w.]+)", cell.source, re.MULTILINE)
+                if not names or not shown.issuperset(names): cells.append(cell)
+                continue
+            if cell.get("shown_"):  # its own signature and comments are its documentation
+                cells += [mk_cell("".join(f'<span id="{o.lower()}"></span>' for o in cell.defines_), "markdown"), cell]
                 continue
             # Links to symbols need an anchor. Documentation brings one along; other names have none
             if anchors := "".join(f'<span id="{o.lower()}"></span>' for o in cell.defines_ if o not in documented):
@@ -199,6 +350,23 @@ def contents(facts):
     return "\n".join(lines) + "\n"
 
 
+def is_caption(cell): return cell["cell_type"] == "markdown" and "".join(cell["source"]).startswith("**Figure.** ")
+
+
+def has_picture(cell): return any(key.startswith("image/") for output in cell.get("outputs", []) for key in output.get("data", {}))
+
+
+def number_figures(nb, chapter):
+    "Captions, which stand in cells below their figures, in a box of their own, with the number of chapter and figure."
+    count = 0
+    for cell in nb["cells"]:
+        if not is_caption(cell): continue
+        count += 1
+        text = "".join(cell["source"]).removeprefix("**Figure.** ")
+        name = f"Figure {chapter}.{count}." if chapter else f"Figure {count}."
+        cell["source"] = f'<div class="caption" id="figure-{count}">\n\n**{name}** {text}\n\n</div>'
+
+
 def make_pages():
     "Fill _proc."
     os.chdir(ROOT)
@@ -212,7 +380,13 @@ def make_pages():
         if found: break
     else: raise SiteError("nbs/index.ipynb: no cell has a line that begins with a picture, above which the landing page has its links")
     index.write_text(json.dumps(nb), encoding="utf-8")
-    facts = {page: split_front_matter(json.loads((PAGES / notebook).read_text(encoding="utf-8")))[0] for page, _, notebook in read_sidebar() if notebook}
+    facts = {}
+    for page, _, notebook in read_sidebar():
+        if not notebook: continue
+        nb = json.loads((PAGES / notebook).read_text(encoding="utf-8"))
+        facts[page] = split_front_matter(nb)[0]
+        number_figures(nb, chapter_number(notebook))
+        (PAGES / notebook).write_text(json.dumps(nb), encoding="utf-8")
     names = api_page({page: o["title"] for page, o in facts.items()})
     (PAGES / "api.md").write_text(names, encoding="utf-8")
     title, _, about, *_ = names.splitlines()
@@ -251,7 +425,7 @@ def build_with_quarto():
 # ---- Sphinx ----
 
 _option = re.compile(r"^#\s*\|\s*([\w-]+)\s*:\s*(.*?)\s*$")
-_tags = {("code-fold", "true"): "hide-input", ("classes", "aligned"): "aligned", ("eval", "false"): None}  # MyST-NB's, of options
+_tags = {("code-fold", "true"): "hide-input", ("code-fold", "false"): None, ("classes", "aligned"): "aligned", ("eval", "false"): None}  # MyST-NB's, of options
 
 
 def split_options(source):
@@ -284,7 +458,7 @@ def documentation_to_myst(text):
 
 def plain(text):
     "Prose of Markdown without its markup."
-    text = re.sub(r"!?\[([^\]]*)\]\([^)]*\)|<[^>]*>", lambda match: match[1] or "", text)
+    text = re.sub(r"!?\[([^\]]*)\]\([^)]*\)|</?[a-zA-Z][^>]*>", lambda match: match[1] or "", text)
     return " ".join(re.sub(r"[*`]", "", text).split())
 
 
@@ -322,14 +496,17 @@ def notebook_to_myst(nb):
     meta, cells = split_front_matter(nb)
     result = [{"cell_type": "markdown", "metadata": {}, "source": f"# {meta['title']}\n\n{{.subtitle}}\n{meta.get('description', '')}"}]
     section, prose = meta["title"], ""
-    for cell in cells:
+    for cell, after in zip(cells, [*cells[1:], None]):
         source = "".join(cell["source"])
         if headings := re.findall(r"^#+ (.+)", source, re.MULTILINE) if cell["cell_type"] == "markdown" else None: section = headings[-1]
         if "WARNING: THIS FILE WAS AUTOGENERATED" in source: continue
         if cell["cell_type"] == "markdown":
             prose = source
             result.append({"cell_type": "markdown", "metadata": {}, "source": to_myst(source)})
-        elif cell["cell_type"] == "code" and (shown := code_cell(cell, alternative(section, prose))): result.append(shown)
+        elif cell["cell_type"] == "code":
+            caption = after and re.search(r'<div class="caption"[^>]*>\n\n(.*)\n\n</div>', "".join(after["source"]), re.DOTALL)
+            shown = code_cell(cell, plain(caption[1]) if caption else alternative(section, prose))
+            if shown: result.append(shown)
     for number, cell in enumerate(result): cell["id"] = f"cell-{number}"
     return {"cells": result, "metadata": {"language_info": {"name": "python"}}, "nbformat": 4, "nbformat_minor": 5}
 
@@ -380,7 +557,7 @@ def write_static(folder):
     done = subprocess.run(["npm", "ci", "--no-audit", "--no-fund", "--loglevel=error"], cwd=SITE, capture_output=True, text=True)
     if done.returncode: raise SiteError(f"`npm ci` failed in {SITE.relative_to(ROOT)}:\n{done.stderr}")
     shutil.copytree(SITE / "static", folder)
-    shutil.copy(ROOT / "nbs/styles.css", folder)
+    for name in ("styles.css", "site.js"): shutil.copy(ROOT / "nbs" / name, folder)
     modules = SITE / "node_modules"
     for source, target, patterns in [("mathjax/es5", "mathjax", ["tex-chtml.js", "output/chtml/fonts/woff-v2/*"]),
                                      ("@fontsource-variable/source-serif-4/files", "fonts", ["*-latin-wght-*.woff2"])]:

@@ -27,6 +27,7 @@ templates_path = ["templates"]
 html_theme = "furo"
 html_static_path = [os.environ["SITE_STATIC"]]
 html_css_files = ["styles.css", "site.css"]
+html_js_files = [("site.js", {"defer": "defer"})]
 html_favicon = html_logo = "../../nbs/images/logo.svg"
 html_copy_source = html_show_sourcelink = False
 html_domain_indices = html_use_index = False
@@ -65,7 +66,8 @@ def finish_markup(app, pagename, templatename, context, doctree):
     def linked(match):
         name = html.unescape(match[2])
         with Image.open(Path(app.srcdir, sources[name])) as picture: width, height = picture.size
-        return f'<a class="picture" href="_images/{match[2]}" title="Full size"><img{match[1]} src="_images/{match[2]}" width="{width}" height="{height}"{match[3]}></a>'
+        wide = " wide" if width > 480 else ""
+        return f'<a class="picture{wide}" style="--full: {width}px" href="_images/{match[2]}" title="Open large"><img{match[1]} src="_images/{match[2]}" width="{width}" height="{height}"{match[3]}></a>'
 
     if body := context.get("body"):
         body = re.sub(r'<img([^>]*) src="_images/([^"]*\.(?:png|jpe?g))"([^>]*?) ?/?>', linked, body)
