@@ -39,7 +39,7 @@ B, NETWORKS = 10, ("digits_20", "digits_100", "cnn_20")
 FORMS = {
     "tiny": dict(sets=3, own=2, sizes=(10,), networks=NETWORKS[:1], judges=200, copies=1, steps=20),
     "quick": dict(sets=12, own=6, sizes=(30, 100), networks=NETWORKS[:2], judges=10_000, copies=3, steps=200),
-    "full": dict(sets=50, own=40, sizes=(30, 100, 300), networks=NETWORKS, judges=10_000, copies=3, steps=200),
+    "full": dict(sets=50, own=20, sizes=(30, 100, 300), networks=NETWORKS, judges=10_000, copies=3, steps=200),
 }
 
 
