@@ -111,7 +111,7 @@ def draw_orthogonal(
     groups = [min(design.columns, num_features - first) for first in firsts]
     signs_F_K = torch.cat([_draw_group(design, num_samples, f, generator) for f in groups])
     flips_F_1 = torch.randint(2, (num_features, 1), dtype=torch.int8, **place)
-    return ((signs_F_K > 0) ^ (flips_F_1 > 0))[torch.randperm(num_features, **place)].T
+    return ((signs_F_K > 0) ^ (flips_F_1 > 0))[torch.randperm(num_features, **place)].T.contiguous()
 
 # %% ../nbs/08d_mask_designs.ipynb #d5a1002b
 DESIGNS = "independent", "balanced", "orthogonal"
