@@ -30,7 +30,10 @@ class Rows:
     def __init__(self, log_probs_N_K_C: Tensor, dtype: torch.dtype, device, max_bytes: int, checked: bool = True):
         self.predictions, self.device = Predictions(log_probs_N_K_C, dtype, device), torch.device(device)
         self.checked = checked  # were all of them read before, as they are now?
-        N, K, C = self.predictions.shape
+        self._make_room(*self.predictions.shape, dtype, max_bytes)
+
+    def _make_room(self, N: int, K: int, C: int, dtype: torch.dtype, max_bytes: int) -> None:
+        device = self.device
         on_cpu = self.device.type == "cpu"
         # a GPU reads them anew as fast as it would look them up, and without waiting
         room = min(N, max_bytes // ((C + 1) * K * dtype.itemsize)) if on_cpu else 0
@@ -395,17 +398,22 @@ def check_race_error(race_error: float) -> float:
     return check_number(race_error, "race_error", below=0.5, want=want)
 
 # %% ../nbs/04_fast_batchbald.ipynb #2823d40e
-class _Racing(BatchBALD):
+class Racing(BatchBALD):
     "The same objective; its gains are bounds, and the best is found by `best_candidate`."
 
     def __init__(self, predictions, num_samples, pending, generator, max_bytes: int, **options):
-        dtype, device = predictions.dtype, predictions.device
-        bald_N = compute_bald(predictions.log_probs_N_K_C, dtype, device)
-        super().__init__(predictions, num_samples, pending, generator, bald_N)
-        self.rows = Rows(self.x, dtype, device, max_bytes // 4 * 3)
-        self.elements = min(2**18 if device.type == "cpu" else 2**24, max_bytes // 16)
+        super().__init__(predictions, num_samples, pending, generator, self.find_bounds(predictions))
+        self.rows = self.read(max_bytes // 4 * 3)
+        self.elements = min(2**18 if predictions.device.type == "cpu" else 2**24, max_bytes // 16)
         self.options = options | {"generator": torch.Generator().manual_seed(0)}
         self.error = 0.0  # of the joint information, as far as it was seen
+
+    def find_bounds(self, predictions) -> Tensor:  # bounds_N
+        "What no gain exceeds, before anything is picked."
+        return compute_bald(predictions.log_probs_N_K_C, predictions.dtype, predictions.device)
+
+    def read(self, max_bytes: int) -> Rows:
+        return Rows(self.x, self.predictions.dtype, self.predictions.device, max_bytes)
 
     def best(self):
         def step(elements):
@@ -417,7 +425,7 @@ class _Racing(BatchBALD):
 
 # %% ../nbs/04_fast_batchbald.ipynb #2823d40f
 @patch
-def add(self: _Racing, pick: int) -> None:
+def add(self: Racing, pick: int) -> None:
     told = self.state.information
     BatchBALD.add(self, pick)
     if self.options["race_error"] and not self.state.exact and self.told_apart is None:
@@ -449,5 +457,5 @@ def get_batchbald_batch(
     predictions, batch_size, pending, generator = check_search(
         log_probs_N_K_C, batch_size, dtype, device, pending, generator
     )
-    objective = _Racing(predictions, num_samples, pending, generator, max_bytes, lazy=lazy, race_error=race_error)
+    objective = Racing(predictions, num_samples, pending, generator, max_bytes, lazy=lazy, race_error=race_error)
     return pick_batch(objective, batch_size, pending, generator, progress)

@@ -100,11 +100,11 @@ def test_groups_beyond_the_configurations_are_estimated():
     "13 labels have 8,192 configurations: with fewer, close to what all of them say."
     x = pool(8, 13, 20, 2, scale=1.0)
     exact_N = compute_multilabel_bald(x, 2**13)
-    for M, slack in ((256, 0.05), (2_048, 0.005)):
+    for M, slack in ((16, 0.1), (64, 0.03)):
         found_N = compute_multilabel_bald(x, M)
         assert (found_N - exact_N).abs().max() < slack and not torch.equal(found_N, exact_N)
-    assert torch.equal(compute_multilabel_bald(x, 256), compute_multilabel_bald(x, 256))
-    assert (compute_multilabel_bald(x, 1) >= 0).all()
+    assert torch.equal(compute_multilabel_bald(x, 64), compute_multilabel_bald(x, 64))
+    assert (compute_multilabel_bald(x, 1) > 0).all()
 
 
 # Padding
