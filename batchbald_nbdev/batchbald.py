@@ -27,6 +27,8 @@ BLOCK, BLOCK_BYTES = 512, 2**26  # candidates looked at together: at most so man
 class Rows:
     "Candidates as probs_n_C_K and entropies_n_K, ready for a matrix product; kept once read, up to `max_bytes`."
 
+    looser = None  # rows with fewer columns whose gains are upper bounds, if there are such
+
     def __init__(self, log_probs_N_K_C: Tensor, dtype: torch.dtype, device, max_bytes: int, checked: bool = True):
         self.predictions, self.device = Predictions(log_probs_N_K_C, dtype, device), torch.device(device)
         self.checked = checked  # were all of them read before, as they are now?
@@ -186,7 +188,7 @@ class _Step:
         self.known_K = self.weights_M @ posteriors_M_K.double()
         self.tolerance = TIES[posteriors_M_K.dtype]
         self.rows, self.bounds_N, self.elements = rows, bounds_N, elements
-        least, most = FIRST
+        least, most = FIRST if rows.looser is None else (FIRST[0], FIRST[0])
         self.few = min(max(least, len(bounds_N) // 64), most, len(bounds_N))
         self.incumbent = bounds_N.new_tensor(incumbent)  # largest gain that was evaluated
         self.violation = bounds_N.new_tensor(violation)  # by how much gains were above their bounds
@@ -299,6 +301,10 @@ def separate(self: _Step, rest_n: Tensor, levels: list[tuple[_Level, float]], la
             if not len(block_n):
                 break
         floor = self.incumbent - self.tolerance
+        if self.rows.looser is not None:
+            block_n, _ = _race(block_n, self.rows.looser(block_n), levels, self.bounds_N, floor, self.elements)
+            if not len(block_n):
+                continue
         block_n, rows_n = _race(block_n, self.rows(block_n), levels, self.bounds_N, floor, self.elements)
         if len(block_n):
             self.note(block_n, self.evaluate(rows_n))

@@ -115,9 +115,9 @@ presets = {
 }  # fmt: skip
 presets["digits"] = presets["repeated_digits"] | {"repeats": 1}
 presets["digit_pairs"] = presets["digits"] | {
-    "dataset": "digit_pairs", "methods": "random,summedbald,bald,softmaxbald,batchbald", "budget": 174,
+    "dataset": "digit_pairs", "methods": "random,summedbald,bald,batchbald", "samples": 100, "budget": 124,
 }  # fmt: skip
-presets["repeated_digit_pairs"] = presets["digit_pairs"] | {"repeats": 4}
+presets["repeated_digit_pairs"] = presets["digit_pairs"] | {"repeats": 4, "originals": 300}
 
 # %% ../nbs/11_experiments.ipynb #96bcd541
 _mnist = {

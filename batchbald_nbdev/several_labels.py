@@ -14,15 +14,16 @@ import torch
 from fastcore.basics import patch
 from torch import Tensor
 
-from .bald import CandidateBatch, get_top_k_batch
-from .batchbald import READ_ELEMENTS, Racing, Rows, check_race_error
+from .bald import CandidateBatch, first_best, get_top_k_batch
+from .batchbald import Racing, Rows, check_race_error, draw_levels, mean_gains, share_left
 from batchbald_nbdev.checks import (
     as_float_tensor, as_tensor, brief, check_batch_size, check_count, check_generator, check_positions, choose_device,
-    choose_dtype,
+    choose_dtype, full_precision,
 )
 from .information import BLOCK_ELEMENTS, Predictions, needs_disagreement, plogp
-from .joint_entropy import FEW_CLASSES, NOTHING, WeightedJointEntropy
+from .joint_entropy import FEW_CLASSES, NOTHING, WeightedJointEntropy, entropies_left
 from .plain_batchbald import BatchBALD, pick_batch
+from .resampling import choose_survivors, find_places
 
 # %% ../nbs/07a_several_labels.ipynb #5e7a0010
 NAME = "log_probs_N_L_K_C"
@@ -217,12 +218,15 @@ def variables(self: LabelPredictions, points: Tensor) -> Tensor:  # log_probs_V_
 
 # %% ../nbs/07a_several_labels.ipynb #5e7a0051
 class LabelRows(Rows):
-    "Groups as probs_n_C_K and entropies_n_K, with a class for each of their configurations."
+    "Labels as variables with at most `most` classes, side by side: probs_n_C_K with all their columns, entropies_n_K."
 
-    def __init__(self, pool: LabelPredictions, max_bytes: int):
-        self.pool, self.device = pool, pool.device
+    def __init__(self, pool: LabelPredictions, max_bytes: int, most: int = GROUP):
+        self.pool, self.device, self.most = pool, pool.device, most
         N, L, K, C = pool.shape
-        self._make_room(N, K, C**L, pool.dtype, max_bytes)
+        J, l = count_joined(L, C, most)
+        single = J == L  # nothing is looser than the labels one by one
+        self._make_room(N, K, J * C**l, pool.dtype, max_bytes if single else max_bytes // 4 * 3)
+        self.looser = None if single else LabelRows(pool, max_bytes // 4, C)
 
 # %% ../nbs/07a_several_labels.ipynb #5e7a0052
 @patch
@@ -235,7 +239,7 @@ def _read(self: LabelRows, block_n: Tensor, probs_n_C_K: Tensor, entropies_n_K: 
         probs_p_L_C_K.div_(probs_p_L_C_K.sum(2, keepdim=True))
         torch.nn.functional.threshold_(probs_p_L_C_K, NOTHING, 0.0)
         entropies.copy_(-plogp(probs_p_L_C_K).sum(2).sum(1))
-        probs.copy_(join_labels(probs_p_L_C_K, probs.shape[1])[:, 0])
+        probs.copy_(join_labels(probs_p_L_C_K, self.most).flatten(1, 2))
     return probs_n_C_K, entropies_n_K
 
 # %% ../nbs/07a_several_labels.ipynb #5e7a0053
@@ -256,27 +260,109 @@ class _SmallGroups(Racing):
         return self.predictions.variables(torch.arange(len(self.predictions), device="cpu")[points])
 
 # %% ../nbs/07a_several_labels.ipynb #5e7a0054
+@full_precision
+def _split_on(weights_n_m, posteriors_n_m_K, probs_n_c_m, table_n_c_K, num: int, shift: float) -> tuple[Tensor, Tensor]:
+    "Every configuration followed by every class of a variable, at most `num` of them: weights_n_s, posteriors_n_s_K."
+    (n, c, m), K = probs_n_c_m.shape, table_n_c_K.shape[2]
+    weights_n_mc = (weights_n_m[:, None] * probs_n_c_m).transpose(1, 2).flatten(1)
+    survivors_n_mc, weights_n_mc = choose_survivors(weights_n_mc, num, weights_n_mc.new_full((n, 1), shift))
+    num = min(num, m * c)
+    places_n_s = find_places(survivors_n_mc, num)
+    alive_n_s = torch.arange(num, device=places_n_s.device) < survivors_n_mc.sum(1, keepdim=True)
+    rows_n_1 = torch.arange(n, device=places_n_s.device)[:, None]
+    joint_n_s_K = posteriors_n_m_K[rows_n_1, places_n_s // c] * table_n_c_K[rows_n_1, places_n_s % c]
+    sums_n_s_1 = joint_n_s_K.sum(-1, keepdim=True).clamp_min(torch.finfo(joint_n_s_K.dtype).tiny)
+    weights_n_s = weights_n_mc.gather(1, places_n_s) * alive_n_s
+    return weights_n_s / weights_n_s.sum(1, keepdim=True), joint_n_s_K.div_(sums_n_s_1)
+
+# %% ../nbs/07a_several_labels.ipynb #5e7a0057
+@full_precision
+def _rough_gains(weights_m: Tensor, posteriors_m_K: Tensor, tables_n_J_c_K: Tensor, num: int) -> Tensor:  # gains_n
+    "Gains of several groups side by side, with at most `num` configurations for each."
+    n, J, c, K = tables_n_J_c_K.shape
+    weights_n_m, posteriors_n_m_K = weights_m.expand(n, -1), posteriors_m_K.expand(n, -1, K)
+    gains_n = torch.zeros(n, dtype=torch.double, device=weights_m.device)
+    for j, table_n_c_K in enumerate(tables_n_J_c_K.unbind(1)):
+        probs_n_c_m = table_n_c_K @ posteriors_n_m_K.transpose(1, 2)
+        known_n_K = (weights_n_m[:, None].to(posteriors_n_m_K) @ posteriors_n_m_K)[:, 0].double()
+        gains_n -= (plogp(probs_n_c_m).sum(1).double() * weights_n_m).sum(1)
+        gains_n += (plogp(table_n_c_K).sum(1).double() * known_n_K).sum(1)
+        if j < J - 1:
+            weights_n_m, posteriors_n_m_K = _split_on(weights_n_m, posteriors_n_m_K, probs_n_c_m, table_n_c_K, num, 0.5)
+    return gains_n.clamp_min(0)
+
+# %% ../nbs/07a_several_labels.ipynb #5e7a0058
+ROUGH, FEW, FINAL = 256, 64, 16  # configurations of a rough look and of the batch in it; candidates looked at in full
+
+
 class _LargeGroups(BatchBALD):
-    "Groups of more configurations, lazily, variable by variable."
+    "Groups of more configurations: those with large sums are looked at roughly, and the best of these in full."
 
-    block = 16
-
-    def __init__(self, pool: LabelPredictions, num_samples: int, pending, generator, lazy: bool):
+    def __init__(self, pool: LabelPredictions, num_samples: int, pending, generator, max_bytes: int, lazy: bool):
         self.per_point, self.lazy = pool.count_variables(), lazy
         super().__init__(pool, num_samples, pending, generator, _sum_bald(pool))
+        self.sums = LabelRows(pool, max_bytes // 4 * 3, pool.shape[-1])
 
     variables = _SmallGroups.variables
 
     def gains(self, candidates_n):
         return _chain_gains(self.state, self.predictions[candidates_n])
 
-    def add(self, pick):
-        self.batch.append(pick)
-        *first, last = self.variables(slice(pick, pick + 1)).split(1)
-        if first:
-            self.state.add_variables(torch.cat(first))
-        self.exact.append(self.state.exact)  # what the last one adds is exact one variable longer
-        self.state.add_variables(last)
+# %% ../nbs/07a_several_labels.ipynb #5e7a0059
+@patch
+def few_configurations(self: _LargeGroups) -> tuple[Tensor, Tensor]:
+    "Weights and posteriors of some configurations of the batch that stand for all."
+    weights_M, posteriors_M_K = self.state.weights_M, self.state.posteriors_M_K
+    if len(weights_M) <= FEW:
+        return weights_M, posteriors_M_K
+    shares_M, scale_M = share_left(weights_M, entropies_left(posteriors_M_K))
+    (kept_m,) = draw_levels(shares_M, (FEW,), torch.Generator().manual_seed(0))
+    return scale_M[kept_m] / FEW, posteriors_M_K[kept_m]
+
+
+@patch
+def sum_gains(self: _LargeGroups, weights_m: Tensor, posteriors_m_K: Tensor, open_n: Tensor) -> Tensor:
+    "What the labels of each candidate tell one by one: no less than what they tell together."
+    how = weights_m, posteriors_m_K.T.contiguous(), weights_m @ posteriors_m_K.double()
+    return torch.cat([mean_gains(*how, *self.sums(block_n), 2**18) for block_n in open_n.split(self.sums.block)])
+
+# %% ../nbs/07a_several_labels.ipynb #5e7a005b
+@patch
+def look(self: _LargeGroups) -> tuple[Tensor, Tensor]:  # positions, rough_n
+    "Rough gains, by the largest sums first, of all that may be among the best."
+    few = self.few_configurations()
+    open_n = (self.gains_N > -math.inf).nonzero()[:, 0]
+    sums_n, order_n = self.sum_gains(*few, open_n).sort(descending=True, stable=True)
+    found_n, parts = open_n[order_n], []
+    for bounds_b, block_n in zip(sums_n.split(FINAL), found_n.split(FINAL)):
+        if self.lazy and parts and bounds_b[0] < torch.cat(parts).topk(FINAL).values[-1]:
+            break
+        tables_n_J_c_K = join_labels(self.predictions[block_n].transpose(2, 3), GROUP)
+        parts.append(_rough_gains(*few, tables_n_J_c_K, ROUGH))
+    rough_n = torch.cat(parts)
+    return found_n[: len(rough_n)], rough_n
+
+# %% ../nbs/07a_several_labels.ipynb #5e7a005a
+@patch
+def best(self: _LargeGroups) -> tuple[int, float]:
+    "The best of those that look best, and its gain."
+    found_n, rough_n = self.look()
+    found_n = found_n[rough_n.topk(min(FINAL, len(rough_n))).indices].sort().values
+    gains_n = self.gains(found_n)
+    at = first_best(gains_n, self.tolerance)
+    return found_n[at].item(), gains_n[at].item()
+
+
+@patch
+def add(self: _LargeGroups, pick: int) -> None:
+    self.batch.append(pick)
+    *first, last = self.variables(slice(pick, pick + 1)).split(1)
+    if first:
+        self.state.add_variables(torch.cat(first))
+    self.exact.append(self.state.exact)  # what the last one adds is exact one variable longer
+    self.state.add_variables(last)
+    if not self.state.exact and self.told_apart is None:
+        self.told_apart = len(self.exact)
 
 # %% ../nbs/07a_several_labels.ipynb #5e7a0055
 @needs_disagreement
@@ -308,7 +394,7 @@ def get_multilabel_batchbald_batch(
     if L == 1 or C**L <= GROUP:
         objective = _SmallGroups(pool, num_samples, pending, generator, max_bytes, lazy=lazy, race_error=race_error)
     else:
-        objective = _LargeGroups(pool, num_samples, pending, generator, lazy)
+        objective = _LargeGroups(pool, num_samples, pending, generator, max_bytes, lazy)
     return pick_batch(objective, batch_size, pending, generator, progress)
 
 # %% ../nbs/07a_several_labels.ipynb #5e7a0056
