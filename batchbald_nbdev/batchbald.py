@@ -188,7 +188,7 @@ class _Step:
         self.known_K = self.weights_M @ posteriors_M_K.double()
         self.tolerance = TIES[posteriors_M_K.dtype]
         self.rows, self.bounds_N, self.elements = rows, bounds_N, elements
-        least, most = FIRST if rows.looser is None else (FIRST[0], FIRST[0])
+        least, most = FIRST if rows.looser is None else (2 * FIRST[0], 2 * FIRST[0])
         self.few = min(max(least, len(bounds_N) // 64), most, len(bounds_N))
         self.incumbent = bounds_N.new_tensor(incumbent)  # largest gain that was evaluated
         self.violation = bounds_N.new_tensor(violation)  # by how much gains were above their bounds
@@ -324,13 +324,22 @@ MOST, LAST, LATE = 512, 16, 1  # candidates of a late pick, those evaluated in f
 
 
 @patch
+def estimate_late(self: _Step, level: _Level, rows: Rows, rest_n: Tensor) -> tuple[Tensor, Tensor]:
+    "Estimates and their standard errors, block by block."
+    parts = [_estimate(level, rows(block_n), self.elements) for block_n in rest_n.split(rows.block)]
+    return tuple(torch.cat(x) for x in zip(*parts))
+
+
+@patch
 def pick_late(self: _Step, first_n: Tensor, rest_n: Tensor, levels: list[tuple[_Level, float]]) -> int:
     "The best of those evaluated: the best of one race, in which nobody is dropped for certain, or all if it is short."
     rest_n = rest_n.sort().values  # so that those who tie are evaluated from the lowest position on
     if levels:
         level, _ = levels[0]
-        parts = [_estimate(level, self.rows(block_n), self.elements) for block_n in rest_n.split(self.rows.block)]
-        estimates_n, errors_n = (torch.cat(x) for x in zip(*parts))
+        if self.rows.looser is not None:
+            estimates_n, _ = self.estimate_late(level, self.rows.looser, rest_n)
+            rest_n = rest_n[estimates_n.argsort(descending=True, stable=True)[: 4 * LAST]].sort().values
+        estimates_n, errors_n = self.estimate_late(level, self.rows, rest_n)
         self.bounds_N[rest_n] = (estimates_n + errors_n).clamp_min(0)
         order_n = (estimates_n / self.tolerance).round().argsort(descending=True, stable=True)
         rest_n = rest_n[order_n[:LAST]]
@@ -421,10 +430,16 @@ class Racing(BatchBALD):
     def read(self, max_bytes: int) -> Rows:
         return Rows(self.x, self.predictions.dtype, self.predictions.device, max_bytes)
 
+    def search_state(self) -> WeightedJointEntropy:
+        "The configurations under which candidates are compared."
+        return self.state
+
     def best(self):
+        state = self.search_state()
+
         def step(elements):
             late = self.told_apart is not None
-            return best_candidate(self.state, self.rows, self.gains_N, elements=elements, late=late, **self.options)[0]
+            return best_candidate(state, self.rows, self.gains_N, elements=elements, late=late, **self.options)[0]
 
         pick, self.elements = halving(step, self.elements)
         return pick, self.gains_N[pick].item()

@@ -21,7 +21,7 @@ from batchbald_nbdev.checks import (
     choose_dtype, full_precision,
 )
 from .information import BLOCK_ELEMENTS, Predictions, needs_disagreement, plogp
-from .joint_entropy import FEW_CLASSES, NOTHING, WeightedJointEntropy, entropies_left
+from .joint_entropy import FEW_CLASSES, NOTHING, WeightedJointEntropy, entropies_left, resample
 from .plain_batchbald import BatchBALD, pick_batch
 from .resampling import choose_survivors, find_places
 
@@ -242,6 +242,19 @@ def _read(self: LabelRows, block_n: Tensor, probs_n_C_K: Tensor, entropies_n_K: 
         probs.copy_(join_labels(probs_p_L_C_K, self.most).flatten(1, 2))
     return probs_n_C_K, entropies_n_K
 
+# %% ../nbs/07a_several_labels.ipynb #5e7a005c
+SEARCH = 1_000  # configurations of the batch under which groups are compared, at most
+
+
+def _thin(state: WeightedJointEntropy) -> WeightedJointEntropy:
+    "A state with fewer configurations that stand for all; as it is where all are there."
+    if state.exact or len(state.weights_M) <= SEARCH:
+        return state
+    thin = copy(state)
+    kept_m, weights_m = resample(state.weights_M, SEARCH, torch.Generator().manual_seed(0))
+    thin.weights_M, thin.posteriors_M_K = weights_m / weights_m.sum(), state.posteriors_M_K[kept_m]
+    return thin
+
 # %% ../nbs/07a_several_labels.ipynb #5e7a0053
 class _SmallGroups(Racing):
     "Groups whose configurations fit in one table, searched as single labels are."
@@ -255,6 +268,9 @@ class _SmallGroups(Racing):
 
     def read(self, max_bytes):
         return LabelRows(self.predictions, max_bytes)
+
+    def search_state(self):
+        return self.state if self.predictions.shape[1] == 1 else _thin(self.state)
 
     def variables(self, points):
         return self.predictions.variables(torch.arange(len(self.predictions), device="cpu")[points])
@@ -306,7 +322,7 @@ class _LargeGroups(BatchBALD):
     variables = _SmallGroups.variables
 
     def gains(self, candidates_n):
-        return _chain_gains(self.state, self.predictions[candidates_n])
+        return _chain_gains(_thin(self.state), self.predictions[candidates_n])
 
 # %% ../nbs/07a_several_labels.ipynb #5e7a0059
 @patch

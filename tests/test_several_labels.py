@@ -292,3 +292,97 @@ def test_identical_samples_are_warned_of_by_name():
     x = pool(4, 3, 1, 2).expand(4, 3, 5, 2)
     with pytest.warns(IdenticalSamplesWarning, match=r"`log_probs_N_L_K_C` has K = 5.*\(axis 2\)"):
         compute_multilabel_bald(x)
+
+
+# Models, the command, the loop
+
+
+def test_collected_sigmoids_are_those_of_a_plain_loop():
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Linear(5, 9), torch.nn.ReLU(), ConsistentDropout(0.5), torch.nn.Linear(9, 4))
+    x = torch.randn(20, 5, generator=seeded())
+    found_N_L_K_2 = collect_log_probs(net, x, 6, outputs="sigmoids")
+    assert found_N_L_K_2.shape == (20, 4, 6, 2)
+    as_classes = collect_log_probs(net, x, 6)  # the same masks: differences of logits are those of log-probabilities
+    logits_N_L_K = (found_N_L_K_2[..., 1] - found_N_L_K_2[..., 0]).transpose(1, 2)
+    differences = logits_N_L_K - logits_N_L_K[..., :1]
+    torch.testing.assert_close(differences, as_classes - as_classes[..., :1], atol=1e-5, rtol=1e-5)
+    parts = collect_log_probs(net, x.split(7), 6, outputs="sigmoids", max_bytes=1_000)
+    torch.testing.assert_close(parts, found_N_L_K_2)
+    half = collect_log_probs(net, x, 6, outputs="sigmoids", dtype=torch.float16)
+    assert half.dtype == torch.float16 and len(get_multilabel_batchbald_batch(half, 3, 100).indices) == 3
+
+
+def test_collected_positions_are_those_of_the_logits(tmp_path):
+    logits_N_L_C = torch.randn(12, 3, 4, generator=seeded())
+    members = [lambda x, k=k: logits_N_L_C[x[:, 0].long()] * (k + 1) for k in range(5)]
+    x = torch.arange(12.0)[:, None]
+    found = collect_ensemble_log_probs(members, [x[:5], x[5:]], outputs="positions", out=tmp_path / "x.npy")
+    expected = torch.stack([(logits_N_L_C * (k + 1)).log_softmax(-1) for k in range(5)], 2)
+    torch.testing.assert_close(torch.from_numpy(np.array(found)), expected)
+
+
+@pytest.mark.parametrize("outputs, words", [("positions", 'outputs="sigmoids"'), ("labels", "`outputs`"), (None, "`outputs`")])
+def test_what_a_model_returns_is_never_guessed(outputs, words):
+    with pytest.raises(ValueError, match=words):
+        collect_ensemble_log_probs([torch.nn.Linear(2, 3), torch.nn.Linear(2, 3)], torch.ones(4, 2), outputs=outputs)
+    cube = lambda x: torch.zeros(len(x), 3, 2)
+    with pytest.raises(ValueError, match=r"shape \(4, 3, 2\).*outputs=\"positions\""):
+        collect_ensemble_log_probs([cube, lambda x: cube(x)], torch.ones(4, 2))
+
+
+def test_the_command_picks_from_files_of_several_labels(tmp_path):
+    x = pool(30, 3, 8, 2, dtype=torch.float32)
+    np.save(tmp_path / "x.npy", x.numpy())
+    np.save(tmp_path / "k.npy", x.permute(2, 0, 1, 3).numpy())
+    for method, expected in (
+        ("batchbald", get_multilabel_batchbald_batch(x, 4, 300).indices),
+        ("bald", get_multilabel_bald_batch(x, 4).indices),
+        ("summedbald", get_top_k_batch(compute_summed_bald(x), 4).indices),
+    ):
+        found = select_batch(tmp_path / "x.npy", labels=True, method=method, size=4, configs=300)
+        if method != "batchbald":  # draws of another generator
+            assert [row["position"] for row in found] == expected
+        turned = select_batch(tmp_path / "k.npy", labels=True, axes="KNLC", method=method, size=4, configs=300)
+        assert turned == found
+    out = tmp_path / "picks.json"
+    select_batch(tmp_path / "x.npy", labels=True, size=2, pending=None, out=str(out))
+    assert '"labels": 3' in out.read_text()
+    for options, words in (
+        (dict(labels=True, method="2bald"), "`method` is '2bald'"), (dict(labels=True, axes="NCK"), "`axes`"),
+        (dict(labels=True, plot=str(tmp_path / "p.png")), "`plot`"), (dict(), "four|axes"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=words):
+            select_batch(tmp_path / "x.npy", **options)
+
+
+def test_methods_that_are_not_made_for_labels_say_so():
+    x = pool(9, 3, 5, 2)
+    for name in ("2bald", "epig", "entropy"):
+        with pytest.raises(ValueError, match=f"{name}.*several labels.*batchbald"):
+            get_method(name)(Round(2, 9, lambda _: x, several_labels=True))
+    for name in ("random", "bald", "summedbald", "batchbald", "softmaxbald@0.5", "powerbald", "softrankbald"):
+        round = Round(2, 9, lambda _: x, several_labels=True, pending=[3], generator=seeded(), num_samples=50)
+        assert 3 not in get_method(name)(round).indices
+
+
+def test_the_loop_runs_with_several_labels():
+    data = get_digit_pairs(2, originals=40, test=20, validation=10)
+    make = lambda: make_mlp(128, 8, 12)
+    named = {name: methods[name] for name in ("random", "summedbald", "batchbald")}
+    how = dict(size=3, budget=24 + 3, samples=6, configs=50, steps=5, test_samples=4)
+    rounds = list(run_trials([data], named, make, **how))
+    assert [len(rows) for rows in rounds] == [3, 3] and rounds[0][0]["labels"] == 24
+    assert all(len(labels) == 12 for row in rounds[0] for labels in row["classes"])
+    again = list(run_trials([data], named, make, **how, done=rounds[0]))
+    assert [row["accuracy"] for row in again[0]] == [row["accuracy"] for row in rounds[1]]
+    with pytest.raises(ValueError, match="12"):
+        run_trials([data], named, lambda: make_mlp(128, 8, 10), **how)
+
+
+def test_evaluate_takes_labels_one_by_one():
+    x, labels = pool(7, 3, 5, 2), torch.randint(2, (7, 3), generator=seeded())
+    accuracy, nll = evaluate(x, labels)
+    mean = x.exp().mean(2)
+    assert accuracy == pytest.approx((mean.argmax(-1) == labels).double().mean().item())
+    assert nll == pytest.approx(-mean.gather(2, labels[..., None]).log().sum((1, 2)).mean().item())
