@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from .batch_picture import as_pixels, find_channels
-from .checks import get_memory
+from .checks import as_tensor, get_memory
 from .information import as_log_probs
 from .records import fail
 
@@ -166,7 +166,7 @@ def read_label_log_probs(path: str, kind: str, name: str, axes: str, renormalise
         fail(f"`axes` is {axes!r}; want an order of N, L, K and C, since `labels` says that there are several")
     if len(x.shape) != 4 or 0 in x.shape:
         fail(f"`{name}`: {path} has shape {tuple(x.shape)}; want four non-empty axes {axes}, since `labels` says so")
-    x = torch.as_tensor(np.asarray(x) if isinstance(x, np.ndarray) else x).permute(*map(axes.index, "NLKC"))
+    x = as_tensor(x).permute(*map(axes.index, "NLKC"))
     try:
         return as_log_probs(x.flatten(0, 1), kind, renormalise=renormalise).view(x.shape)
     except ValueError as e:
