@@ -254,7 +254,8 @@ def check_labels(name: str, labels, n: int, classes: int, several: int | None = 
     whole = not broken and labels_n.dtype != torch.bool
     if not n and several and not labels_n.numel():
         return labels_n.long().view(0, several)
-    if labels_n.shape != ((n,) if several is None else (n, several)) or n and not (whole and 0 <= labels_n.min() and labels_n.max() < classes):
+    shape = (n,) if several is None else (n, several)
+    if labels_n.shape != shape or n and not (whole and 0 <= labels_n.min() and labels_n.max() < classes):
         each = "its class" if several is None else f"the classes of its {several} labels"
         wish = f"want for each {each}, a whole number from 0 to {classes - 1}"
         raise ValueError(f"{name} {_describe_labels(labels, labels_n)} for {n} points; {wish}")

@@ -440,7 +440,9 @@ def collect_log_probs(
 ) -> Tensor | np.memmap:  # log_probs_N_K_C on the CPU; with `out` a read-only memory map, which selectors take too
     """Predictions under K dropout masks that are shared by all inputs, whatever the batches.
 
-    With several labels for each input, which `outputs` has to say, log_probs_N_L_K_C. Masks are drawn on the generator's device, so one CPU generator gives the same masks everywhere. The model's mode is
+    With several labels for each input, which `outputs` has to say, log_probs_N_L_K_C.
+
+    Masks are drawn on the generator's device, so one CPU generator gives the same masks everywhere. The model's mode is
     restored. A compiled model is run uncompiled, and one that `vmap` cannot run mask by mask, with a warning that this
     is slower. Dropout that is never called is warned of. Raises `ValueError` where the model has no consistent dropout
     (for K > 1), has dropout that cannot be made consistent, or does not return logits."""
@@ -530,7 +532,9 @@ def collect_ensemble_log_probs(
 ) -> Tensor | np.memmap:  # log_probs_N_K_C on the CPU; with `out` a read-only memory map
     """Predictions of K networks or of any K callables: one parameter sample each, for all inputs.
 
-    With several labels for each input, which `outputs` has to say, log_probs_N_L_K_C. Networks run in `eval()`, so without dropout, and where they are; their modes are restored. Other callables are
+    With several labels for each input, which `outputs` has to say, log_probs_N_L_K_C.
+
+    Networks run in `eval()`, so without dropout, and where they are; their modes are restored. Other callables are
     called as they are. The batch size sets the memory needed. Raises `ValueError` where one does
     not return logits or draws at each call, or where one network is there twice."""
     models, out = _check_members(models), _check_storage(dtype, out)

@@ -98,7 +98,7 @@ def _command(function: Callable) -> Callable:
 # %% ../nbs/94_command_line.ipynb #985123b5
 @_command
 def batchbald_compare(
-    dataset: str = None,  # data set: digits, mnist, mnist5k, fashionmnist, emnist, cifar10 or cinic10
+    dataset: str = None,  # data set: digits, digit_pairs, mnist, mnist5k, fashionmnist, emnist, cifar10 or cinic10
     # method names, see below, separated by commas (default: random,bald,softmaxbald,2bald,batchbald)
     methods: str = None,
     trials: int = None,  # trials of each method (default: 6)

@@ -280,7 +280,7 @@ def get_digit_pairs(
     originals: int = 600,  # different pairs in the pool
     test: int = 500,  # pairs held out for test
     validation: int = 100,  # pairs held out for validation
-    generator: torch.Generator | None = None,  # for the split, the pairs and the noise; a fresh one seeded with 0 if None
+    generator: torch.Generator | None = None,  # for split, pairs and noise; a fresh one seeded with 0 if None
 ) -> ActiveLearningData:  # with labels (n, 12) of 0 and 1
     "Two of scikit-learn's digits in one picture, with twelve labels: the ten digits, even, above four."
     from sklearn.datasets import load_digits

@@ -245,11 +245,11 @@ def _refuse_no_logits(x: Tensor) -> None:
     spread = x.max() - x.min()
     if worst < math.inf and x.max() <= 1 and spread > 0.5 and x.numel() >= 50:  # others may be so by chance
         seen = "has only values from 0 to 1 whose rows do not sum to 1, as independent sigmoids give"
-        warn(f"`x` {seen}; several labels for each input are not supported, and logits are what goes into a sigmoid")
+        warn(f"`x` {seen}; for several labels for each input see `compute_multilabel_bald`; logits are what goes into a sigmoid")
 
 # %% ../nbs/00_information.ipynb #b3e8045e
 _SEVERAL_LABELS = (
-    "independent sigmoids (several labels for each input) are not supported yet, and a softmax would be wrong: "
+    "independent sigmoids (several labels for each input) are for `compute_multilabel_bald`, and a softmax would be wrong: "
     "it makes samples (0, 0) and (1, 1) equal, BALD 0 in place of log 2"
 )
 

@@ -159,7 +159,8 @@ def check_model(make_model, make: Callable[[], nn.Module], data) -> None:
 def _check_several(shape: tuple, found: str, data) -> None:
     "Outputs for one input with several labels."
     L, C = data.num_labels, data.num_classes
-    fits = shape[:2] == (1, L) and (len(shape) == 2 if data.outputs == "sigmoids" else len(shape) == 3 and shape[2] >= C)
+    fits = shape[:2] == (1, L) and len(shape) == (2 if data.outputs == "sigmoids" else 3)
+    fits = fits and (data.outputs == "sigmoids" or shape[2] >= C)
     if not fits:
         want = f"(1, {L}) for sigmoids" if data.outputs == "sigmoids" else f"(1, {L}, C) with C of {C} classes or more"
         raise ValueError(f"`make_model` makes {found}; want logits {want}")
@@ -215,7 +216,8 @@ def check_record(row: dict, run, labelled: list[int], seed: int, most: int, look
     batch = check_batch(run.name, CandidateBatch(row["scores"], row["indices"]), most, len(run.data.pool_labels))
     if set(batch.indices) & set(labelled):
         raise ValueError("a record acquires points that are labelled already")
-    labels_n = check_labels("the classes of a record are", row["classes"], len(batch.indices), run.data.num_classes, run.data.num_labels)
+    form = len(batch.indices), run.data.num_classes, run.data.num_labels
+    labels_n = check_labels("the classes of a record are", row["classes"], *form)
     if looked_up and not torch.equal(labels_n, run.data.pool_labels[batch.indices].long().cpu()):
         raise ValueError("the classes of a record are not those of its points in `pool_labels`")
 

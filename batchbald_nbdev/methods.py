@@ -124,7 +124,8 @@ class Method:
         select = self.select_labels if round.several_labels else self.select
         if select is None:
             able = ", ".join(name for name, method in methods.items() if method.select_labels)
-            raise ValueError(f"the method {self.name!r} is not made for several labels for each input; want one of: {able}")
+            found = f"the method {self.name!r} is not made for several labels for each input"
+            raise ValueError(f"{found}; want one of: {able}")
         return check_batch(self.name, select(round), most, round.pool_size, round.pending)
 
 # %% ../nbs/09b_methods.ipynb #3160e3db
@@ -210,7 +211,8 @@ def _check_method(method) -> None:
     if not callable(method.select):
         raise ValueError(f"`select` is {method.select!r}; want a function from a Round to a CandidateBatch")
     if not (method.select_labels is None or callable(method.select_labels)):
-        raise ValueError(f"`select_labels` is {method.select_labels!r}; want a function from a Round to a CandidateBatch, or None")
+        found = f"`select_labels` is {method.select_labels!r}"
+        raise ValueError(f"{found}; want a function from a Round to a CandidateBatch, or None")
     style = method.style
     if style is not None and [type(x) for x in (style if isinstance(style, tuple) else ())] != [str, str]:
         raise ValueError(f"`style` is {style!r}; want a colour and a line style, such as ('#d55e00', '--'), or None")

@@ -51,7 +51,8 @@ def _check_mask(mask_N_L, N: int, L: int) -> Tensor | None:
         mask = torch.empty(0, device="cpu")
     if tuple(mask.shape) != (N, L) or mask.is_meta or not ((mask == 0) | (mask == 1)).all():
         found = f"of shape {tuple(mask.shape)}, {mask.dtype}" if mask.numel() else brief(mask_N_L)
-        raise ValueError(f"`mask_N_L` is {found}; want shape {(N, L)}, True (or 1) where there is a label, False (or 0) elsewhere")
+        wish = f"shape {(N, L)}, True (or 1) where there is a label, False (or 0) elsewhere"
+        raise ValueError(f"`mask_N_L` is {found}; want {wish}")
     return mask.bool()
 
 # %% ../nbs/07a_several_labels.ipynb #5e7a0012
@@ -77,7 +78,8 @@ def take(self: LabelPredictions, points: Tensor) -> Tensor:  # log_probs_n_L_K_C
     if self.mask_N_L is None:
         return x
     there_n_L = self.mask_N_L[points.to(self.mask_N_L.device)].to(self.device)
-    certain_C = torch.zeros_like(x[0, 0, 0]).index_fill_(0, torch.arange(1, len(x[0, 0, 0]), device=x.device), -math.inf)
+    certain_C = torch.full_like(x[0, 0, 0], -math.inf)
+    certain_C[:1] = 0
     return torch.where(there_n_L[:, :, None, None], x, certain_C)
 
 # %% ../nbs/07a_several_labels.ipynb #5e7a0014
@@ -189,7 +191,8 @@ def compute_multilabel_bald(
 
     A function of its own beside `compute_bald`, since a group may need `num_samples` and a mask, and since four axes
     that came about by mistake should not get a meaning."""
-    num_samples, pool = check_count(num_samples, "num_samples"), LabelPredictions(log_probs_N_L_K_C, dtype, device, mask_N_L)
+    num_samples = check_count(num_samples, "num_samples")
+    pool = LabelPredictions(log_probs_N_L_K_C, dtype, device, mask_N_L)
     _, L, K, C = pool.shape
     if L == 1:
         return _sum_bald(pool)
@@ -399,8 +402,8 @@ def get_multilabel_batchbald_batch(
 ) -> CandidateBatch:  # scores: joint information of picks 0..i beyond `pending`, nats, never falling
     """Greedy BatchBALD where the gain of a candidate is that of all its labels together.
 
-    With one label for each input the batches of `get_batchbald_batch`. Warns (`CeilingWarning`) where the batch has used
-    up what K parameter samples can tell, log K."""
+    With one label for each input the batches of `get_batchbald_batch`. Warns (`CeilingWarning`) where the batch has
+    used up what K parameter samples can tell, log K."""
     max_bytes, race_error = check_count(max_bytes, "max_bytes"), check_race_error(race_error)
     race_error /= max(1, check_count(batch_size, "batch_size", 0))
     generator, pool = check_generator(generator), LabelPredictions(log_probs_N_L_K_C, dtype, device, mask_N_L)
