@@ -45,18 +45,29 @@ from .plain_batchbald import BiasWarning
 
 # %% ../nbs/10_active_learning.ipynb #e7db6700
 def evaluate(
-    log_probs_N_K_C,  # predictions on a test set
-    labels_N,  # its classes
+    log_probs_N_K_C,  # predictions on a test set; log_probs_N_L_K_C where each input has several labels
+    labels_N,  # its classes; labels_N_L
 ) -> tuple[float, float]:  # accuracy in [0, 1], negative log-likelihood in nats
     """Accuracy and negative log-likelihood of the prediction averaged over parameter samples.
 
-    Raises `ValueError` where these are no predictions, or no classes for them."""
+    With several labels the accuracy is the share of all labels that are right, and the likelihood that of an input's
+    labels one by one. Raises `ValueError` where these are no predictions, or no classes for them."""
+    if getattr(log_probs_N_K_C, "ndim", 3) == 4:
+        return _evaluate_labels(as_float_tensor(log_probs_N_K_C), labels_N)
     N, K, C = check_log_probs(log_probs_N_K_C)
     labels_N = check_labels("`labels_N` is", labels_N, N, C)
     mean_N_C = as_float_tensor(log_probs_N_K_C).double().logsumexp(1) - math.log(K)
     labels_N = labels_N.to(mean_N_C.device)
     accuracy = (mean_N_C.argmax(1) == labels_N).double().mean().item()
     return accuracy, -mean_N_C.gather(1, labels_N[:, None]).mean().item()
+
+# %% ../nbs/10_active_learning.ipynb #10a19001
+def _evaluate_labels(log_probs_N_L_K_C: Tensor, labels_N_L) -> tuple[float, float]:
+    "Every label is measured as one of a point of its own; likelihoods of an input are added up."
+    N, L, _, C = log_probs_N_L_K_C.shape
+    labels_N_L = check_labels("`labels_N` is", labels_N_L, N, C, L)
+    accuracy, nll = evaluate(log_probs_N_L_K_C.flatten(0, 1), labels_N_L.flatten())
+    return accuracy, L * nll
 
 # %% ../nbs/10_active_learning.ipynb #dd581dfd
 def derive_generator(*key) -> torch.Generator:  # key: e.g. seed, trial, round, purpose
@@ -129,6 +140,15 @@ class _Stack:
         "Weights of one network, and its buffers: running statistics, for example."
         return {name: tensor[t] for name, tensor in (*self.parameters.items(), *self.buffers.items())}
 
+# %% ../nbs/10_active_learning.ipynb #10a19002
+def compute_loss(logits_n_C: Tensor, labels_n: Tensor) -> Tensor:
+    "Cross-entropy, summed; with labels_n_L that of sigmoids (n, L), or of positions (n, L, C)."
+    if labels_n.ndim == 1:
+        return nn.functional.cross_entropy(logits_n_C, labels_n, reduction="sum")
+    if logits_n_C.ndim == 2:
+        return nn.functional.binary_cross_entropy_with_logits(logits_n_C, labels_n.to(logits_n_C), reduction="sum")
+    return nn.functional.cross_entropy(logits_n_C.flatten(0, 1), labels_n.flatten(), reduction="sum")
+
 # %% ../nbs/10_active_learning.ipynb #70b03e32
 def _step(stack: _Stack, minibatch_size: int, precision: AbstractContextManager) -> None:
     "One step of Adam for every network of the stack, on a minibatch drawn with replacement."
@@ -140,7 +160,7 @@ def _step(stack: _Stack, minibatch_size: int, precision: AbstractContextManager)
     x_T_b, y_T_b = (tensor[stack.rows_T_1, rows_T_b] for tensor in (stack.inputs_T_n, stack.labels_T_n))
     with precision:
         logits_T_b_C = stack.forward_all(masks, x_T_b)
-        loss = nn.functional.cross_entropy(logits_T_b_C.flatten(0, 1), y_T_b.flatten(), reduction="sum")
+        loss = compute_loss(logits_T_b_C.flatten(0, 1), y_T_b.flatten(0, 1))
         loss = loss / minibatch_size
     stack.optimizer.zero_grad()
     loss.backward()
@@ -166,8 +186,9 @@ def _validate(model: nn.Module, state: dict[str, Tensor], inputs: Tensor, labels
     "Accuracy or negative loss of `model` with parameters `state`; in `eval()` its dropout is off."
     logits_V_C = torch.cat([functional_call(model, state, (x,)) for x in inputs.split(4096)])
     if early_stopping == "accuracy":
-        return (logits_V_C.argmax(1) == labels).double().mean().item()
-    return -nn.functional.cross_entropy(logits_V_C.double(), labels).item()
+        sigmoids = labels.ndim == logits_V_C.ndim  # (V, L)
+        return ((logits_V_C > 0 if sigmoids else logits_V_C.argmax(-1)) == labels).double().mean().item()
+    return -compute_loss(logits_V_C.double(), labels).item() / len(labels)
 
 # %% ../nbs/10_active_learning.ipynb #e5f7a9b1
 def _train_stack(
@@ -293,6 +314,7 @@ def acquire(
     configs: int = 4_000,  # label configurations that methods for whole batches carry, M
     evaluation_inputs: Tensor | None = None,  # unlabelled inputs like those that the model is for; None means the pool
     collect: Callable | None = None,  # how to predict; None means `collect_log_probs`
+    outputs: str = "classes",  # what the model returns, as in `collect_log_probs`
 ) -> tuple[CandidateBatch, Round]:  # picks by their position in the whole pool, and what the method saw
     "The batch that a method picks from the points that are not taken. Raises `ValueError` where it returns none."
     taken = check_positions(taken, len(pool_inputs), "taken")
@@ -303,10 +325,12 @@ def acquire(
 
     def predict(inputs: Tensor | _Rows) -> Tensor:
         blocks = inputs.split(max(1, 8192 // samples)) if isinstance(inputs, _Rows) else inputs  # as a tensor is split
-        return (collect or collect_log_probs)(model, blocks, samples, generator=derive_generator(*key, "masks"))
+        how = {"generator": derive_generator(*key, "masks")} | ({} if outputs == "classes" else {"outputs": outputs})
+        return (collect or collect_log_probs)(model, blocks, samples, **how)
 
     rest, generator = _Rows(pool_inputs, positions), derive_generator(*key, "select")
     options = {"evaluation_inputs": evaluation_inputs, "num_samples": configs}
+    options["several_labels"] = outputs != "classes"
     seen = Round(batch_size, len(positions), predict, rest, generator, **options)
     batch = as_method(getattr(method, "__name__", "of your own"), method)(seen)
     return replace(batch, indices=positions[batch.indices].tolist()), seen
@@ -381,10 +405,12 @@ def _choose(plan: _Plan, run: _Run, key: tuple) -> tuple[dict, dict]:
         batch, seen = acquire(
             run.method, run.model, run.data.pool_inputs, run.indices, min(plan.size, left), key=key,
             samples=plan.samples, configs=plan.configs, evaluation_inputs=x if len(x) else None, collect=plan.collect,
+            outputs=run.data.outputs,
         )  # fmt: skip
     seconds = time.perf_counter() - start
     answer = plan.oracle(run.data, list(batch.indices))  # a list of its own, with which it may do what it likes
-    classes = check_labels("`oracle` answers", answer, len(batch.indices), run.data.num_classes).tolist()
+    classes = check_labels("`oracle` answers", answer, len(batch.indices), run.data.num_classes, run.data.num_labels)
+    classes = classes.tolist()
     chosen = {"indices": batch.indices, "classes": classes, "scores": batch.scores}
     return chosen, {"collect": seen.collect_seconds, "select": seconds - seen.collect_seconds}
 
@@ -394,7 +420,8 @@ def _record(plan: _Plan, run: _Run, round: int, train_seconds: float) -> dict:
     plan.tell(f"choosing: {run.name}")
     key, data = (plan.seed, run.trial, round), run.data
     generator = derive_generator(*key, "test")
-    log_probs_N_K_C = plan.collect(run.model, data.test_inputs, plan.test_samples, generator=generator)
+    how = {"generator": generator, "outputs": data.outputs}
+    log_probs_N_K_C = plan.collect(run.model, data.test_inputs, plan.test_samples, **how)
     accuracy, nll = evaluate(log_probs_N_K_C, data.test_labels)
     chosen, seconds = _choose(plan, run, key)
     return {

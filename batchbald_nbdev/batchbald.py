@@ -27,10 +27,15 @@ BLOCK, BLOCK_BYTES = 512, 2**26  # candidates looked at together: at most so man
 class Rows:
     "Candidates as probs_n_C_K and entropies_n_K, ready for a matrix product; kept once read, up to `max_bytes`."
 
+    looser = None  # rows with fewer columns whose gains are upper bounds, if there are such
+
     def __init__(self, log_probs_N_K_C: Tensor, dtype: torch.dtype, device, max_bytes: int, checked: bool = True):
         self.predictions, self.device = Predictions(log_probs_N_K_C, dtype, device), torch.device(device)
         self.checked = checked  # were all of them read before, as they are now?
-        N, K, C = self.predictions.shape
+        self._make_room(*self.predictions.shape, dtype, max_bytes)
+
+    def _make_room(self, N: int, K: int, C: int, dtype: torch.dtype, max_bytes: int) -> None:
+        device = self.device
         on_cpu = self.device.type == "cpu"
         # a GPU reads them anew as fast as it would look them up, and without waiting
         room = min(N, max_bytes // ((C + 1) * K * dtype.itemsize)) if on_cpu else 0
@@ -183,7 +188,7 @@ class _Step:
         self.known_K = self.weights_M @ posteriors_M_K.double()
         self.tolerance = TIES[posteriors_M_K.dtype]
         self.rows, self.bounds_N, self.elements = rows, bounds_N, elements
-        least, most = FIRST
+        least, most = FIRST if rows.looser is None else (2 * FIRST[0], 2 * FIRST[0])
         self.few = min(max(least, len(bounds_N) // 64), most, len(bounds_N))
         self.incumbent = bounds_N.new_tensor(incumbent)  # largest gain that was evaluated
         self.violation = bounds_N.new_tensor(violation)  # by how much gains were above their bounds
@@ -296,6 +301,10 @@ def separate(self: _Step, rest_n: Tensor, levels: list[tuple[_Level, float]], la
             if not len(block_n):
                 break
         floor = self.incumbent - self.tolerance
+        if self.rows.looser is not None:
+            block_n, _ = _race(block_n, self.rows.looser(block_n), levels, self.bounds_N, floor, self.elements)
+            if not len(block_n):
+                continue
         block_n, rows_n = _race(block_n, self.rows(block_n), levels, self.bounds_N, floor, self.elements)
         if len(block_n):
             self.note(block_n, self.evaluate(rows_n))
@@ -315,13 +324,22 @@ MOST, LAST, LATE = 512, 16, 1  # candidates of a late pick, those evaluated in f
 
 
 @patch
+def estimate_late(self: _Step, level: _Level, rows: Rows, rest_n: Tensor) -> tuple[Tensor, Tensor]:
+    "Estimates and their standard errors, block by block."
+    parts = [_estimate(level, rows(block_n), self.elements) for block_n in rest_n.split(rows.block)]
+    return tuple(torch.cat(x) for x in zip(*parts))
+
+
+@patch
 def pick_late(self: _Step, first_n: Tensor, rest_n: Tensor, levels: list[tuple[_Level, float]]) -> int:
     "The best of those evaluated: the best of one race, in which nobody is dropped for certain, or all if it is short."
     rest_n = rest_n.sort().values  # so that those who tie are evaluated from the lowest position on
     if levels:
         level, _ = levels[0]
-        parts = [_estimate(level, self.rows(block_n), self.elements) for block_n in rest_n.split(self.rows.block)]
-        estimates_n, errors_n = (torch.cat(x) for x in zip(*parts))
+        if self.rows.looser is not None:
+            estimates_n, _ = self.estimate_late(level, self.rows.looser, rest_n)
+            rest_n = rest_n[estimates_n.argsort(descending=True, stable=True)[: 4 * LAST]].sort().values
+        estimates_n, errors_n = self.estimate_late(level, self.rows, rest_n)
         self.bounds_N[rest_n] = (estimates_n + errors_n).clamp_min(0)
         order_n = (estimates_n / self.tolerance).round().argsort(descending=True, stable=True)
         rest_n = rest_n[order_n[:LAST]]
@@ -395,29 +413,40 @@ def check_race_error(race_error: float) -> float:
     return check_number(race_error, "race_error", below=0.5, want=want)
 
 # %% ../nbs/04_fast_batchbald.ipynb #2823d40e
-class _Racing(BatchBALD):
+class Racing(BatchBALD):
     "The same objective; its gains are bounds, and the best is found by `best_candidate`."
 
     def __init__(self, predictions, num_samples, pending, generator, max_bytes: int, **options):
-        dtype, device = predictions.dtype, predictions.device
-        bald_N = compute_bald(predictions.log_probs_N_K_C, dtype, device)
-        super().__init__(predictions, num_samples, pending, generator, bald_N)
-        self.rows = Rows(self.x, dtype, device, max_bytes // 4 * 3)
-        self.elements = min(2**18 if device.type == "cpu" else 2**24, max_bytes // 16)
+        super().__init__(predictions, num_samples, pending, generator, self.find_bounds(predictions))
+        self.rows = self.read(max_bytes // 4 * 3)
+        self.elements = min(2**18 if predictions.device.type == "cpu" else 2**24, max_bytes // 16)
         self.options = options | {"generator": torch.Generator().manual_seed(0)}
         self.error = 0.0  # of the joint information, as far as it was seen
 
+    def find_bounds(self, predictions) -> Tensor:  # bounds_N
+        "What no gain exceeds, before anything is picked."
+        return compute_bald(predictions.log_probs_N_K_C, predictions.dtype, predictions.device)
+
+    def read(self, max_bytes: int) -> Rows:
+        return Rows(self.x, self.predictions.dtype, self.predictions.device, max_bytes)
+
+    def search_state(self) -> WeightedJointEntropy:
+        "The configurations under which candidates are compared."
+        return self.state
+
     def best(self):
+        state = self.search_state()
+
         def step(elements):
             late = self.told_apart is not None
-            return best_candidate(self.state, self.rows, self.gains_N, elements=elements, late=late, **self.options)[0]
+            return best_candidate(state, self.rows, self.gains_N, elements=elements, late=late, **self.options)[0]
 
         pick, self.elements = halving(step, self.elements)
         return pick, self.gains_N[pick].item()
 
 # %% ../nbs/04_fast_batchbald.ipynb #2823d40f
 @patch
-def add(self: _Racing, pick: int) -> None:
+def add(self: Racing, pick: int) -> None:
     told = self.state.information
     BatchBALD.add(self, pick)
     if self.options["race_error"] and not self.state.exact and self.told_apart is None:
@@ -449,5 +478,5 @@ def get_batchbald_batch(
     predictions, batch_size, pending, generator = check_search(
         log_probs_N_K_C, batch_size, dtype, device, pending, generator
     )
-    objective = _Racing(predictions, num_samples, pending, generator, max_bytes, lazy=lazy, race_error=race_error)
+    objective = Racing(predictions, num_samples, pending, generator, max_bytes, lazy=lazy, race_error=race_error)
     return pick_batch(objective, batch_size, pending, generator, progress)

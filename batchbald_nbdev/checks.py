@@ -244,16 +244,20 @@ def _describe_labels(labels, labels_n: Tensor) -> str:
     return f"of shape {tuple(labels_n.shape)}, {labels_n.dtype}{values}"
 
 # %% ../nbs/92_checks.ipynb #e698efc8
-def check_labels(name: str, labels, n: int, classes: int) -> Tensor:
-    "The classes of `n` points, whole numbers below `classes`, as a tensor of int64."
+def check_labels(name: str, labels, n: int, classes: int, several: int | None = None) -> Tensor:
+    "The classes of `n` points, whole numbers below `classes`, as a tensor of int64: one for each, or `several`."
     try:
         labels_n = as_tensor(labels)
     except (TypeError, ValueError, RuntimeError, OverflowError):  # nothing, words, ...
         labels_n = torch.empty(0, dtype=torch.float32, device="cpu")
     broken = labels_n.is_floating_point() or labels_n.is_complex() or labels_n.is_meta
     whole = not broken and labels_n.dtype != torch.bool
-    if labels_n.shape != (n,) or n and not (whole and 0 <= labels_n.min() and labels_n.max() < classes):
-        wish = f"want for each its class, a whole number from 0 to {classes - 1}"
+    if not n and several and not labels_n.numel():
+        return labels_n.long().view(0, several)
+    shape = (n,) if several is None else (n, several)
+    if labels_n.shape != shape or n and not (whole and 0 <= labels_n.min() and labels_n.max() < classes):
+        each = "its class" if several is None else f"the classes of its {several} labels"
+        wish = f"want for each {each}, a whole number from 0 to {classes - 1}"
         raise ValueError(f"{name} {_describe_labels(labels, labels_n)} for {n} points; {wish}")
     return labels_n.long()
 

@@ -35,12 +35,29 @@ from .smaller_networks import count_bytes
 from .traced_networks import count_work, find_smaller
 
 # %% ../nbs/08a_collect.ipynb #757d2462
+FORMS = {  # what a model may return, by the name that `outputs` has for it
+    "classes": "(n inputs, C classes)",
+    "sigmoids": "(n inputs, L labels), what goes into one sigmoid for each label",
+    "positions": "(n inputs, L labels, C classes)",
+}
+
+
 def _check_outputs(outputs, n: int) -> Tensor:
     logits = find_logits(outputs, n)
-    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != n:
+    if not isinstance(logits, Tensor) or logits.ndim < 2 or len(logits) != n:
         found = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
-        raise ValueError(f"`model` returns {found} for {n} inputs; want a tensor of logits (n inputs, C classes)")
+        raise ValueError(f"`model` returns {found} for {n} inputs; want a tensor of logits {FORMS['classes']}")
     return logits
+
+
+def _check_form(outputs_K_n: Tensor, outputs: str) -> None:
+    "Does the model return what `outputs` says?"
+    if outputs_K_n.ndim != (4 if outputs == "positions" else 3):
+        _, n, *_ = shape = outputs_K_n.shape
+        found = f"`model` returns shape {tuple(shape[1:])} for {n} inputs; want a tensor of logits {FORMS[outputs]}"
+        other = {3: "positions", 2: "sigmoids"}.get(len(shape) - 1, outputs)
+        hint = f", or `outputs={other!r}` for {FORMS[other]}".replace("'", '"') if other != outputs else ""
+        raise ValueError(f"{found}{hint}")
 
 # %% ../nbs/08a_collect.ipynb #14a1de86
 def _log_softmax(outputs: Tensor, slack: float) -> Tensor:
@@ -60,15 +77,28 @@ def _log_softmax(outputs: Tensor, slack: float) -> Tensor:
         raise ValueError("`model` returns NaN, +inf, or a row without a finite entry")
     return log_probs
 
+# %% ../nbs/08a_collect.ipynb #7c1a9002
+def _log_sigmoid(outputs: Tensor, slack: float) -> Tensor:  # (..., L, 2)
+    "Log-probabilities of 0 and 1 for every label, from what goes into its sigmoid."
+    if outputs.isnan().any():
+        raise ValueError("`model` returns NaN")
+    if outputs.min() >= 0 and outputs.max() <= 1 and outputs.max() - outputs.min() > 0.5 and outputs.numel() >= 50:
+        warn("`model` returns only values from 0 to 1, as sigmoids do; let it return what goes into them")
+    return torch.stack([nn.functional.logsigmoid(-outputs), nn.functional.logsigmoid(outputs)], -1)
+
 # %% ../nbs/08a_collect.ipynb #eb60eece
-def _as_block(outputs_K_n_C: Tensor, x: Inputs, dtype: torch.dtype) -> Tensor:  # log_probs_n_K_C on the CPU
+def _as_block(  # log_probs_n_K_C on the CPU, or log_probs_n_L_K_C
+    outputs_K_n_C: Tensor, x: Inputs, dtype: torch.dtype, outputs: str = "classes"
+) -> Tensor:
     "What is kept of a batch `x`: normalised in float32 or better, and only then rounded to `dtype`."
+    _check_form(outputs_K_n_C, outputs)
     if outputs_K_n_C.isnan().any() and not all(o.isfinite().all() for o in name_inputs(x).values()):
         what = "`loader` gives inputs that are NaN or infinite, and `model` returns NaN for them"
         raise ValueError(f"{what}; leave them out or mend them")
     slack = max(1e-3, SLACK.get(outputs_K_n_C.dtype, 0))  # half precision sums to one with fewer digits
     exact_K_n_C = outputs_K_n_C.to(torch.promote_types(dtype, torch.float32))
-    return _log_softmax(exact_K_n_C, slack).transpose(0, 1).to(dtype).cpu()
+    normalise = _log_sigmoid if outputs == "sigmoids" else _log_softmax
+    return normalise(exact_K_n_C, slack).movedim(0, -2).to(dtype).cpu()
 
 # %% ../nbs/08a_collect.ipynb #69de9f84
 def _draw_masks(
@@ -189,7 +219,7 @@ def _predict_block(
     x: Inputs,  # a batch of them
     num_samples: int,
     needs: _Bytes,
-    dtype: torch.dtype,
+    as_block: Callable[[Tensor, Inputs], Tensor],  # what is kept of outputs_K_n_C and their inputs
     max_bytes: int,
 ) -> Tensor:  # log_probs_n_K_C
     samples, rows = _split(num_samples, needs, max_bytes)
@@ -198,7 +228,7 @@ def _predict_block(
     for start in range(0, len(first_tensor(x)), rows):
         some = cut_inputs(x, start, start + rows)
         outputs_K_n_C = torch.cat([run(part, some) for part in parts])
-        blocks.append(_as_block(outputs_K_n_C, some, dtype))
+        blocks.append(as_block(outputs_K_n_C, some))
     return torch.cat(blocks)
 
 # %% ../nbs/08a_collect.ipynb #89fb691b
@@ -218,9 +248,9 @@ def _prepare(
 
 # %% ../nbs/08a_collect.ipynb #51f23c6f
 def _predict_batch(
-    run: Callable, masks: dict, x: Inputs, num_samples: int, needs: _Bytes, dtype: torch.dtype, max_bytes: int
+    run: Callable, masks: dict, x: Inputs, num_samples: int, needs: _Bytes, as_block: Callable, max_bytes: int
 ) -> tuple[Tensor, int]:  # log_probs_n_K_C, and the bytes that later batches may take
-    predict = partial(_predict_block, run, masks, x, num_samples, needs, dtype)
+    predict = partial(_predict_block, run, masks, x, num_samples, needs, as_block)
     start = min(max_bytes, len(first_tensor(x)) * max(needs.before, num_samples * needs.after))
     block, worked = halving(predict, start)
     return block, worked if worked < start else max_bytes
@@ -270,7 +300,7 @@ def _predict_batches(
     batches: Iterable[Inputs],  # where it is to run
     num_samples: int,
     generator: torch.Generator,
-    dtype: torch.dtype,
+    as_block: Callable[[Tensor, Inputs], Tensor],
     max_bytes: int,
     design: str = "independent",  # of the masks
 ) -> Iterator[Tensor]:  # log_probs_n_K_C, batch after batch
@@ -283,19 +313,19 @@ def _predict_batches(
             smaller = find_smaller(model, state, masks, example, len(first_tensor(x)), needs.work, max_bytes)
             smaller_needs = smaller and _Bytes(*count_bytes(smaller))
         if smaller and smaller.fits(x):
-            block, max_bytes = _predict_batch(smaller, masks, x, num_samples, smaller_needs, dtype, max_bytes)
+            block, max_bytes = _predict_batch(smaller, masks, x, num_samples, smaller_needs, as_block, max_bytes)
             yield block
             continue
         first = run is None
         if first:
             run, needs = _start_run(model, state, masks, example, needs)
         try:
-            block, max_bytes = _predict_batch(run, masks, x, num_samples, needs, dtype, max_bytes)
+            block, max_bytes = _predict_batch(run, masks, x, num_samples, needs, as_block, max_bytes)
         except ValueError as error:
             if not first:
                 raise
             run, needs = _run_otherwise(error, model, state, masks, example, needs)
-            block, max_bytes = _predict_batch(run, masks, x, num_samples, needs, dtype, max_bytes)
+            block, max_bytes = _predict_batch(run, masks, x, num_samples, needs, as_block, max_bytes)
         yield block
 
 
@@ -354,6 +384,13 @@ def _check_storage(dtype: torch.dtype, out) -> Path | None:
         raise ValueError("`out` cannot hold torch.bfloat16, which NumPy lacks; use dtype=torch.float16")
     return out
 
+
+def _check_kind(outputs) -> str:
+    if outputs not in FORMS:
+        forms = ", ".join(f"{kind!r} for {form}" for kind, form in FORMS.items())
+        raise ValueError(f"`outputs` is {outputs!r}; want {forms}")
+    return outputs
+
 # %% ../nbs/08a_collect.ipynb #ca168f17
 def _find_state(model: nn.Module, device) -> tuple[dict[str, Tensor], torch.device]:
     "Parameters and buffers by name, where they are or copied to `device`, and that device."
@@ -397,8 +434,11 @@ def collect_log_probs(
     max_bytes: int = 2**28,  # for intermediate results; halved when memory runs out
     mixed_precision: bool = False,  # products in bfloat16 where that is safe; CUDA only
     inputs: Callable | None = None,  # from a batch to the model's tensor, tuple or keywords; None leaves out labels
+    outputs: str = "classes",  # what the model returns: classes (n, C), sigmoids (n, L), positions (n, L, C)
 ) -> Tensor | np.memmap:  # log_probs_N_K_C on the CPU; with `out` a read-only memory map, which selectors take too
     """Predictions under K dropout masks that are shared by all inputs, whatever the batches.
+
+    With several labels for each input, which `outputs` has to say, log_probs_N_L_K_C.
 
     Masks are drawn on the generator's device, so one CPU generator gives the same masks everywhere. The model's mode is
     restored. A compiled model is run uncompiled, and one that `vmap` cannot run mask by mask, with a warning that this
@@ -406,7 +446,7 @@ def collect_log_probs(
     (for K > 1), has dropout that cannot be made consistent, or does not return logits."""
     check_masks(masks)
     num_samples, max_bytes = check_count(num_samples, "num_samples"), check_count(max_bytes, "max_bytes")
-    out = _check_storage(dtype, out)
+    out, as_block = _check_storage(dtype, out), partial(_as_block, dtype=dtype, outputs=_check_kind(outputs))
     if not isinstance(model, nn.Module):
         others = "for other callables, one for each sample, see `collect_ensemble_log_probs`"
         raise ValueError(f"`model` is a {type(model).__name__}; want an nn.Module ({others})")
@@ -419,7 +459,7 @@ def collect_log_probs(
     if not layers and num_samples > 1:
         _refuse_equal_samples(model, state, batches)
     with evaluating([model]), uncompiled(model), precision:
-        blocks = _predict_batches(model, state, batches, num_samples, generator, dtype, max_bytes, masks)
+        blocks = _predict_batches(model, state, batches, num_samples, generator, as_block, max_bytes, masks)
         return _gather(blocks, out)
 
 # %% ../nbs/08a_collect.ipynb #a960d9ab
@@ -431,7 +471,9 @@ def _call_member(model: Callable, x: Inputs) -> Tensor:  # outputs_n_C
 def _run_members(models: Sequence[Callable], x: Inputs) -> Tensor:  # outputs_K_n_C
     with blaming_inputs(x):
         outputs = [_call_member(model, x) for model in models]
-    if len(classes := sorted({output.shape[1] for output in outputs})) > 1:
+    shapes = sorted({tuple(output.shape[1:]) for output in outputs})
+    if len(shapes) > 1:
+        classes = [shape[0] if len(shape) == 1 else shape for shape in shapes]
         raise ValueError(f"`models` give different numbers of classes: {classes}; want one and the same")
     return torch.stack(outputs)
 
@@ -452,7 +494,7 @@ def _check_members(models) -> list[Callable[[Tensor], Tensor]]:
     return models
 
 # %% ../nbs/08a_collect.ipynb #d4cb5614
-def _predict_members(models: Sequence[Callable], batches: Iterable[Inputs], dtype: torch.dtype) -> Iterator[Tensor]:
+def _predict_members(models: Sequence[Callable], batches: Iterable[Inputs], as_block: Callable) -> Iterator[Tensor]:
     "log_probs_n_K_C, batch after batch, of members that were looked at on the first one."
     for i, x in enumerate(batches):
         drawing = [k for k, model in enumerate(models) if i == 0 and draws(model, x)]
@@ -461,7 +503,7 @@ def _predict_members(models: Sequence[Callable], batches: Iterable[Inputs], dtyp
             raise ValueError(
                 f"{found}; want K frozen draws, weights that are drawn once and kept, and `.eval()` of networks inside"
             )
-        yield _as_block(_run_members(models, x), x, dtype)
+        yield as_block(_run_members(models, x), x)
 
 # %% ../nbs/08a_collect.ipynb #5e0d7a32
 def _find_place(models: Sequence[Callable], device) -> torch.device | None:
@@ -486,15 +528,19 @@ def collect_ensemble_log_probs(
     dtype: torch.dtype = torch.float32,  # of what is returned; torch.float16 or torch.bfloat16 for half the memory
     out=None,  # path of a new .npy file to write to, block by block; a tensor in memory if None
     inputs: Callable | None = None,  # from a batch to the models' tensor, tuple or keywords; None leaves out labels
+    outputs: str = "classes",  # what the models return: classes (n, C), sigmoids (n, L), positions (n, L, C)
 ) -> Tensor | np.memmap:  # log_probs_N_K_C on the CPU; with `out` a read-only memory map
     """Predictions of K networks or of any K callables: one parameter sample each, for all inputs.
+
+    With several labels for each input, which `outputs` has to say, log_probs_N_L_K_C.
 
     Networks run in `eval()`, so without dropout, and where they are; their modes are restored. Other callables are
     called as they are. The batch size sets the memory needed. Raises `ValueError` where one does
     not return logits or draws at each call, or where one network is there twice."""
     models, out = _check_members(models), _check_storage(dtype, out)
+    as_block = partial(_as_block, dtype=dtype, outputs=_check_kind(outputs))
     networks = [model for model in models if isinstance(model, nn.Module)]
     device = _find_place(models, device)
     batches = (send_inputs(x, device) for x in _read_batches(loader, len(models), progress, inputs))
     with evaluating(networks):
-        return _gather(_predict_members(models, batches, dtype), out)
+        return _gather(_predict_members(models, batches, as_block), out)

@@ -27,7 +27,7 @@ from .checks import listening, warn
 from .experiments import align_columns, compare_methods, format_summary
 from .methods import Method, Round, get_method, methods, names_in_words
 from batchbald_nbdev.prediction_files import (
-    find_positions, read_evaluation, read_images, read_judge, read_lines, read_log_probs,
+    find_positions, read_evaluation, read_images, read_judge, read_label_log_probs, read_lines, read_log_probs,
 )
 from .records import fail, refuse_dangling, write_csv, write_whole
 from .second_look import judge_batch
@@ -101,7 +101,7 @@ def _command(function: Callable) -> Callable:
 # %% ../nbs/94_command_line.ipynb #985123b5
 @_command
 def batchbald_compare(
-    dataset: str = None,  # data set: digits, mnist, mnist5k, fashionmnist, emnist, cifar10 or cinic10
+    dataset: str = None,  # data set: digits, digit_pairs, mnist, mnist5k, fashionmnist, emnist, cifar10 or cinic10
     # method names, see below, separated by commas (default: random,bald,softmaxbald,2bald,batchbald)
     methods: str = None,
     trials: int = None,  # trials of each method (default: 6)
@@ -171,6 +171,11 @@ def _check_request(asked: dict) -> Method:
         pick = get_method(method)
     except ValueError as e:
         fail(str(e).replace("`name` is", "`method` is", 1))
+    if asked["labels"] and pick.select_labels is None:
+        able = ", ".join(name for name, method in methods.items() if method.select_labels)
+        fail(f"`method` is {method!r}, which is not made for several `labels` for each input; want one of: {able}")
+    if asked["labels"] and asked["plot"] is not None:
+        fail("`plot` draws points with one label; leave it out, or leave out `labels`")
     if evaluation is not None and not pick.uses_evaluation:
         asking = ", ".join(name for name, method in methods.items() if method.uses_evaluation)
         found = f"`evaluation` is {str(evaluation)!r}, and `method` {method!r} asks nothing about evaluation inputs"
@@ -186,7 +191,8 @@ def _check_request(asked: dict) -> Method:
 def _read_request(asked: dict) -> tuple:  # Round, names, images
     "What the method will see, and the names and images of the points, None where they have none."
     kind, how = asked["kind"], {key: asked[key] for key in ("axes", "renormalise")}
-    log_probs_N_K_C = read_log_probs(asked["predictions"], kind, "predictions", **how)
+    read = read_label_log_probs if asked["labels"] else read_log_probs
+    log_probs_N_K_C = read(asked["predictions"], kind, "predictions", **how)
     N, names = len(log_probs_N_K_C), read_lines(asked["ids"], "ids") if asked["ids"] else None
     if names is not None and (len(names) != N or len(set(names)) != N):
         found = f"`ids` names {len(set(names))} different points in {len(names)} lines"
@@ -197,6 +203,7 @@ def _read_request(asked: dict) -> tuple:  # Round, names, images
     def predict(inputs): return log_probs_N_K_C if inputs is None else inputs
 
     more = {"pending": pending, "evaluation_inputs": evaluation, "num_samples": asked["configs"]}
+    more["several_labels"] = asked["labels"]
     generator = derive_generator(asked["seed"], "select")
     return Round(asked["size"], N, predict, generator=generator, **more), names, images
 
@@ -290,7 +297,8 @@ def _pick(asked: dict, pick: Method, round: Round, names: Sequence[str] | None, 
         as_asked = ("kind", "axes", "renormalise", "method", "size", "configs", "seed")
         settings = {"predictions": str(asked["predictions"])} | {k: asked[k] for k in as_asked} | {"method": method}
         settings |= {key: asked[key] and str(asked[key]) for key in ("evaluation", "pending", "ids", "judge")}
-        sizes = dict(zip(("points", "samples", "classes"), round.log_probs_N_K_C.shape))
+        axes = ("points", "labels", "samples", "classes") if asked["labels"] else ("points", "samples", "classes")
+        sizes = dict(zip(axes, round.log_probs_N_K_C.shape))
         columns = _describe_columns(rows, method)
         _write_picks(Path(asked["out"]), rows, settings | {"ceiling": batch.ceiling} | sizes | {"columns": columns})
     if picture is not None:
@@ -304,6 +312,7 @@ def select_batch(
     kind: str = "log_probs",  # what it holds: log_probs, probs or logits
     axes: str = "NKC",  # how it lies: N points, K samples, C classes; KNC, NCK, KCN, KKNC for chains and draws
     renormalise: bool = False,  # divide rounded probabilities by their sums, if none misses one by more than 0.05
+    labels: bool = False,  # several labels for each point: an array (N, L, K, C), `axes` any order of NLKC
     method: str = "batchbald",  # as in `get_method`: softmaxbald@0.25 names a temperature
     size: int = 10,  # points to pick
     # file of points already out for labelling, one per line: ids if there are `ids`, else positions
@@ -347,9 +356,10 @@ def _count(n: int, name: str) -> str:
 # %% ../nbs/94_command_line.ipynb #c7865d92
 def _describe_round(round: Round) -> str:
     "What was read, in words."
-    N, K, C = round.log_probs_N_K_C.shape
+    N, *L, K, C = round.log_probs_N_K_C.shape
     points, pending = _count(N, "point"), len(set(round.pending))
     points += f" ({pending:,} pending)" if pending else ""
+    points += f", {_count(L[0], 'label')} each" if L else ""
     shape = f"{points}, {_count(K, 'parameter sample')}, {_count(C, 'class')}"
     x = round.evaluation_inputs
     return shape if x is None else f"{shape}; {_count(len(x), 'evaluation point')}"
@@ -358,7 +368,7 @@ def _describe_round(round: Round) -> str:
 def _warn_of(asked: dict, pick: Method, round: Round) -> None:
     "Warnings of picks that mean nothing, and of fewer than were asked for."
     left = round.pool_size - len(set(round.pending))
-    if round.log_probs_N_K_C.shape[1] == 1 and pick.needs_samples:
+    if round.log_probs_N_K_C.shape[-2] == 1 and pick.needs_samples:
         found = "`predictions` has one parameter sample (K = 1), so no samples can disagree: all scores are 0, and the"
         warn(f"{found} picks mean nothing; collect several, or use --method entropy", stacklevel=2)
     if asked["size"] > left:
@@ -371,6 +381,7 @@ def batchbald_select(
     kind: str = "log_probs",  # what it holds: log_probs, probs or logits
     axes: str = "NKC",  # how it lies: N points, K samples, C classes; KNC, NCK, KCN, KKNC for chains and draws
     renormalise: store_true = False,  # divide rounded probabilities by their sums, if none misses one by more than 0.05
+    labels: store_true = False,  # several labels for each point: an array (N, L, K, C), axes any order of NLKC
     method: str = "batchbald",  # see below
     size: int = 10,  # points to pick
     # file of points already out for labelling, one per line: ids if there are ids, else positions from 0

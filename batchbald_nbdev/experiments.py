@@ -115,6 +115,10 @@ presets = {
     },
 }  # fmt: skip
 presets["digits"] = presets["repeated_digits"] | {"repeats": 1}
+presets["digit_pairs"] = presets["digits"] | {
+    "dataset": "digit_pairs", "methods": "random,summedbald,bald,batchbald", "samples": 100, "budget": 124,
+}  # fmt: skip
+presets["repeated_digit_pairs"] = presets["digit_pairs"] | {"repeats": 4, "originals": 300}
 
 # %% ../nbs/11_experiments.ipynb #96bcd541
 _mnist = {
@@ -289,6 +293,13 @@ def _load_data(
         make_seeded(make_model, derive_generator(options["seed"]))  # can it be made?
     return [_split_images(known, options, train, test)] * options["trials"], make_model
 
+# %% ../nbs/11_experiments.ipynb #11a19001
+def _count_rarest(data: ActiveLearningData) -> int:
+    "Points of the rarest class; of several labels, points that have the rarest, shared among all labels."
+    if data.num_labels:
+        return int(data.pool_labels.sum(0).min()) // data.num_labels
+    return int(data.pool_labels.unique(return_counts=True)[1].min())
+
 # %% ../nbs/11_experiments.ipynb #4b989638
 def _get_initial(options: dict, datasets: Sequence[ActiveLearningData]) -> list[list[int]]:
     "Pool positions of the initial labels of every trial, if they and the budget fit the pool."
@@ -296,7 +307,7 @@ def _get_initial(options: dict, datasets: Sequence[ActiveLearningData]) -> list[
     if n == "paper":  # they stand first in the pool
         initial = [list(range(len(image_sets[options["dataset"]].initial)))] * len(datasets)
     else:
-        rarest = min(int(data.pool_labels.unique(return_counts=True)[1].min()) for data in datasets)
+        rarest = min(map(_count_rarest, datasets))
         if n > rarest:
             fail(f"`initial` is {n}; want at most {rarest}, as many as the pool has of its rarest class")
         draws = [derive_generator(seed, trial, "initial") for trial in range(len(datasets))]

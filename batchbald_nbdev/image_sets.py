@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from .checks import as_tensor, check_count
-from .datasets import get_repeated_digits, mnist_initial_indices
+from .datasets import get_digit_pairs, get_repeated_digits, mnist_initial_indices
 from .networks import make_cifar10_resnet, make_cinic10_vgg, make_emnist_cnn, make_mlp, make_mnist_cnn
 
 # %% ../nbs/09a_image_sets.ipynb #2f7d60b4
@@ -118,6 +118,10 @@ def load_images(
 
 # %% ../nbs/09a_image_sets.ipynb #7a4f8e2b
 register_image_set(ImageSet("digits", (64,), 10, draw=get_repeated_digits, title="Digits", network=make_mlp))
+register_image_set(ImageSet(
+    "digit_pairs", (128,), 2, draw=get_digit_pairs, title="Pairs of digits, 12 labels",
+    network=partial(make_mlp, features=128, classes=12),
+))  # fmt: skip
 
 # %% ../nbs/09a_image_sets.ipynb #05cfd603
 def _torchvision_datasets():

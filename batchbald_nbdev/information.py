@@ -29,7 +29,8 @@ def check_axes(shape, name: str = "log_probs_N_K_C", points: str = "N points") -
     shape = tuple(shape)
     if len(shape) != 3 or 0 in shape:
         axes = f"three non-empty axes ({points}, K parameter samples, C classes)"
-        raise ValueError(f"`{name}` has shape {shape}; want {axes}")
+        more = "; for several labels for each input see `compute_multilabel_bald` and its kin" * (len(shape) == 4)
+        raise ValueError(f"`{name}` has shape {shape}; want {axes}{more}")
     if shape[2] == 1:
         found = f"`{name}` has shape {shape}, one class, whose probability can only be 1"
         columns = "[1 - p, p] for a probability p, as logarithms [-softplus(z), -softplus(-z)] for a logit z"
@@ -203,8 +204,10 @@ class IdenticalSamplesWarning(UserWarning):
 
 # %% ../nbs/00_information.ipynb #b6c52162
 def warn_of_identical(name: str, K: int, stacklevel: int) -> None:
-    found = f"`{name}` has K = {K} identical parameter samples (axis 1) for every point, so that no two can disagree"
-    remedy = "draw different samples (is dropout on?), see whether axis 1 holds them, or rank by entropy"
+    axis = name.split("_").index("K") - 2
+    found = f"`{name}` has K = {K} identical parameter samples (axis {axis}) for every point"
+    found = f"{found}, so that no two can disagree"
+    remedy = f"draw different samples (is dropout on?), see whether axis {axis} holds them, or rank by entropy"
     message = f"{found}: scores are rounding, and their order means nothing; {remedy}"
     warn(message, IdenticalSamplesWarning, stacklevel + 1)
 
@@ -242,11 +245,11 @@ def _refuse_no_logits(x: Tensor) -> None:
     spread = x.max() - x.min()
     if worst < math.inf and x.max() <= 1 and spread > 0.5 and x.numel() >= 50:  # others may be so by chance
         seen = "has only values from 0 to 1 whose rows do not sum to 1, as independent sigmoids give"
-        warn(f"`x` {seen}; several labels for each input are not supported, and logits are what goes into a sigmoid")
+        warn(f"`x` {seen}; for several labels for each input see `compute_multilabel_bald`; logits are what goes into a sigmoid")
 
 # %% ../nbs/00_information.ipynb #b3e8045e
 _SEVERAL_LABELS = (
-    "independent sigmoids (several labels for each input) are not supported yet, and a softmax would be wrong: "
+    "independent sigmoids (several labels for each input) are for `compute_multilabel_bald`, and a softmax would be wrong: "
     "it makes samples (0, 0) and (1, 1) equal, BALD 0 in place of log 2"
 )
 

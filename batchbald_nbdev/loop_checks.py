@@ -68,11 +68,13 @@ def _check_dropout(rates: list[dict[str, float]]) -> None:
 def _check_classes(model: nn.Module, inputs, labels, validation) -> None:
     "As many labels as inputs, and such as the networks can tell apart."
     with torch.no_grad(), evaluating([model]):
-        classes = model(inputs[0][:1].to(next(model.parameters()).device)).shape[-1]
+        _, *form = model(inputs[0][:1].to(next(model.parameters()).device)).shape
+    several = getattr(labels[0], "ndim", 1) == 2  # sigmoids (L,) then, or positions (L, C)
+    classes, L = (2 if several and len(form) == 1 else form[-1]), form[0] if several else None
     for t, (x, y) in enumerate(zip(inputs, labels)):
-        check_labels(f"`labels[{t}]` is", y, len(x), classes)
+        check_labels(f"`labels[{t}]` is", y, len(x), classes, L)
     for t, (x, y) in enumerate(validation):
-        check_labels(f"`validation[{t}]` is", y, len(x), classes)
+        check_labels(f"`validation[{t}]` is", y, len(x), classes, L)
 
 # %% ../nbs/92a_loop_checks.ipynb #32d6da1e
 def check_loop(datasets, methods, oracle, progress, options: dict) -> dict[str, int]:
@@ -104,7 +106,9 @@ def _check_predictions(counts: dict[str, int], data) -> None:
     "Refuse parameter samples whose predictions memory cannot hold."
     for name, part in {"samples": "pool", "test_samples": "test"}.items():
         K, N, C = counts[name], len(getattr(data, f"{part}_inputs")), data.num_classes
-        check_room(4 * N * K * C, name, f"predictions for {N:,} points, {K:,} parameter samples and {C:,} classes")
+        L, labels = data.num_labels or 1, f", {data.num_labels} labels" * bool(data.num_labels)
+        what = f"predictions for {N:,} points{labels}, {K:,} parameter samples and {C:,} classes"
+        check_room(4 * N * L * K * C, name, what)
 
 # %% ../nbs/92a_loop_checks.ipynb #3df8d737
 def _check_options(options: dict) -> dict[str, int]:
@@ -126,7 +130,8 @@ def _check_parts(trial: int, data, early_stopping) -> None:
         n = len(getattr(data, f"{part}_inputs"))
         if not n and part != "validation":
             raise ValueError(f"`datasets[{trial}].{part}_inputs` is empty; want 1 or more")
-        check_labels(f"`datasets[{trial}].{part}_labels` is", getattr(data, f"{part}_labels"), n, data.num_classes)
+        labels, L = getattr(data, f"{part}_labels"), data.num_labels
+        check_labels(f"`datasets[{trial}].{part}_labels` is", labels, n, data.num_classes, L)
     if early_stopping and not len(data.validation_inputs):
         raise ValueError(f"`early_stopping` wants a `validation` set, and `datasets[{trial}]` has none")
 
@@ -144,9 +149,21 @@ def check_model(make_model, make: Callable[[], nn.Module], data) -> None:
     except (AttributeError, RuntimeError, TypeError, ValueError) as e:
         trouble = f"does not take inputs {tuple(x.shape)} and return a tensor ({e})"
         raise ValueError(f"`make_model` makes something that {trouble}; want a network for them") from e
+    found = f"a network with outputs {shape} for inputs {tuple(x.shape)}"
+    if data.outputs != "classes":
+        return _check_several(shape, found, data)
     if len(shape) != 2 or shape[0] != 1 or shape[1] < data.num_classes:
-        found = f"a network with outputs {shape} for inputs {tuple(x.shape)}"
         raise ValueError(f"`make_model` makes {found}; want logits (1, C) with C of {data.num_classes} classes or more")
+
+# %% ../nbs/92a_loop_checks.ipynb #92a19001
+def _check_several(shape: tuple, found: str, data) -> None:
+    "Outputs for one input with several labels."
+    L, C = data.num_labels, data.num_classes
+    fits = shape[:2] == (1, L) and len(shape) == (2 if data.outputs == "sigmoids" else 3)
+    fits = fits and (data.outputs == "sigmoids" or shape[2] >= C)
+    if not fits:
+        want = f"(1, {L}) for sigmoids" if data.outputs == "sigmoids" else f"(1, {L}, C) with C of {C} classes or more"
+        raise ValueError(f"`make_model` makes {found}; want logits {want}")
 
 # %% ../nbs/92a_loop_checks.ipynb #d87e20b3
 def check_initial(initial: Sequence[Sequence[int]], datasets: Sequence, budget: int) -> list[list[int]]:
@@ -199,7 +216,8 @@ def check_record(row: dict, run, labelled: list[int], seed: int, most: int, look
     batch = check_batch(run.name, CandidateBatch(row["scores"], row["indices"]), most, len(run.data.pool_labels))
     if set(batch.indices) & set(labelled):
         raise ValueError("a record acquires points that are labelled already")
-    labels_n = check_labels("the classes of a record are", row["classes"], len(batch.indices), run.data.num_classes)
+    form = len(batch.indices), run.data.num_classes, run.data.num_labels
+    labels_n = check_labels("the classes of a record are", row["classes"], *form)
     if looked_up and not torch.equal(labels_n, run.data.pool_labels[batch.indices].long().cpu()):
         raise ValueError("the classes of a record are not those of its points in `pool_labels`")
 

@@ -40,10 +40,18 @@ from batchbald_nbdev.kbald import (
     get_kbald_batch,
     get_largebatchbald_batch,
 )
+from batchbald_nbdev.several_labels import (
+    compute_multilabel_bald,
+    compute_summed_bald,
+    get_multilabel_batchbald_batch,
+)
 from batchbald_nbdev.stochastic import (
+    get_power_batch,
     get_powerbald_batch,
     get_random_batch,
+    get_softmax_batch,
     get_softmaxbald_batch,
+    get_softrank_batch,
     get_softrankbald_batch,
 )
 
@@ -60,6 +68,7 @@ class Round:
     pending: Sequence[int] = ()  # positions that are out for labelling: never to be returned
     evaluation_inputs: Tensor | None = None  # (E, *features): unlabelled inputs like those that the model is for
     num_samples: int = 4_000  # label configurations that methods for whole batches carry, M
+    several_labels: bool = False  # does each input have several? Predictions are log_probs_N_L_K_C then
     collect_seconds: float = field(default=0.0, init=False)  # what predictions on the pool took
 
     def __post_init__(self):
@@ -97,6 +106,8 @@ class Method:
     uses_evaluation: bool = False  # asks about evaluation inputs
     needs_samples: bool = True  # ranks by what parameter samples disagree about, so with K = 1 by nothing
     has_temperature: bool = False  # `select` takes a `temperature` too, which a name may carry: softmaxbald@0.25
+    # what picks where each input has several labels, from log_probs_N_L_K_C; None: not made for that
+    select_labels: Callable[[Round], CandidateBatch] | None = None
 
     def __call__(self, round: Round) -> CandidateBatch:
         "Picks of this round, none of them pending. Raises `ValueError` where `select` returns what is no batch."
@@ -110,7 +121,12 @@ class Method:
 
     def _pick(self, round: Round) -> CandidateBatch:
         most = min(round.batch_size, round.pool_size - len(round.pending))
-        return check_batch(self.name, self.select(round), most, round.pool_size, round.pending)
+        select = self.select_labels if round.several_labels else self.select
+        if select is None:
+            able = ", ".join(name for name, method in methods.items() if method.select_labels)
+            found = f"the method {self.name!r} is not made for several labels for each input"
+            raise ValueError(f"{found}; want one of: {able}")
+        return check_batch(self.name, select(round), most, round.pool_size, round.pending)
 
 # %% ../nbs/09b_methods.ipynb #3160e3db
 class _FreeRound(Round):
@@ -121,6 +137,7 @@ class _FreeRound(Round):
         super().__init__(
             whole.batch_size, len(free), whole.predict, generator=whole.generator,
             evaluation_inputs=whole.evaluation_inputs, num_samples=whole.num_samples,
+            several_labels=whole.several_labels,
         )  # fmt: skip
         self.pool_inputs = None if whole.pool_inputs is None else whole.pool_inputs[free]
 
@@ -193,6 +210,9 @@ def _check_method(method) -> None:
         raise ValueError(f"`name` is {method.name!r}; want one word without '@' and ',', which commands give a meaning")
     if not callable(method.select):
         raise ValueError(f"`select` is {method.select!r}; want a function from a Round to a CandidateBatch")
+    if not (method.select_labels is None or callable(method.select_labels)):
+        found = f"`select_labels` is {method.select_labels!r}"
+        raise ValueError(f"{found}; want a function from a Round to a CandidateBatch, or None")
     style = method.style
     if style is not None and [type(x) for x in (style if isinstance(style, tuple) else ())] != [str, str]:
         raise ValueError(f"`style` is {style!r}; want a colour and a line style, such as ('#d55e00', '--'), or None")
@@ -228,23 +248,41 @@ def _random(round: Round) -> CandidateBatch:
 def _bald(round: Round) -> CandidateBatch:
     return get_bald_batch(round.log_probs_N_K_C, round.batch_size)
 
+# %% ../nbs/09b_methods.ipynb #09b19002
+def _group_scores(round: Round) -> Tensor:
+    return compute_multilabel_bald(round.log_probs_N_K_C, round.num_samples)
+
+
+def _group_bald(round: Round) -> CandidateBatch:
+    return get_top_k_batch(_group_scores(round), round.batch_size)
+
+
+def _summed_bald(round: Round) -> CandidateBatch:
+    return get_top_k_batch(compute_summed_bald(round.log_probs_N_K_C), round.batch_size)
+
 # %% ../nbs/09b_methods.ipynb #abaa1c9c
 _own = "the point's own BALD score, in nats"
+_sum_text = "sum of the BALD scores of the point's labels, in nats"
 for _method in (
-    Method("random", "Random", _random, "0, since nothing is scored", ("#777777", "--"), needs_samples=False),
-    Method("bald", "BALD (top-k)", _bald, _own, ("#d55e00", "-")),
+    Method(
+        "random", "Random", _random, "0, since nothing is scored", ("#777777", "--"), needs_samples=False,
+        select_labels=_random,
+    ),
+    Method("bald", "BALD (top-k)", _bald, _own, ("#d55e00", "-"), select_labels=_group_bald),
+    Method("summedbald", "Summed BALD (top-k)", _bald, _sum_text, ("#e69f00", "-."), select_labels=_summed_bald),
 ):
     register(_method)
 
 # %% ../nbs/09b_methods.ipynb #5c14cd40
-def _register_batch(name: str, label: str, select: Callable, score_text: str, *style: str) -> None:
-    register(Method(name, label, select, score_text, style, takes_pending=True))
+def _register_batch(name: str, label: str, select: Callable, score_text: str, *style: str, labels=None) -> None:
+    register(Method(name, label, select, score_text, style, takes_pending=True, select_labels=labels))
 
 # %% ../nbs/09b_methods.ipynb #80f5a26f
 _together = "information of the picks so far together, beyond pending points, in nats"
 _pairs = "2-BALD of the picks so far together, in nats"
 _large = "Large BatchBALD of the picks so far together, in nats"
-_register_batch("batchbald", "BatchBALD", _sampled(get_batchbald_batch), _together, "#0072b2", "-")
+_of_groups = _sampled(get_multilabel_batchbald_batch)
+_register_batch("batchbald", "BatchBALD", _sampled(get_batchbald_batch), _together, "#0072b2", "-", labels=_of_groups)
 _dynamic = _sampled(get_dynamic_batchbald_batch)
 _register_batch("dynamicbatchbald", "BatchBALD, dynamic size", _dynamic, _together, "#0072b2", "--")
 _register_batch("2bald", "2-BALD", _exact(get_kbald_batch, 2), _pairs, "#e69f00", "-")
@@ -255,13 +293,16 @@ _register_batch("conservativebald", "Conservative BALD", _exact(get_conservative
 _register_batch("budgetbald", "BALD within a budget", _sampled(get_budgetbald_batch), _together, "#d55e00", ":")
 
 # %% ../nbs/09b_methods.ipynb #8bcc2a39
-def _register_draw(name: str, label: str, select: Callable, *style: str) -> None:
-    register(Method(name, label, _drawn(select), _own, style, has_temperature=True))
+def _register_draw(name: str, label: str, select: Callable, draw: Callable, *style: str) -> None:
+    def of_groups(round, **temperature):
+        return draw(_group_scores(round), round.batch_size, generator=round.generator, **temperature)
+
+    register(Method(name, label, _drawn(select), _own, style, has_temperature=True, select_labels=of_groups))
 
 # %% ../nbs/09b_methods.ipynb #02dc247b
-_register_draw("softmaxbald", "SoftmaxBALD", get_softmaxbald_batch, "#009e73", "-.")
-_register_draw("powerbald", "PowerBALD", get_powerbald_batch, "#56b4e9", "-.")
-_register_draw("softrankbald", "SoftrankBALD", get_softrankbald_batch, "#cc79a7", "-.")
+_register_draw("softmaxbald", "SoftmaxBALD", get_softmaxbald_batch, get_softmax_batch, "#009e73", "-.")
+_register_draw("powerbald", "PowerBALD", get_powerbald_batch, get_power_batch, "#56b4e9", "-.")
+_register_draw("softrankbald", "SoftrankBALD", get_softrankbald_batch, get_softrank_batch, "#cc79a7", "-.")
 
 # %% ../nbs/09b_methods.ipynb #094df923
 def _epig(round: Round) -> CandidateBatch:
@@ -328,7 +369,8 @@ def get_method(
         raise ValueError(f"`name` is {name!r}; want one of: {names_in_words()}")
     method = methods[base]
     label, select = f"{method.label}, T = {number}", partial(method.select, temperature=temperature)
-    return replace(method, name=name, label=label, select=select, style=None)
+    of_labels = method.select_labels and partial(method.select_labels, temperature=temperature)
+    return replace(method, name=name, label=label, select=select, select_labels=of_labels, style=None)
 
 # %% ../nbs/09b_methods.ipynb #c8e4588a
 def label_of_method(name: str) -> str:

@@ -168,7 +168,8 @@ def _score(objective, pending: int, gains, generator) -> tuple[Tensor, Tensor, f
     errors_B = torch.zeros_like(scores_B)
     if gains and (pending or not all(objective.exact)):
         options = dict(dtype=state.posteriors_M_K.dtype, device=state.weights_M.device, generator=generator)
-        information_R_B = estimate_information(objective.get_batch(), state.num_samples, **options)
+        information_R_V = estimate_information(objective.get_batch(), state.num_samples, **options)
+        information_R_B = information_R_V[:, objective.per_point - 1 :: objective.per_point]
         if pending:
             used = information_R_B[:, pending - 1].mean().item()
             information_R_B = information_R_B[:, pending:] - information_R_B[:, pending - 1 : pending]
@@ -225,19 +226,26 @@ def report_runs(indices: list[int], values_R_B: Tensor, ceiling: float, bounded:
 class BatchBALD(Objective):
     "Joint information: what a label tells about the parameters beyond the labels of the batch."
 
+    per_point = 1  # variables that a point adds
     told_apart = None  # picks before candidates are no longer told apart, if that happens
 
     def __init__(self, predictions: Predictions, num_samples: int, pending: list[int], generator, gains_N=None):
-        self.x, self.batch, self.exact = predictions.log_probs_N_K_C, list(pending), []
+        self.predictions, self.batch, self.exact = predictions, list(pending), []
         options = dict(dtype=predictions.dtype, device=predictions.device, generator=generator)
-        self.state = WeightedJointEntropy(num_samples, predictions.shape[1], **options)
+        self.state = WeightedJointEntropy(num_samples, predictions.shape[-2], **options)
         if gains_N is None:
             check_log_probs(self.x)  # before anything is drawn
             gains_N = torch.zeros(len(self.x), dtype=torch.double, device=predictions.device)
         super().__init__(gains_N, pending, TIES[predictions.dtype])
         if pending:
-            self.state.add_variables(self.x[pending])
+            self.state.add_variables(self.variables(pending))
         self.states = [leave_each_out(self.state.weights_M, self.state.posteriors_M_K)]  # before and after each pick
+
+    x = property(lambda self: self.predictions.log_probs_N_K_C)
+
+    def variables(self, points) -> Tensor:  # log_probs_V_K_C
+        "What points add to the joint: one variable each, `per_point` of them where a subclass says so."
+        return self.x[points]
 
     def gains(self, candidates_n):
         return self.state.compute_gains(self.x)[candidates_n]
@@ -245,12 +253,12 @@ class BatchBALD(Objective):
     def add(self, pick):
         self.batch.append(pick)
         self.exact.append(self.state.exact)
-        self.state.add_variables(self.x[pick : pick + 1])
+        self.state.add_variables(self.variables(slice(pick, pick + 1)))
         self.states.append(leave_each_out(self.state.weights_M, self.state.posteriors_M_K))
 
     def get_batch(self) -> Tensor:
-        "log_probs_B_K_C of what is pending and of the picks."
-        return self.x[self.batch]
+        "log_probs_V_K_C of what is pending and of the picks."
+        return self.variables(self.batch)
 
 # %% ../nbs/03_batchbald.ipynb #df8f6af8
 def pick_batch(objective, batch_size, pending, generator, progress, stacklevel: int = 5) -> CandidateBatch:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from .batch_picture import as_pixels, find_channels
-from .checks import get_memory
+from .checks import as_tensor, get_memory
 from .information import as_log_probs
 from .records import fail
 
@@ -158,6 +158,23 @@ def read_log_probs(path: str, kind: str, name: str, **how) -> torch.Tensor:
         message = re.sub(pattern, option, message)
     fail(f"`{name}`: {path} {message.removeprefix('`x` ')}" if message.startswith("`x` ") else message)
 
+
+def read_label_log_probs(path: str, kind: str, name: str, axes: str, renormalise: bool) -> torch.Tensor:
+    "Predictions of several labels for each point, log_probs_N_L_K_C."
+    x, axes = _read_array(Path(path), name), "NLKC" if axes == "NKC" else axes
+    if sorted(axes) != sorted("NLKC"):
+        fail(f"`axes` is {axes!r}; want an order of N, L, K and C, since `labels` says that there are several")
+    if len(x.shape) != 4 or 0 in x.shape:
+        fail(f"`{name}`: {path} has shape {tuple(x.shape)}; want four non-empty axes {axes}, since `labels` says so")
+    x = as_tensor(x).permute(*map(axes.index, "NLKC"))
+    try:
+        return as_log_probs(x.flatten(0, 1), kind, renormalise=renormalise).view(x.shape)
+    except ValueError as e:
+        message = str(e)
+    for pattern, option in _OPTIONS:
+        message = re.sub(pattern, option, message)
+    fail(f"`{name}`: {path} {message.removeprefix('`x` ')}")
+
 # %% ../nbs/94a_prediction_files.ipynb #ad6a3d61
 def read_evaluation(path: str | None, kind: str, log_probs_N_K_C: torch.Tensor, **how) -> torch.Tensor | None:
     "Predictions that EPIG asks about, under the same parameter samples as those of the pool."
@@ -167,17 +184,6 @@ def read_evaluation(path: str | None, kind: str, log_probs_N_K_C: torch.Tensor, 
     if (found := log_probs_E_K_C.shape[1]) != K:
         fail(f"`evaluation`: {path} has {found} parameter samples and `predictions` has {K}; want the same ones")
     return log_probs_E_K_C
-
-# %% ../nbs/94a_prediction_files.ipynb #ad6a3d62
-def read_judge(path: str, asked: dict, log_probs_N_K_C: torch.Tensor) -> torch.Tensor:
-    "Predictions of the same points under other parameter samples, in the form of the first ones."
-    how = {key: asked[key] for key in ("axes", "renormalise")}
-    x = read_log_probs(path, asked["kind"], "judge", **how)
-    (N, _, C), found = log_probs_N_K_C.shape, (len(x), x.shape[2])
-    if found != (N, C):
-        points = f"{path} has {found[0]:,} points of {found[1]} classes and `predictions` {N:,} of {C}"
-        fail(f"`judge`: {points}; want the same points in the same order, under other parameter samples")
-    return x
 
 # %% ../nbs/94a_prediction_files.ipynb #ad6a3d63
 def read_lines(path: str, name: str) -> list[str]:

@@ -33,6 +33,7 @@ PROMISED = {
     "kbald": {"question", "method", "labels", "N", "K", "C", "B", "M", "seconds", "peak_bytes", "times_bald", "indices", "score", "information", "information_error"},
     "predictions": {"method", "network", "p", "N", "K", "seconds", "peak_bytes", "times_faster", "smaller", "largest_difference"},
     "masks": {"network", "labels", "K", "design", "features", "array", "bald_spread", "chosen_spread", "random_spread", "batches", "draw_seconds", "collect_seconds"},
+    "labels": {"method", "N", "L", "K", "C", "M", "seconds", "min_seconds", "peak_bytes", "times_sum"},
     "gpu": {"part", "method"},
     "many_machines": {"run", "N", "K", "C", "B", "M", "max_bytes", "chunks", "seconds", "peak_bytes", "computed_again", "same_batch", "indices"},
 }

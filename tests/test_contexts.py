@@ -368,6 +368,14 @@ COMPUTED = {  # name -> what it computes from inputs, in a folder of its own; `o
     "get_softrank_batch": lambda i, f, **o: [get_softrank_batch(i.scores, 300, temperature=T) for T in (0.3, 1.0, 5.0)],
     "get_random_batch": lambda i, f, **o: get_random_batch(50, 9),
     "get_softmaxbald_batch": lambda i, f, **o: get_softmaxbald_batch(i.x, 9),
+    "compute_summed_bald": lambda i, f, **o: compute_summed_bald(i.x.unflatten(0, (40, 3)), **o),
+    "compute_multilabel_bald": lambda i, f, **o: [
+        compute_multilabel_bald(i.x.unflatten(0, (120 // L, L)), 300, **o) for L in (1, 3, 6)
+    ],
+    "get_multilabel_bald_batch": lambda i, f, **o: get_multilabel_bald_batch(i.x.unflatten(0, (40, 3)), 6, **o),
+    "get_multilabel_batchbald_batch": lambda i, f, **o: [
+        get_multilabel_batchbald_batch(i.x.unflatten(0, (120 // L, L)), 4, 300, pending=[2], **o) for L in (1, 3, 6)
+    ],
     "get_powerbald_batch": lambda i, f, **o: get_powerbald_batch(i.x, 9),
     "get_softrankbald_batch": lambda i, f, **o: get_softrankbald_batch(i.x, 9),
     "compute_epig": lambda i, f, **o: compute_epig(i.x, i.y, **o),
@@ -427,6 +435,7 @@ COMPUTED = {  # name -> what it computes from inputs, in a folder of its own; `o
         )
     ],
     "get_repeated_digits": lambda i, f, **o: arrays(get_repeated_digits(2, originals=50, test=20, validation=10)),
+    "get_digit_pairs": lambda i, f, **o: arrays(get_digit_pairs(2, originals=20, test=10, validation=5)),
     "get_balanced_indices": lambda i, f, **o: [
         get_balanced_indices(labels, 2) for labels in (i.classes, i.classes.tolist(), i.classes.numpy(force=True))
     ],
