@@ -185,6 +185,17 @@ def read_evaluation(path: str | None, kind: str, log_probs_N_K_C: torch.Tensor, 
         fail(f"`evaluation`: {path} has {found} parameter samples and `predictions` has {K}; want the same ones")
     return log_probs_E_K_C
 
+# %% ../nbs/94a_prediction_files.ipynb #ad6a3d67
+def read_judge(path: str, asked: dict, log_probs_N_K_C: torch.Tensor) -> torch.Tensor:
+    "Predictions of the same points under other parameter samples, in the form of the first ones."
+    how = {key: asked[key] for key in ("axes", "renormalise")}
+    x = read_log_probs(path, asked["kind"], "judge", **how)
+    (N, _, C), found = log_probs_N_K_C.shape, (len(x), x.shape[2])
+    if found != (N, C):
+        points = f"{path} has {found[0]:,} points of {found[1]} classes and `predictions` {N:,} of {C}"
+        fail(f"`judge`: {points}; want the same points in the same order, under other parameter samples")
+    return x
+
 # %% ../nbs/94a_prediction_files.ipynb #ad6a3d63
 def read_lines(path: str, name: str) -> list[str]:
     try:
