@@ -33,7 +33,8 @@ STYLE = """
 .moving{margin:0;max-width:44rem;font:0.9rem/1.4 system-ui,sans-serif}
 .moving figcaption{font-weight:600;margin-bottom:.4rem}
 .moving .controls{display:flex;flex-wrap:wrap;gap:.4rem .8rem;align-items:center}
-.moving button{font:inherit;padding:.25rem .8rem;border:1px solid #888;border-radius:.3rem;background:none;color:inherit}
+.moving button{font:inherit;padding:.25rem .8rem;border:1px solid #888;
+border-radius:.3rem;background:none;color:inherit}
 .moving button:disabled{opacity:.4}
 .moving input{min-width:6rem;flex:1;accent-color:#0072b2}
 .moving .said{margin:.5rem 0;min-height:2.8em}
@@ -83,7 +84,8 @@ def show_steps(
     text, cells = data[0]
     controls = '<button type="button">Back</button><input type="range" min="0" value="0" aria-label="step"'
     controls += f' max="{len(data) - 1}"><button type="button">Next</button>'
-    row = '<tr class="{}"><th scope="row">{}</th><td><span class="track"><span class="bar" style="{}"></span></span></td>'
+    row = '<tr class="{}"><th scope="row">{}</th>'
+    row += '<td><span class="track"><span class="bar" style="{}"></span></span></td>'
     table = "".join(
         f"{row.format(mark, escape(name), style)}<td>{number}</td></tr>"
         for name, (mark, style, number) in zip(names, cells)
