@@ -176,6 +176,8 @@ def _check_request(asked: dict) -> Method:
         fail(f"`method` is {method!r}, which is not made for several `labels` for each input; want one of: {able}")
     if asked["labels"] and asked["plot"] is not None:
         fail("`plot` draws points with one label; leave it out, or leave out `labels`")
+    if asked["labels"] and asked["judge"] is not None:
+        fail("`judge` judges points with one label; leave it out, or leave out `labels`")
     if evaluation is not None and not pick.uses_evaluation:
         asking = ", ".join(name for name, method in methods.items() if method.uses_evaluation)
         found = f"`evaluation` is {str(evaluation)!r}, and `method` {method!r} asks nothing about evaluation inputs"

@@ -145,6 +145,11 @@ record_keys = (
 )
 
 
+def is_label(label) -> bool:
+    "Is this a class, or one for each of several labels?"
+    return is_count(label) or (is_list(label, is_count) and len(label) > 0)
+
+
 def is_record(row: dict) -> bool:
     "Can this be what a run recorded of one round?"
     try:
@@ -154,7 +159,8 @@ def is_record(row: dict) -> bool:
             and all(is_count(row[key]) for key in ("trial", "seed", "round", "labels"))
             and is_number(row["accuracy"], 0, 1)
             and (is_number(row["nll"], -0.1) or row["nll"] == math.inf)
-            and all(is_list(row[key], is_count, n) for key in ("indices", "classes"))
+            and is_list(row["indices"], is_count, n)
+            and is_list(row["classes"], is_label, n)
             and is_list(row["scores"], is_number, n)
             and len(set(row["indices"])) == n
             and is_count(row["distinct"], n + 1)
