@@ -175,6 +175,17 @@ def test_a_record_from_before_there_were_originals_is_gone_on_with(tmp_path, cal
     call("batchbald_compare", *args, "--resume")
 
 
+@pytest.mark.parametrize("name", ["digit_pairs", "repeated_digit_pairs"])
+def test_a_run_with_several_labels_goes_on_after_it_was_torn(name, tmp_path, call):
+    args = ["--preset", name, "--out", tmp_path, *tiny(name), "--originals", 120, "--budget", 32]
+    call("batchbald_compare", *args)
+    lines, expected = (tmp_path / "records.jsonl").read_bytes().splitlines(keepends=True), timeless(tmp_path / "records.jsonl")
+    assert all(len(label) == 12 for r in expected for label in r["classes"]) and len(expected) > 4
+    (tmp_path / "records.jsonl").write_bytes(b"".join(lines[:4]) + lines[4][:50])
+    call("batchbald_compare", *args, "--resume")
+    assert timeless(tmp_path / "records.jsonl") == expected
+
+
 PLAIN = ("repeated_mnist", "emnist")
 
 
