@@ -188,7 +188,8 @@ class _Step:
         self.known_K = self.weights_M @ posteriors_M_K.double()
         self.tolerance = TIES[posteriors_M_K.dtype]
         self.rows, self.bounds_N, self.elements = rows, bounds_N, elements
-        least, most = FIRST if rows.looser is None else (2 * FIRST[0], 2 * FIRST[0])
+        self.looser = getattr(rows, "looser", None)
+        least, most = FIRST if self.looser is None else (2 * FIRST[0], 2 * FIRST[0])
         self.few = min(max(least, len(bounds_N) // 64), most, len(bounds_N))
         self.incumbent = bounds_N.new_tensor(incumbent)  # largest gain that was evaluated
         self.violation = bounds_N.new_tensor(violation)  # by how much gains were above their bounds
@@ -301,8 +302,8 @@ def separate(self: _Step, rest_n: Tensor, levels: list[tuple[_Level, float]], la
             if not len(block_n):
                 break
         floor = self.incumbent - self.tolerance
-        if self.rows.looser is not None:
-            block_n, _ = _race(block_n, self.rows.looser(block_n), levels, self.bounds_N, floor, self.elements)
+        if self.looser is not None:
+            block_n, _ = _race(block_n, self.looser(block_n), levels, self.bounds_N, floor, self.elements)
             if not len(block_n):
                 continue
         block_n, rows_n = _race(block_n, self.rows(block_n), levels, self.bounds_N, floor, self.elements)
@@ -336,8 +337,8 @@ def pick_late(self: _Step, first_n: Tensor, rest_n: Tensor, levels: list[tuple[_
     rest_n = rest_n.sort().values  # so that those who tie are evaluated from the lowest position on
     if levels:
         level, _ = levels[0]
-        if self.rows.looser is not None:
-            estimates_n, _ = self.estimate_late(level, self.rows.looser, rest_n)
+        if self.looser is not None:
+            estimates_n, _ = self.estimate_late(level, self.looser, rest_n)
             rest_n = rest_n[estimates_n.argsort(descending=True, stable=True)[: 4 * LAST]].sort().values
         estimates_n, errors_n = self.estimate_late(level, self.rows, rest_n)
         self.bounds_N[rest_n] = (estimates_n + errors_n).clamp_min(0)

@@ -23,9 +23,10 @@ from fastcore.script import anno_parser, store_true
 from .active_learning import derive_generator
 from .bald import CandidateBatch
 from .batch_picture import plot_batch
-from .checks import listening, warn
+from .checks import listening, silencing, warn
 from .experiments import align_columns, compare_methods, format_summary
 from .methods import Method, Round, get_method, methods, names_in_words
+from .plain_batchbald import BiasWarning
 from batchbald_nbdev.prediction_files import (
     find_positions, read_evaluation, read_images, read_judge, read_label_log_probs, read_lines, read_log_probs,
 )
@@ -290,7 +291,8 @@ def _add_worth(rows: list[dict], batch: CandidateBatch, log_probs_N_K_C, seed: i
 # %% ../nbs/94_command_line.ipynb #d38f014b
 def _pick(asked: dict, pick: Method, round: Round, names: Sequence[str] | None, images) -> list[dict]:
     "The batch, also into the files that were asked for."
-    batch, method = pick(round), str(asked["method"])
+    with silencing(BiasWarning):  # the columns say it
+        batch, method = pick(round), str(asked["method"])
     rows = _make_rows(batch, names)
     if asked["judge"] is not None:
         _add_worth(rows, batch, read_judge(asked["judge"], asked, round.log_probs_N_K_C), asked["seed"])

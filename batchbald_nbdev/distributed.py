@@ -298,7 +298,7 @@ def choose(self: _Leader, state: WeightedJointEntropy, taken: list[int]) -> tupl
 class _Spread:
     "The objective of BatchBALD, for a pool that a leader searches."
 
-    told_apart = None
+    told_apart, per_point = None, 1  # see `BatchBALD`
 
     def __init__(self, leader: _Leader, state: WeightedJointEntropy, pending: list[int]):
         self.leader, self.state, self.taken, self.exact = leader, state, list(pending), []

@@ -204,8 +204,8 @@ def test_select_says_what_it_read_and_what_the_columns_are(predictions, tmp_path
     out = tmp_path / "picks.json"
     printed, err = call("batchbald_select", predictions, "--size", 3, "--pending", tmp_path / "pending.txt", "--out", out)
     lines = printed.splitlines()
-    assert lines[0] == f"p.npy: 50 points (2 pending), {x.shape[1]} parameter samples, 10 classes" and lines[1].split() == ["pick", "id", "position", "score", "gain", "standard_error"]
-    assert lines[-1].startswith("score: ") and "; gain: " in lines[-1] and "; standard_error: " in lines[-1] and lines[-1].count("in nats") == 3 and len(lines) == 6 and err == ""
+    assert lines[0] == f"p.npy: 50 points (2 pending), {x.shape[1]} parameter samples, 10 classes" and lines[1].split() == ["pick", "id", "position", "score", "gain", "standard_error", "sampling_error", "debiased_score", "at_least"]
+    assert lines[-1].startswith("score: ") and "; gain: " in lines[-1] and "; standard_error: " in lines[-1] and lines[-1].count("in nats") == 4 and "; sampling_error: " in lines[-1] and "; at_least: " in lines[-1] and len(lines) == 6 and err == ""
     written = json.loads(out.read_text())
     assert (written["points"], written["samples"], written["classes"], written["pending"], written["ids"], written["evaluation"]) == (50, x.shape[1], 10, str(tmp_path / "pending.txt"), None, None)
     assert "; ".join(f"{column}: {text}" for column, text in written["columns"].items()) == lines[-1]
