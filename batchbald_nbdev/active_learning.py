@@ -467,8 +467,11 @@ def _draw_initial(datasets: Sequence[ActiveLearningData], per_class: int, seed: 
 # %% ../nbs/10_active_learning.ipynb #b0befe52
 def _make_runs(datasets: Sequence[ActiveLearningData], methods: Mapping, initial: list[list[int]]) -> list[_Run]:
     "Every method in every trial, method by method, with its first labels."
+    methods = {name: as_method(name, method) for name, method in methods.items()}
+    for method in methods.values():
+        method.get_select(any(data.outputs != "classes" for data in datasets))  # refused before anything is trained
     return [
-        _Run(name, as_method(name, method), trial, data, indices, data.pool_labels[indices].tolist())
+        _Run(name, method, trial, data, indices, data.pool_labels[indices].tolist())
         for name, method in methods.items()
         for trial, (data, indices) in enumerate(zip(datasets, initial))
     ]

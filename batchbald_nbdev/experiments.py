@@ -424,6 +424,8 @@ def _make_experiment(options: dict, device, data: str | Path | None, download: b
     how |= {name: options[name] for name in names}
     how |= {"initial": initial, "device": device}
     methods = {name: get_method(name) for name in options["methods"]}
+    for method in methods.values():
+        method.get_select(datasets[0].outputs != "classes")
     described = _describe_run(options, device)
     return _Experiment(datasets, methods, make_model, how, described, _title(options), len(initial[0]))
 

@@ -119,13 +119,17 @@ class Method:
         batch = self._pick(_FreeRound(round, free))
         return replace(batch, indices=[free[n] for n in batch.indices])
 
-    def _pick(self, round: Round) -> CandidateBatch:
-        most = min(round.batch_size, round.pool_size - len(round.pending))
-        select = self.select_labels if round.several_labels else self.select
+    def get_select(self, several_labels: bool) -> Callable[[Round], CandidateBatch]:
+        "What selects where an input has one label, or several; `ValueError` where it is not made for these."
+        select = self.select_labels if several_labels else self.select
         if select is None:
             able = ", ".join(name for name, method in methods.items() if method.select_labels)
             found = f"the method {self.name!r} is not made for several labels for each input"
             raise ValueError(f"{found}; want one of: {able}")
+        return select
+
+    def _pick(self, round: Round) -> CandidateBatch:
+        most, select = min(round.batch_size, round.pool_size - len(round.pending)), self.get_select(round.several_labels)
         return check_batch(self.name, select(round), most, round.pool_size, round.pending)
 
 # %% ../nbs/09b_methods.ipynb #3160e3db

@@ -200,7 +200,8 @@ def compute_multilabel_bald(
     if C**L <= GROUP:
         return torch.cat([_group_bald(pool[points_n]) for points_n in pool.split(C**L)])
     state = WeightedJointEntropy(num_samples, K, dtype=pool.dtype, device=pool.device)
-    return torch.cat([_chain_gains(state, pool[points_n]) for points_n in pool.split(L * max(C, GROUP))])
+    scores_N = torch.cat([_chain_gains(state, pool[points_n]) for points_n in pool.split(L * max(C, GROUP))])
+    return scores_N.clamp_max(math.log(K))  # resampling has noise
 
 # %% ../nbs/07a_several_labels.ipynb #5e7a0050
 @patch

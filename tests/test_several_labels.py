@@ -386,3 +386,15 @@ def test_evaluate_takes_labels_one_by_one():
     mean = x.exp().mean(2)
     assert accuracy == pytest.approx((mean.argmax(-1) == labels).double().mean().item())
     assert nll == pytest.approx(-mean.gather(2, labels[..., None]).log().sum((1, 2)).mean().item())
+
+
+def test_a_method_for_one_label_is_refused_before_anything_is_trained(tmp_path, refused):
+    args = "--dataset digit_pairs --trials 1 --budget 34 --steps 5 --repeats 1 --test_samples 4 --samples 5".split()
+    refused("batchbald_compare", *args, "--methods", "random,2bald", "--out", tmp_path / "out", message="the method '2bald' is not made for several labels for each input; want one of: random, bald, summedbald")
+
+
+def test_a_score_never_exceeds_log_K():
+    x = (4 * torch.randn(40, 30, 8, 2, generator=torch.Generator().manual_seed(0))).double().log_softmax(-1)
+    for M in (8, 100, 4_000):
+        scores_N = compute_multilabel_bald(x, M)
+        assert scores_N.max() <= math.log(8) and scores_N.min() > 0.9 * math.log(8)
