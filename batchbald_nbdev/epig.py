@@ -123,7 +123,7 @@ def _judge_samples(batch: CandidateBatch, x, y, dtype, device, max_bytes: int) -
     picks = Predictions(x[batch.indices], dtype, device, noted=False).read()
     evaluation = Predictions(y, dtype, device, name="log_probs_E_K_C", noted=False)
     values_B_K, bias_B = (torch.zeros(size, dtype=torch.double, device=device) for size in ((B, K), B))
-    for part_e in torch.arange(E, device=device).split(max(1, max_bytes // 32 // (max(C, K) * D))):
+    for part_e in torch.arange(E, device=device).split(min(E, max(1, max_bytes // 32 // (max(C, K) * D)))):
         probs_e_K_D = evaluation[part_e]
         for b, probs_K_C in enumerate(picks):
             values_K, bias = share_by_sample(probs_K_C, probs_e_K_D)

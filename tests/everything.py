@@ -24,5 +24,7 @@ from batchbald_nbdev.networks import *
 from batchbald_nbdev.plain_batchbald import *
 from batchbald_nbdev.plots import *
 from batchbald_nbdev.records import *
+from batchbald_nbdev.sampling_error import *
+from batchbald_nbdev.second_look import *
 from batchbald_nbdev.several_labels import *
 from batchbald_nbdev.stochastic import *

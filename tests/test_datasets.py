@@ -823,7 +823,7 @@ def test_records_that_cannot_be_are_not_registered(change, word):
 
 
 def test_every_registered_set_has_what_it_takes():
-    assert list(image_sets) == ["digits", "mnist", "fashionmnist", "mnist5k", "emnist", "cifar10", "cinic10"]
+    assert list(image_sets) == ["digits", "digit_pairs", "mnist", "fashionmnist", "mnist5k", "emnist", "cifar10", "cinic10"]
     for name, known in image_sets.items():
         assert name == known.name and bool(known.load) != bool(known.draw) and known.title
     with pytest.raises(ValueError, match="`name` is 'digits'"): load_images("digits")  # drawn anew for every trial

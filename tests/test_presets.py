@@ -44,7 +44,7 @@ TABLE = {
     ),
     "cifar10": ("cifar10", 1, 0, "random bald softmaxbald", 30, 2_500, 100, 100, 20_000, 500, 5_000, CIFAR10),
 }
-DIGITS = ("repeated_digits", "digits")
+DIGITS, PAIRS = ("repeated_digits", "digits"), ("digit_pairs", "repeated_digit_pairs")
 ALL = "random bald batchbald 2bald softmaxbald powerbald"  # after RepeatedMNIST, on images that need no download; the last number: originals
 OURS = {
     "repeated_mnist5k": ("mnist5k", 3, 0.1, ALL, 3, 10, 10, 10, 200, 2, 500, 0),
@@ -87,7 +87,7 @@ def test_presets_after_the_paper_differ_in_the_data_alone(name):
 
 
 def test_every_preset_is_in_the_table_and_has_options_that_are_valid():
-    assert set(presets) == {*TABLE, *OURS, *DIGITS} and not any(presets[name]["originals"] for name in (*TABLE, *DIGITS))
+    assert set(presets) == {*TABLE, *OURS, *DIGITS, *PAIRS} and not any(presets[name]["originals"] for name in (*TABLE, *DIGITS))
     for name, options in presets.items():
         assert list(options) == list(presets["repeated_digits"])
         checked = experiments._check_options(options)
