@@ -89,7 +89,7 @@ def _predict_picks(model, picks: list[int], num_samples: int, inputs, generator,
         return model[picks][:, :num_samples]
     if inputs is None:
         raise ValueError("`inputs` is None and the first argument a model; want the inputs of the pool, in its order")
-    chosen = inputs[torch.tensor(picks)] if isinstance(inputs, Tensor) else torch.stack([inputs[i] for i in picks])
+    chosen = inputs[torch.tensor(picks, device=inputs.device)] if isinstance(inputs, Tensor) else torch.stack([inputs[i] for i in picks])
     return collect_log_probs(model, chosen, num_samples, generator=generator, device=device)
 
 # %% ../nbs/08e_second_look.ipynb #b0a6000f

@@ -49,7 +49,7 @@ def _check_mask(mask_N_L, N: int, L: int) -> Tensor | None:
     try:
         mask = as_tensor(mask_N_L)
     except (TypeError, ValueError, RuntimeError, OverflowError):
-        mask = torch.empty(0, device="cpu")
+        mask = torch.empty(0, dtype=torch.bool, device="cpu")
     if tuple(mask.shape) != (N, L) or mask.is_meta or not ((mask == 0) | (mask == 1)).all():
         found = f"of shape {tuple(mask.shape)}, {mask.dtype}" if mask.numel() else brief(mask_N_L)
         wish = f"shape {(N, L)}, True (or 1) where there is a label, False (or 0) elsewhere"
