@@ -26,7 +26,7 @@ from batchbald_nbdev.checks import (
 from .information import check_axes, noting_samples, warn_of_identical
 from .joint_entropy import WeightedJointEntropy
 from .plain_batchbald import TIES, pick_batch
-from .sampling_error import leave_each_out
+from .sampling_error import sum_over_configurations
 
 # %% ../nbs/04a_many_machines.ipynb #c0adfaeb
 @dataclass(frozen=True)
@@ -305,7 +305,7 @@ class _Spread:
         self.rows = [leader.rows(pending)]
         if pending:
             state.add_variables(self.rows[0])
-        self.states = [leave_each_out(state.weights_M, state.posteriors_M_K)]  # before and after each pick
+        self.states = [sum_over_configurations(state.weights_M, state.posteriors_M_K)]  # before and after each pick
 
     def best(self) -> tuple[int, float]:
         pick, gain, self.row_1_K_C = self.leader.choose(self.state, self.taken)
@@ -316,7 +316,7 @@ class _Spread:
         self.exact.append(self.state.exact)
         self.rows.append(self.row_1_K_C)
         self.state.add_variables(self.row_1_K_C)
-        self.states.append(leave_each_out(self.state.weights_M, self.state.posteriors_M_K))
+        self.states.append(sum_over_configurations(self.state.weights_M, self.state.posteriors_M_K))
 
     def get_batch(self) -> Tensor:
         "log_probs_B_K_C of what is pending and of the picks."

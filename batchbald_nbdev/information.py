@@ -249,7 +249,7 @@ def _refuse_no_logits(x: Tensor) -> None:
 
 # %% ../nbs/00_information.ipynb #b3e8045e
 _SEVERAL_LABELS = (
-    "several labels for each input are for `compute_multilabel_bald`, and a softmax would be wrong: "
+    "independent sigmoids (several labels each) are for `compute_multilabel_bald`; a softmax would be wrong: "
     "it makes samples (0, 0) and (1, 1) equal, BALD 0 in place of log 2"
 )
 

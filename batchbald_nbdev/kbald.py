@@ -248,16 +248,16 @@ def _judge_samples(batch: CandidateBatch, search: _Expansion, pending: list[int]
     first, K = len(pending), search.x.shape[1]
     if K == 1 or search.k > 2 or not batch.indices:
         return batch
-    values_B, bias_B = [], []
-    for b, pick in enumerate(search.picks[first:], first):
+    values_B, bias_B, picks = [], [], torch.stack(search.picks).cpu()  # few numbers, in many small steps
+    for b, pick in enumerate(picks[first:], first):
         values_K, bias = tell_by_sample(pick)
         if b and search.k == 2:
-            shared_K, shared_bias = share_by_sample(pick, torch.stack(search.picks[:b]))
+            shared_K, shared_bias = share_by_sample(pick, picks[:b])
             values_K, bias = values_K - shared_K, bias - shared_bias
         values_B.append(values_K)
         bias_B.append(bias)
     errors_B = error_over_samples(torch.stack(values_B).cumsum(0))
-    scores_B = torch.tensor(batch.scores, dtype=torch.double, device="cpu") + torch.stack(bias_B).cumsum(0).cpu()
+    scores_B = torch.tensor(batch.scores, dtype=torch.double, device="cpu") + torch.stack(bias_B).cumsum(0)
     return replace(batch, sampling_errors=errors_B.tolist(), debiased_scores=scores_B.tolist())
 
 # %% ../nbs/05_kbald.ipynb #1ae6c5e0

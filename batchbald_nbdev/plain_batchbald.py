@@ -17,7 +17,7 @@ from .bald import CandidateBatch, first_best
 from .checks import check_batch_size, check_generator, check_positions, warn
 from .information import Predictions, check_log_probs, needs_disagreement
 from .joint_entropy import WeightedJointEntropy, estimate_information
-from .sampling_error import error_over_samples, leave_each_out
+from .sampling_error import error_over_samples, sum_over_configurations, values_from_sums
 
 # %% ../nbs/03_batchbald.ipynb #ed7f5962
 class Objective:
@@ -185,10 +185,11 @@ BIAS_SHARE = 0.5  # of log K: up to here the bias can be taken off
 
 def _judge_samples(states: list, scores_B: Tensor, used: float) -> dict:  # fields of a `CandidateBatch`
     "Errors over parameter samples, and scores without bias, from states before the first pick and after each."
-    values_S_K, bias_S = (torch.stack(parts).cpu() for parts in zip(*states))
-    K = values_S_K.shape[1]
+    sums_S_3_K = torch.stack(states).cpu()
+    K = sums_S_3_K.shape[2]
     if K == 1 or not len(scores_B):
         return {}
+    values_S_K, bias_S = values_from_sums(sums_S_3_K)
     bias_B = bias_S[1:] - bias_S[0]
     shares_B = (used + scores_B) / math.log(K)
     return {
@@ -239,7 +240,7 @@ class BatchBALD(Objective):
         super().__init__(gains_N, pending, TIES[predictions.dtype])
         if pending:
             self.state.add_variables(self.variables(pending))
-        self.states = [leave_each_out(self.state.weights_M, self.state.posteriors_M_K)]  # before and after each pick
+        self.states = [sum_over_configurations(self.state.weights_M, self.state.posteriors_M_K)]  # before and after each pick
 
     x = property(lambda self: self.predictions.log_probs_N_K_C)
 
@@ -254,7 +255,7 @@ class BatchBALD(Objective):
         self.batch.append(pick)
         self.exact.append(self.state.exact)
         self.state.add_variables(self.variables(slice(pick, pick + 1)))
-        self.states.append(leave_each_out(self.state.weights_M, self.state.posteriors_M_K))
+        self.states.append(sum_over_configurations(self.state.weights_M, self.state.posteriors_M_K))
 
     def get_batch(self) -> Tensor:
         "log_probs_V_K_C of what is pending and of the picks."

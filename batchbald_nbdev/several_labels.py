@@ -24,7 +24,7 @@ from .information import BLOCK_ELEMENTS, Predictions, needs_disagreement, plogp
 from .joint_entropy import FEW_CLASSES, NOTHING, WeightedJointEntropy, entropies_left, resample
 from .plain_batchbald import BatchBALD, pick_batch
 from .resampling import choose_survivors, find_places
-from .sampling_error import leave_each_out
+from .sampling_error import sum_over_configurations
 
 # %% ../nbs/07a_several_labels.ipynb #5e7a0010
 NAME = "log_probs_N_L_K_C"
@@ -382,7 +382,7 @@ def add(self: _LargeGroups, pick: int) -> None:
         self.state.add_variables(torch.cat(first))
     self.exact.append(self.state.exact)  # what the last one adds is exact one variable longer
     self.state.add_variables(last)
-    self.states.append(leave_each_out(self.state.weights_M, self.state.posteriors_M_K))
+    self.states.append(sum_over_configurations(self.state.weights_M, self.state.posteriors_M_K))
     if not self.state.exact and self.told_apart is None:
         self.told_apart = len(self.exact)
 
