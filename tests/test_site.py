@@ -320,7 +320,8 @@ def test_checks_are_told_from_what_shows_something():
 
 
 @pytest.mark.parametrize("notebook", CHAPTERS, ids=lambda o: o.name)
-def test_chapter_has_an_early_picture_and_questions(site, notebook):
+def test_chapter_has_an_early_picture_and_questions(site, notebook, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
     import measure
     words, shown = measure.words_before_picture(notebook)
     assert shown and words <= measure.WORDS
