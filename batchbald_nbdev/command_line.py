@@ -237,8 +237,8 @@ def _describe_columns(rows: Sequence[dict], method: str) -> dict[str, str]:
         "standard_error": "of the score, in nats, 0 where it is exact",
         "sampling_error": "of the score over other parameter samples, in nats",
         "debiased_score": "without the bias of few parameter samples",
-        "at_least": "True where that is only a lower bound",
-        "worth": "what picks tell under the samples of `judge`, in nats",
+        "at_least": "True where more is missing than can be said",
+        "worth": "what the picks so far tell under the samples of `judge`, without their bias, in nats",
         "worth_error": "its standard error",
     }
     return {column: text for column, text in words.items() if rows and column in rows[0]}
@@ -281,21 +281,27 @@ def _draw_picks(asked: dict, pick: Method, batch: CandidateBatch, round: Round, 
     return buffer.getvalue()
 
 # %% ../nbs/94_command_line.ipynb #d38f014d
-def _add_worth(rows: list[dict], batch: CandidateBatch, log_probs_N_K_C, seed: int) -> None:
-    "What the picks so far are worth to other parameter samples."
-    judged = judge_batch(log_probs_N_K_C, batch, generator=derive_generator(seed, "judge"))
-    samples = judged.sampling_errors or judged.standard_errors  # none with one sample
-    for row, *found in zip(rows, judged.debiased_scores or judged.scores, judged.standard_errors, samples):
-        row["worth"], row["worth_error"] = found[0], math.hypot(found[1], found[2])
+def _add_worth(rows: list[dict], batch: CandidateBatch, log_probs_N_K_C, pending: list[int], seed: int) -> None:
+    "What the picks so far are worth to other parameter samples, beyond what is pending."
+    generator = derive_generator(seed, "judge")
+    judged = judge_batch(log_probs_N_K_C, batch, pending=pending, generator=generator)
+    errors = map(math.hypot, judged.standard_errors, judged.sampling_errors)
+    for row, worth, error in zip(rows, judged.debiased_scores, errors):
+        row["worth"], row["worth_error"] = worth, error
+    if True in judged.at_least:
+        first, K = judged.at_least.index(True) + 1, log_probs_N_K_C.shape[1]
+        warn(f"the worth of picks from the {first}. on is more than `judge` can say with K = {K} samples; want more of them")
+
 
 # %% ../nbs/94_command_line.ipynb #d38f014b
 def _pick(asked: dict, pick: Method, round: Round, names: Sequence[str] | None, images) -> list[dict]:
     "The batch, also into the files that were asked for."
+    judge = asked["judge"] and read_judge(asked["judge"], asked, round.log_probs_N_K_C)
     with silencing(BiasWarning):  # the columns say it
         batch, method = pick(round), str(asked["method"])
     rows = _make_rows(batch, names)
-    if asked["judge"] is not None:
-        _add_worth(rows, batch, read_judge(asked["judge"], asked, round.log_probs_N_K_C), asked["seed"])
+    if judge is not None and batch.indices:
+        _add_worth(rows, batch, judge, round.pending, asked["seed"])
     picture = None if asked["plot"] is None else _draw_picks(asked, pick, batch, round, ids=names, images=images)
     if asked["out"] is not None:
         as_asked = ("kind", "axes", "renormalise", "method", "size", "configs", "seed")

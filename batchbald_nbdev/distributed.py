@@ -25,7 +25,7 @@ from batchbald_nbdev.checks import (
 )
 from .information import check_axes, noting_samples, warn_of_identical
 from .joint_entropy import WeightedJointEntropy
-from .plain_batchbald import TIES, pick_batch
+from .plain_batchbald import TIES, BatchBALD, pick_batch
 from .sampling_error import sum_over_configurations
 
 # %% ../nbs/04a_many_machines.ipynb #c0adfaeb
@@ -298,7 +298,7 @@ def choose(self: _Leader, state: WeightedJointEntropy, taken: list[int]) -> tupl
 class _Spread:
     "The objective of BatchBALD, for a pool that a leader searches."
 
-    told_apart, per_point = None, 1  # see `BatchBALD`
+    told_apart, per_point, judged_by = None, 1, BatchBALD.judged_by
 
     def __init__(self, leader: _Leader, state: WeightedJointEntropy, pending: list[int]):
         self.leader, self.state, self.taken, self.exact = leader, state, list(pending), []

@@ -31,7 +31,7 @@ from batchbald_nbdev.joint_entropy import (
 from batchbald_nbdev.plain_batchbald import (
     TIES, WARN_SHARE, CeilingWarning, Objective, report_runs, search_greedily, warn_near_ceiling,
 )
-from .sampling_error import error_over_samples, share_by_sample
+from .sampling_error import FEWEST, error_over_samples, share_by_sample
 from .stochastic import check_temperature, get_softmax_batch
 
 # %% ../nbs/07_epig.ipynb #a07d75c2
@@ -118,7 +118,7 @@ def compute_epig(
 def _judge_samples(batch: CandidateBatch, x, y, dtype, device, max_bytes: int) -> CandidateBatch:
     "The batch with errors over parameter samples, and with scores without their bias."
     (B, (_, K, C), (E, _, D)) = len(batch.indices), x.shape, y.shape
-    if K == 1 or not B:
+    if K < FEWEST or not B:
         return batch
     picks = Predictions(x[batch.indices], dtype, device, noted=False).read()
     evaluation = Predictions(y, dtype, device, name="log_probs_E_K_C", noted=False)

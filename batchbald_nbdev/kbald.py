@@ -29,7 +29,7 @@ from .joint_entropy import WeightedJointEntropy, estimate_information
 from batchbald_nbdev.plain_batchbald import (
     TIES, CeilingWarning, Objective, report_runs, search_greedily, warn_near_ceiling,
 )
-from .sampling_error import error_over_samples, share_by_sample, tell_by_sample
+from .sampling_error import FEWEST, error_over_samples, share_by_sample, tell_by_sample
 
 # %% ../nbs/05_kbald.ipynb #ac4f9c4d
 def _check_picks(log_probs_B_K_C, K: int, C: int) -> Tensor:
@@ -246,7 +246,7 @@ def _search(search: _Expansion, batch_size: int, stop: Callable | None = None) -
 def _judge_samples(batch: CandidateBatch, search: _Expansion, pending: list[int]) -> CandidateBatch:
     "A batch by 1- or 2-BALD with errors over parameter samples, and with scores without their bias."
     first, K = len(pending), search.x.shape[1]
-    if K == 1 or search.k > 2 or not batch.indices:
+    if K < FEWEST or search.k > 2 or not batch.indices:
         return batch
     values_B, bias_B, picks = [], [], torch.stack(search.picks).cpu()  # few numbers, in many small steps
     for b, pick in enumerate(picks[first:], first):

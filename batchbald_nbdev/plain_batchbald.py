@@ -17,7 +17,7 @@ from .bald import CandidateBatch, first_best
 from .checks import check_batch_size, check_generator, check_positions, warn
 from .information import Predictions, check_log_probs, needs_disagreement
 from .joint_entropy import WeightedJointEntropy, estimate_information
-from .sampling_error import error_over_samples, sum_over_configurations, values_from_sums
+from .sampling_error import FEWEST, error_over_samples, sum_over_configurations, values_from_sums
 
 # %% ../nbs/03_batchbald.ipynb #ed7f5962
 class Objective:
@@ -127,27 +127,34 @@ def warn_near_ceiling(information_B: list[float], K: int, pending: bool, stackle
         )
 
 # %% ../nbs/03_batchbald.ipynb #b18f255f
-def warn_of_bias(batch: CandidateBatch, used: float, pending: bool, stacklevel: int) -> None:
+def warn_of_bias(batch: CandidateBatch, used: float, pending: bool, stacklevel: int, judged_by: str = "") -> None:
     "Where the bias of few parameter samples is no longer small, with what it does to this batch."
-    if not any(batch.at_least or []):
-        return
     ceiling, B = batch.ceiling, len(batch.scores)
-    near = [used + score > WARN_SHARE * ceiling for score in batch.scores]
-    known = " and what is pending" if pending else ""
-    parts = [
-        f"the first {batch.at_least.index(True) + 1} of {B} picks{known} use more than {BIAS_SHARE:.0%} of log K = "
-        f"{ceiling:.3f} nats, all that K = {round(math.exp(ceiling))} parameter samples can tell, so that scores from "
-        f"there on are too low: the batch scores {batch.scores[-1]:.2f} nats and is worth at least "
-        f"{batch.debiased_scores[-1]:.2f} (standard error {batch.sampling_errors[-1]:.2f} over parameter samples)"
-    ]
-    if any(near):
-        parts.append(
-            f"the first {near.index(True) + 1} of {B} picks{known} use more than {WARN_SHARE:.0%} of it; "
-            "picks after them say little. Use more parameter samples or a smaller batch."
-        )
+    K, shares_B = round(math.exp(ceiling)), [(used + score) / ceiling if ceiling else 0.0 for score in batch.scores]
+    if not any(share > BIAS_SHARE for share in shares_B):
+        return
+
+    def first(limit):
+        known = " and what is pending" if pending else ""
+        return f"the first {1 + next(b for b in range(B) if shares_B[b] > limit)} of {B} picks{known} use more than {limit:.0%}"
+
+    message = (
+        f"{first(BIAS_SHARE)} of log K = {ceiling:.3f} nats, all that K = {K} parameter samples can tell, so that scores "
+        f"from there on are too low: the batch scores {batch.scores[-1]:.2f} nats, "
+    )
+    if batch.debiased_scores:
+        debiased, error = batch.debiased_scores[-1], batch.sampling_errors[-1]
+        message += f"without the bias of few samples {debiased:.2f} or more (standard error {error:.2f} over samples)"
     else:
-        parts.append("picks are good for longer than scores; `second_look.judge_batch` says what they are worth.")
-    warn("; ".join(parts), CeilingWarning if any(near) else BiasWarning, stacklevel=stacklevel + 1)
+        message += f"and {K} samples are too few to say how much is missing"
+    near = shares_B[-1] > WARN_SHARE
+    if near:
+        message += f"; {first(WARN_SHARE)} of it, and picks after them say little"
+        message += ". Use more parameter samples or a smaller batch"
+    if judged_by:
+        message += f". What picks are worth, {judged_by} says"
+    warn(message + ".", CeilingWarning if near else BiasWarning, stacklevel=stacklevel + 1)
+
 
 # %% ../nbs/03_batchbald.ipynb #27de887a
 TIES = {torch.float32: 1e-6, torch.float64: 1e-12}  # gains closer than this are equal but for rounding
@@ -183,11 +190,11 @@ def _score(objective, pending: int, gains, generator) -> tuple[Tensor, Tensor, f
 BIAS_SHARE = 0.5  # of log K: up to here the bias can be taken off
 
 
-def _judge_samples(states: list, scores_B: Tensor, used: float) -> dict:  # fields of a `CandidateBatch`
+def judge_samples(states: list, scores_B: Tensor, used: float) -> dict:  # fields of a `CandidateBatch`
     "Errors over parameter samples, and scores without bias, from states before the first pick and after each."
     sums_S_3_K = torch.stack(states).cpu()
     K = sums_S_3_K.shape[2]
-    if K == 1 or not len(scores_B):
+    if K < FEWEST or not len(scores_B):
         return {}
     values_S_K, bias_S = values_from_sums(sums_S_3_K)
     bias_B = bias_S[1:] - bias_S[0]
@@ -204,9 +211,9 @@ def _report(objective, pending: int, indices, gains, generator, stacklevel: int)
     K = objective.state.posteriors_M_K.shape[1]
     scores_B, errors_B, used = _score(objective, pending, gains, generator)
     scores_B = scores_B.clamp_max(max(math.log(K) - used, 0.0))
-    more = _judge_samples(objective.states, scores_B, used)
+    more = judge_samples(objective.states, scores_B, used)
     batch = as_batch(indices, scores_B, errors_B, math.log(K), objective.told_apart, **more)
-    warn_of_bias(batch, used, bool(pending), stacklevel)
+    warn_of_bias(batch, used, bool(pending), stacklevel, objective.judged_by)
     return batch
 
 # %% ../nbs/03_batchbald.ipynb #53e9924a
@@ -228,6 +235,7 @@ class BatchBALD(Objective):
     "Joint information: what a label tells about the parameters beyond the labels of the batch."
 
     per_point = 1  # variables that a point adds
+    judged_by = "`second_look.judge_batch`"  # what takes a second look at picks
     told_apart = None  # picks before candidates are no longer told apart, if that happens
 
     def __init__(self, predictions: Predictions, num_samples: int, pending: list[int], generator, gains_N=None):

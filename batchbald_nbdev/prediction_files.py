@@ -18,6 +18,7 @@ from .batch_picture import as_pixels, find_channels
 from .checks import as_tensor, get_memory
 from .information import as_log_probs
 from .records import fail
+from .sampling_error import FEWEST
 
 # %% ../nbs/94a_prediction_files.ipynb #230dde10
 def _native(array: np.ndarray) -> np.ndarray | torch.Tensor:
@@ -194,6 +195,11 @@ def read_judge(path: str, asked: dict, log_probs_N_K_C: torch.Tensor) -> torch.T
     if found != (N, C):
         points = f"{path} has {found[0]:,} points of {found[1]} classes and `predictions` {N:,} of {C}"
         fail(f"`judge`: {points}; want the same points in the same order, under other parameter samples")
+    if x.shape[1] < FEWEST:
+        fail(f"`judge`: {path} has {x.shape[1]} parameter samples; want {FEWEST} or more, better thousands")
+    if torch.equal(x[:, 0].to(log_probs_N_K_C), log_probs_N_K_C[:, 0]):
+        found = f"{path} begins with the parameter sample with which `predictions` begins"
+        fail(f"`judge`: {found}; want samples that had no part in picking, drawn with another generator")
     return x
 
 # %% ../nbs/94a_prediction_files.ipynb #ad6a3d63

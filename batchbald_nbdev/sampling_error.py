@@ -15,6 +15,7 @@ from .checks import full_precision
 from .information import plogp
 
 # %% ../nbs/04b_how_sure.ipynb #b0a50018
+FEWEST = 20  # parameter samples: what fewer say of their own error means little
 BLOCK = 2**17  # entries of a table that is worked on at a time on a CPU, so that it stays in its cache
 
 

@@ -14,12 +14,12 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 
 from .bald import CandidateBatch
-from .checks import check_count, check_generator, check_positions, full_precision
+from .checks import as_float_tensor, check_count, check_generator, check_positions, full_precision
 from .collect import collect_log_probs
 from .information import Predictions, plogp
 from .joint_entropy import uniform
-from .plain_batchbald import BIAS_SHARE, as_batch
-from .sampling_error import error_over_samples, values_from_sums, sum_over_configurations
+from .plain_batchbald import as_batch, judge_samples
+from .sampling_error import sum_over_configurations
 
 # %% ../nbs/08e_second_look.ipynb #b0a60009
 class _Judge:
@@ -62,46 +62,68 @@ def judge(self: _Judge, part_m: Tensor) -> None:
 
 # %% ../nbs/08e_second_look.ipynb #b0a6000c
 @patch
-def report(self: _Judge, indices: list[int]) -> CandidateBatch:
-    "All that is known when every block was judged."
-    K = self.sums_B_3_K.shape[2]
-    worth_B, errors_B = self.told_B_M.mean(1).cpu(), (self.told_B_M.std(1) / math.sqrt(self.M)).cpu()
-    worth_B = worth_B.clamp(0, math.log(K)).cummax(0).values
-    if K == 1:
-        return as_batch(indices, worth_B, errors_B, 0.0)
-    values_B_K, bias_B = values_from_sums(self.sums_B_3_K.cpu())
-    more = {
-        "sampling_errors": error_over_samples(values_B_K).tolist(),
-        "debiased_scores": (worth_B + bias_B).tolist(),
-        "at_least": (worth_B > BIAS_SHARE * math.log(K)).tolist(),
-    }
-    return as_batch(indices, worth_B, errors_B, math.log(K), **more)
+def report(self: _Judge, pending: int, indices: list[int]) -> CandidateBatch:
+    "All that is known when every block was judged, of what comes after the `pending` first points."
+    K, start_M = self.sums_B_3_K.shape[2], torch.zeros_like(self.told_B_M[:1])
+    told_M, *told_B_M = torch.cat([start_M, self.told_B_M])[pending:]  # before the first pick and after each
+    beyond_B_M = torch.stack(told_B_M) - told_M
+    used, worth_B = told_M.mean().item(), beyond_B_M.mean(1).cpu()
+    errors_B = (beyond_B_M.std(1) / math.sqrt(self.M)).cpu()
+    worth_B = worth_B.clamp(0, max(math.log(K) - used, 0.0)).cummax(0).values
+    start_3_K = sum_over_configurations(told_M.new_ones(1), self.probs_B_K_C.new_full((1, K), 1 / K))
+    states = torch.cat([start_3_K[None], self.sums_B_3_K])[pending:]
+    return as_batch(indices, worth_B, errors_B, math.log(K), **judge_samples(list(states), worth_B, used))
+
 
 # %% ../nbs/08e_second_look.ipynb #b0a6000e
 SEED = 20_231_128  # of masks that nobody else is likely to draw
 
 
-def _predict_picks(model, picks: list[int], num_samples: int, inputs, generator, device) -> Tensor:
-    "log_probs_B_K_C of the picks under new parameter samples, or under those that there are."
-    if not isinstance(model, nn.Module):
-        if inputs is not None:
-            raise ValueError("`inputs` are given with predictions; want them with a model, or left out")
-        return model[picks][:, :num_samples]
-    if inputs is None:
-        raise ValueError("`inputs` is None and the first argument a model; want the inputs of the pool, in its order")
-    chosen = inputs[torch.tensor(picks, device=inputs.device)] if isinstance(inputs, Tensor) else torch.stack([inputs[i] for i in picks])
-    return collect_log_probs(model, chosen, num_samples, generator=generator, device=device)
+def _take_inputs(inputs, points: list[int]) -> Tensor:
+    "Inputs of some points, from a tensor, an array, or a data set of inputs or of (input, label)."
+    if hasattr(inputs, "shape"):
+        inputs = torch.as_tensor(inputs)
+        return inputs[torch.tensor(points, device=inputs.device)]
+    if not (hasattr(inputs, "__getitem__") and hasattr(inputs, "__len__")):
+        found = "None and the first argument a model" if inputs is None else f"a {type(inputs).__name__}"
+        raise ValueError(f"`inputs` is {found}; want the inputs of the pool, in its order: a tensor or a data set")
+    items = (inputs[i] for i in points)
+    return torch.stack([torch.as_tensor(x[0] if isinstance(x, (tuple, list)) else x) for x in items])
+
+
+def _predict_picks(model, points: list[int], num_samples: int, inputs, generator, device) -> Tensor:
+    "log_probs_B_K_C of points under new parameter samples, or under those that there are."
+    if isinstance(model, nn.Module):
+        return collect_log_probs(model, _take_inputs(inputs, points), num_samples, generator=generator, device=device)
+    if inputs is not None:
+        raise ValueError("`inputs` are given with predictions; want them with a model, or left out")
+    return as_float_tensor(model[points], "model_or_log_probs")[:, :num_samples]
+
 
 # %% ../nbs/08e_second_look.ipynb #b0a6000f
-def _check_picks(model_or_log_probs, picks, inputs) -> list[int]:
+def _count_points(model_or_log_probs, inputs) -> int:
+    "How many points the pool has."
+    pool, name = (inputs, "inputs") if isinstance(model_or_log_probs, nn.Module) else (model_or_log_probs, "model_or_log_probs")
+    if name == "model_or_log_probs" and not hasattr(pool, "shape"):
+        raise ValueError(f"`{name}` is a {type(pool).__name__}; want a model with dropout, or predictions (N, K, C)")
+    if not (hasattr(pool, "__len__") and hasattr(pool, "__getitem__")):
+        found = "None and the first argument a model" if pool is None else f"a {type(pool).__name__}"
+        raise ValueError(f"`{name}` is {found}; want the inputs of the pool, in its order: a tensor or a data set")
+    return len(pool)
+
+
+def _check_picks(picks, N: int) -> list[int]:
     "Positions, in the order in which they were picked."
-    picks = picks.indices if isinstance(picks, CandidateBatch) else picks
-    pool = inputs if isinstance(model_or_log_probs, nn.Module) else model_or_log_probs
-    found = check_positions(picks, math.inf if pool is None else len(pool), "picks")
-    picks = [int(i) for i in picks]
+    picks = list(picks.indices if isinstance(picks, CandidateBatch) else picks)
+    try:
+        found = check_positions(picks, N, "picks")
+    except ValueError as e:
+        alone = f"; if these are the picks alone, their positions are `range({N})`" if N == len(picks) else ""
+        raise ValueError(f"{e}{alone}") from None
     if len(found) < len(picks):
         raise ValueError(f"`picks` names {len(found)} different points in {len(picks)} places; want each once")
-    return picks
+    return [int(i) for i in picks]
+
 
 # %% ../nbs/08e_second_look.ipynb #b0a60010
 def judge_batch(
@@ -109,24 +131,29 @@ def judge_batch(
     picks: CandidateBatch | Iterable[int],  # positions in the pool, in their order
     num_samples: int = 10_000,  # parameter samples, K, to draw from a model, or to use at most of those that there are
     *,
-    inputs=None,  # with a model: inputs of the pool, a tensor or a data set whose items are inputs
+    inputs=None,  # with a model: inputs of the pool, a tensor, an array or a data set
+    pending: Iterable[int] = (),  # positions already out for labelling, as in the search: worth is beyond them
     num_configurations: int = 4_000,  # configurations of labels to draw, M
     generator: torch.Generator | None = None,  # for masks and labels; None is a fresh one with a seed of its own
     device=None,  # where to compute; None means where model or predictions lie
     progress: bool = False,  # show a progress bar
 ) -> CandidateBatch:  # scores: joint information of picks 0..i under these samples, nats
-    "What picks are worth under many parameter samples: scores with errors over labels and samples, and without bias."
+    """What picks are worth under many parameter samples: scores with errors over labels and samples, and without bias.
+
+    Samples that took part in picking flatter the picks: collect predictions to judge by with another generator, since
+    without one `collect_log_probs` draws the same masks each time."""
     num_samples = check_count(num_samples, "num_samples")
     M = check_count(num_configurations, "num_configurations", 2)
     generator = torch.Generator().manual_seed(SEED) if generator is None else check_generator(generator)
-    picks = _check_picks(model_or_log_probs, picks, inputs)
+    N = _count_points(model_or_log_probs, inputs)
+    picks, pending = _check_picks(picks, N), check_positions(pending, N, "pending")
     if not picks:
         return CandidateBatch([], [], [], [])
-    log_probs_B_K_C = _predict_picks(model_or_log_probs, picks, num_samples, inputs, generator, device)
+    log_probs_B_K_C = _predict_picks(model_or_log_probs, pending + picks, num_samples, inputs, generator, device)
     judge = _Judge(Predictions(log_probs_B_K_C, None, device), M, generator)
     for part_m in _in_blocks(judge, progress):
         judge.judge(part_m)
-    return judge.report(picks)
+    return judge.report(len(pending), picks)
 
 # %% ../nbs/08e_second_look.ipynb #b0a60011
 ENTRIES = 2**22  # of posteriors that are worked on at a time

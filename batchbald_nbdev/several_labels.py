@@ -264,6 +264,8 @@ def _thin(state: WeightedJointEntropy) -> WeightedJointEntropy:
 class _SmallGroups(Racing):
     "Groups whose configurations fit in one table, searched as single labels are."
 
+    judged_by = ""  # nothing that takes several labels
+
     def __init__(self, pool: LabelPredictions, num_samples: int, pending, generator, max_bytes: int, **options):
         self.per_point = pool.count_variables()
         super().__init__(pool, num_samples, pending, generator, max_bytes, **options)
@@ -318,6 +320,8 @@ ROUGH, FEW, FINAL = 256, 64, 16  # configurations of a rough look and of the bat
 
 class _LargeGroups(BatchBALD):
     "Groups of more configurations: those with large sums are looked at roughly, and the best of these in full."
+
+    judged_by = ""
 
     def __init__(self, pool: LabelPredictions, num_samples: int, pending, generator, max_bytes: int, lazy: bool):
         self.per_point, self.lazy = pool.count_variables(), lazy

@@ -27,6 +27,7 @@ PROMISED = {
     "limit": {"method", "labels", "N", "M", "threads", "seconds", "peak_bytes", "times_bald", "times_read", "times_one_thread"},
     "growth": {"axis", "N", "K", "C", "M", "B", "seconds", "bald_seconds", "times_bald", "finite", "smallest_gain", "ceiling_warning"},
     "quality": {"question", "labels", "N", "K", "M"},
+    "sure": {"network", "K", "part", "sets", "picks", "share", "score", "worth", "error", "bias", "bias_debiased", "held", "held_debiased", "below"},
     "late": {"question", "N", "K", "C", "B", "M", "told_apart"},
     "temperature": {"method", "temperature", "B", "trials", "mean_accuracies", "mean_accuracy", "gain", "gain_error", "labels_to_90", "distinct_share", "labels", "accuracy_quartiles"},
     "memory": {"method", "N", "M", "input", "seconds", "peak_bytes", "input_bytes"},

@@ -5,12 +5,14 @@ import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
+from torch.utils.data import DataLoader, TensorDataset
 
+from batchbald_nbdev.active_learning import derive_generator
 from batchbald_nbdev.all import *
 from batchbald_nbdev.information import plogp
 from batchbald_nbdev.kbald import compute_kbald
 from batchbald_nbdev.plain_batchbald import BiasWarning, get_plain_batchbald_batch
-from batchbald_nbdev.sampling_error import error_over_samples, leave_each_out, share_by_sample, tell_by_sample
+from batchbald_nbdev.sampling_error import FEWEST, error_over_samples, leave_each_out, share_by_sample, tell_by_sample
 from batchbald_nbdev.second_look import judge_batch
 
 pytestmark = pytest.mark.filterwarnings("ignore::batchbald_nbdev.all.CeilingWarning")
@@ -106,7 +108,7 @@ def test_the_error_is_the_spread_over_other_samples():
 def test_one_sample_or_equal_ones_have_nothing_to_say():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        one, same = get_batchbald_batch(pool(5, 1, 3), 3), get_batchbald_batch(pool(5, 1, 3).expand(5, 4, 3), 3)
+        one, same = get_batchbald_batch(pool(5, 1, 3), 3), get_batchbald_batch(pool(5, 1, 3).expand(5, FEWEST, 3), 3)
     assert one.sampling_errors is one.debiased_scores is one.at_least is None
     assert np.allclose(same.sampling_errors, 0, atol=1e-7) and np.allclose(same.debiased_scores, 0, atol=1e-6)
     assert get_batchbald_batch(pool(), 0).sampling_errors is None
@@ -114,12 +116,29 @@ def test_one_sample_or_equal_ones_have_nothing_to_say():
     assert old.configuration_errors is old.sampling_errors is old.debiased_scores is old.at_least is None
 
 
-@pytest.mark.parametrize("size, category, words", [(4, BiasWarning, "is worth at least .*judge_batch"), (12, CeilingWarning, "95% of it; picks after")])
+@pytest.mark.parametrize("size, category, words", [
+    (4, BiasWarning, "or more .*judge_batch"), (12, CeilingWarning, "than 95% of it, and picks after them say little.*judge_batch"),
+])
 def test_the_warning_has_the_numbers_of_the_batch(size, category, words):
     x = pool(40, 20, 4)
     with pytest.warns(CeilingWarning, match=words) as caught: batch = get_batchbald_batch(x, size)
     assert [w.category for w in caught] == [category] and caught[0].filename == __file__
-    assert f"scores {batch.scores[-1]:.2f} nats and is worth at least {batch.debiased_scores[-1]:.2f}" in str(caught[0].message)
+    told = f"{batch.debiased_scores[-1]:.2f} or more (standard error {batch.sampling_errors[-1]:.2f} over samples)"
+    assert f"scores {batch.scores[-1]:.2f} nats, without the bias of few samples {told}" in str(caught[0].message)
+
+
+@pytest.mark.parametrize("K", [2, 3, FEWEST - 1])
+def test_fewer_samples_say_nothing_of_their_own_error(K):
+    x, y = pool(12, K, 4), pool(5, K, 3, 1)
+    with pytest.warns(CeilingWarning, match=f"{K} samples are too few to say how much is missing"): batch = get_batchbald_batch(x, 6)
+    for silent in (batch, get_kbald_batch(x, 3), get_epig_batch(x, y, 3), judge_batch(x, [1, 2])):
+        assert silent.sampling_errors is silent.debiased_scores is silent.at_least is None
+
+
+def test_nothing_is_said_where_all_is_pending_already():
+    x = torch.cat([pool(3, FEWEST, 4)] * 2)  # copies tell nothing more
+    with pytest.warns(CeilingWarning) as caught: batch = get_batchbald_batch(x, 1, 10**5, pending=[0, 1, 2])
+    assert batch.scores[0] < 1 and "the first 1 of 1 picks and what is pending" in str(caught[0].message)
 
 
 def test_pairs_and_single_labels():
@@ -162,6 +181,18 @@ def test_a_second_look_is_the_joint_information():
     assert again.indices == batch.indices and again.at_least == batch.at_least and again.ceiling == math.log(50)
     assert np.allclose(again.sampling_errors, batch.sampling_errors, rtol=0.1) and np.allclose(again.debiased_scores, batch.debiased_scores, atol=0.03)
     assert judge_batch(x, [4], 20).ceiling == math.log(20)
+    assert judge_batch(x, iter([4, 1, 7]), num_configurations=20_000) == judged and judge_batch(x.numpy(), [4, 1, 7], num_configurations=20_000) == judged
+
+
+def test_a_second_look_beyond_what_is_pending():
+    x = pool(10, 50, 3)
+    batch = get_batchbald_batch(x, 2, 10**4, pending=[3, 6])
+    judged = judge_batch(x, batch, pending=[3, 6], num_configurations=20_000)
+    for b in range(2):
+        wanted = information(x[[3, 6, *batch.indices[: b + 1]]]) - information(x[[3, 6]])
+        assert abs(judged.scores[b] - wanted) <= 5 * judged.standard_errors[b] + 1e-6
+    assert np.allclose(judged.sampling_errors, batch.sampling_errors, rtol=0.2) and np.allclose(judged.debiased_scores, batch.debiased_scores, atol=0.05)
+    assert judged.indices == batch.indices and judged.at_least == batch.at_least
 
 
 def test_a_second_look_by_a_model_uses_the_inputs_at_the_picks():
@@ -170,6 +201,8 @@ def test_a_second_look_by_a_model_uses_the_inputs_at_the_picks():
     seen = judge_batch(model, [5, 2], 400, inputs=inputs, generator=torch.Generator().manual_seed(3))
     listed = judge_batch(model, [5, 2], 400, inputs=list(inputs), generator=torch.Generator().manual_seed(3))
     assert seen == listed and seen.indices == [5, 2] and seen.ceiling == math.log(400)
+    for given in (inputs.numpy(), TensorDataset(inputs), TensorDataset(inputs, torch.zeros(9))):
+        assert judge_batch(model, [5, 2], 400, inputs=given, generator=torch.Generator().manual_seed(3)) == seen
 
 
 @pytest.mark.parametrize("picks, options, name", [
@@ -180,8 +213,15 @@ def test_a_second_look_refuses_by_name(picks, options, name):
     with pytest.raises(ValueError, match=f"`{name}`"): judge_batch(pool(), picks, **options)
 
 
-def test_a_model_wants_inputs():
-    with pytest.raises(ValueError, match="`inputs` is None"): judge_batch(torch.nn.Linear(2, 2), [0])
+def test_a_model_wants_inputs_and_predictions_are_of_the_pool():
+    model = torch.nn.Linear(2, 2)
+    for picks in ([0], []):
+        with pytest.raises(ValueError, match="`inputs` is None"): judge_batch(model, picks)
+    for wrong in (DataLoader(torch.zeros(3, 2)), iter(torch.zeros(3, 2))):
+        with pytest.raises(ValueError, match=f"`inputs` is a {type(wrong).__name__}; want the inputs of the pool"): judge_batch(model, [0], inputs=wrong)
+    for wrong in (None, lambda x: x, [[1.0]]):
+        with pytest.raises(ValueError, match="`model_or_log_probs` is a .*; want a model with dropout, or predictions"): judge_batch(wrong, [0])
+    with pytest.raises(ValueError, match=r"`picks`.*if these are the picks alone, their positions are `range\(2\)`"): judge_batch(pool(2, 30), [7, 9])
 
 
 def test_the_command_judges_by_another_file(tmp_path):
@@ -191,4 +231,11 @@ def test_the_command_judges_by_another_file(tmp_path):
     assert all(row["worth"] > 0 and 0 < row["worth_error"] < 0.3 and row["sampling_error"] > 0 for row in rows)
     told = json.loads((tmp_path / "picks.json").read_text())
     assert told["picks"] == rows and told["judge"].endswith("other.npy") and {"worth", "worth_error", "debiased_score", "at_least"} <= set(told["columns"])
-    with pytest.raises(ValueError, match="`judge`.*less.npy has 5 points"): select_batch(tmp_path / "x.npy", size=3, judge=tmp_path / "less.npy")
+    np.save(tmp_path / "few.npy", x[:, 30:40])
+    wrong = {"less": "less.npy has 5 points", "few": "few.npy has 10 parameter samples; want 20 or more", "x": "begins with the parameter sample with which `predictions` begins"}
+    for name, message in wrong.items():
+        with pytest.raises(ValueError, match=f"`judge`.*{message}"): select_batch(tmp_path / "x.npy", size=3, judge=tmp_path / f"{name}.npy")
+    (tmp_path / "pending.txt").write_text("3\n4\n")
+    beyond = select_batch(tmp_path / "x.npy", size=3, judge=tmp_path / "other.npy", pending=tmp_path / "pending.txt")
+    judged = judge_batch(x[:, 30:], [row["position"] for row in beyond], pending=[3, 4], generator=derive_generator(0, "judge"))
+    assert [row["worth"] for row in beyond] == judged.debiased_scores
