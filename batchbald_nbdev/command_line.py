@@ -28,7 +28,7 @@ from .experiments import align_columns, compare_methods, format_summary
 from .methods import Method, Round, get_method, methods, names_in_words
 from .plain_batchbald import BiasWarning
 from batchbald_nbdev.prediction_files import (
-    find_positions, read_evaluation, read_images, read_judge, read_label_log_probs, read_lines, read_log_probs,
+    find_positions, read_evaluation, read_images, read_judge, read_lines, read_log_probs,
 )
 from .records import fail, refuse_dangling, write_csv, write_whole
 from .second_look import judge_batch
@@ -172,6 +172,10 @@ def _check_request(asked: dict) -> Method:
         pick = get_method(method)
     except ValueError as e:
         fail(str(e).replace("`name` is", "`method` is", 1))
+    asked["axes"] = asked["axes"] or ("NLKC" if asked["labels"] else "NKC")
+    if asked["labels"] != ("L" in asked["axes"]):
+        want = "an order of N, L, K and C with `labels`, one without an L else"
+        fail(f"`axes` is {asked['axes']!r} and `labels` {asked['labels']}; want {want}")
     if asked["labels"] and pick.select_labels is None:
         able = ", ".join(name for name, method in methods.items() if method.select_labels)
         fail(f"`method` is {method!r}, which is not made for several `labels` for each input; want one of: {able}")
@@ -194,8 +198,7 @@ def _check_request(asked: dict) -> Method:
 def _read_request(asked: dict) -> tuple:  # Round, names, images
     "What the method will see, and the names and images of the points, None where they have none."
     kind, how = asked["kind"], {key: asked[key] for key in ("axes", "renormalise")}
-    read = read_label_log_probs if asked["labels"] else read_log_probs
-    log_probs_N_K_C = read(asked["predictions"], kind, "predictions", **how)
+    log_probs_N_K_C = read_log_probs(asked["predictions"], kind, "predictions", **how)
     N, names = len(log_probs_N_K_C), read_lines(asked["ids"], "ids") if asked["ids"] else None
     if names is not None and (len(names) != N or len(set(names)) != N):
         found = f"`ids` names {len(set(names))} different points in {len(names)} lines"
@@ -320,9 +323,10 @@ def select_batch(
     predictions: str | Path,  # file with an array (N, K, C), by its ending: .npy, .npz, .pt, .parquet, .h5, ...
     *,
     kind: str = "log_probs",  # what it holds: log_probs, probs or logits
-    axes: str = "NKC",  # how it lies: N points, K samples, C classes; KNC, NCK, KCN, KKNC for chains and draws
+    # how it lies: N points, K samples, C classes; KNC, NCK, KCN, KKNC for chains and draws. None: NKC, or NLKC
+    axes: str | None = None,
     renormalise: bool = False,  # divide rounded probabilities by their sums, if none misses one by more than 0.05
-    labels: bool = False,  # several labels for each point: an array (N, L, K, C), `axes` any order of NLKC
+    labels: bool = False,  # several labels for each point: an array (N, L, K, C), padded with one certain class
     method: str = "batchbald",  # as in `get_method`: softmaxbald@0.25 names a temperature
     size: int = 10,  # points to pick
     # file of points already out for labelling, one per line: ids if there are `ids`, else positions
@@ -389,9 +393,10 @@ def _warn_of(asked: dict, pick: Method, round: Round) -> None:
 def batchbald_select(
     predictions: str,  # file with an array (N points, K samples, C classes): .npy, .npz, .pt, .h5, .zarr, .parquet, ...
     kind: str = "log_probs",  # what it holds: log_probs, probs or logits
-    axes: str = "NKC",  # how it lies: N points, K samples, C classes; KNC, NCK, KCN, KKNC for chains and draws
+    # how it lies: N points, K samples, C classes; KNC, NCK, KCN, KKNC for chains and draws (default: NKC, or NLKC)
+    axes: str = None,
     renormalise: store_true = False,  # divide rounded probabilities by their sums, if none misses one by more than 0.05
-    labels: store_true = False,  # several labels for each point: an array (N, L, K, C), axes any order of NLKC
+    labels: store_true = False,  # several labels for each point: an array (N, L, K, C), padded with one certain class
     method: str = "batchbald",  # see below
     size: int = 10,  # points to pick
     # file of points already out for labelling, one per line: ids if there are ids, else positions from 0

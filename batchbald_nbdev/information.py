@@ -29,13 +29,26 @@ def check_axes(shape, name: str = "log_probs_N_K_C", points: str = "N points") -
     shape = tuple(shape)
     if len(shape) != 3 or 0 in shape:
         axes = f"three non-empty axes ({points}, K parameter samples, C classes)"
-        more = "; for several labels for each input see `compute_multilabel_bald` and its kin" * (len(shape) == 4)
+        more = "; several labels for each input are for `compute_multilabel_bald` and its kin in `batchbald_nbdev.several_labels`" * (len(shape) == 4)
         raise ValueError(f"`{name}` has shape {shape}; want {axes}{more}")
     if shape[2] == 1:
         found = f"`{name}` has shape {shape}, one class, whose probability can only be 1"
         columns = "[1 - p, p] for a probability p, as logarithms [-softplus(z), -softplus(-z)] for a logit z"
         columns += ", as `doors.as_two_classes` makes them"
         raise ValueError(f"{found}; want a column for each of two classes: {columns}")
+    return shape
+
+def check_label_axes(shape, name: str) -> tuple[int, int, int, int]:
+    "The same for several labels: sizes of four axes, N, L, K and C."
+    shape = tuple(shape)
+    if len(shape) != 4 or 0 in shape:
+        axes = "four non-empty axes (N points, L labels, K parameter samples, C classes)"
+        two = "for probabilities p of 1 (N, L, K) the logarithm of `torch.stack([1 - p, p], -1)`"
+        more = f"; for one label for each point `x[:, None]`, {two}" * (len(shape) == 3)
+        raise ValueError(f"`{name}` has shape {shape}; want {axes}{more}")
+    if shape[-1] == 1:
+        both = "a column for each of two classes, for logits z `torch.stack([logsigmoid(-z), logsigmoid(z)], -1)`"
+        raise ValueError(f"`{name}` has shape {shape}, one class, whose probability can only be 1; want {both}")
     return shape
 
 # %% ../nbs/00_information.ipynb #85edd9fd
@@ -49,31 +62,32 @@ ROUNDING = 5e-2  # most that a row of rounded probabilities misses one by: ten c
 
 def _classes_elsewhere(probs_n_K_C: Tensor, kind: str, axes: str = "NKC") -> str:
     "What to tell someone whose probabilities sum to one over another axis, in the terms of `axes`; else nothing."
-    for place, letter in enumerate("NK") if len(axes) == 3 else ():
+    several = "L" in axes  # points and labels are one axis here
+    for place, letter in enumerate("NK") if len(axes) == 3 else [(1, "K")] * several:
         if probs_n_K_C.shape[place] > 1 and (probs_n_K_C.sum(place) - 1).abs().max() < ROUNDING:
             at = axes.index(letter)
-            first, second = _axes_with_classes(at)
+            first, second = (axes.translate(str.maketrans("KC", "CK")), "") if several else _axes_with_classes(at)
             found = f"sums to one over axis {at} and not over axis {axes.index('C')}, so the classes lie there"
             asked = f"kind={kind!r}, axes={first!r}".replace("'", '"').removeprefix('kind="log_probs", ')
-            other = f"{second} if samples come before points"
-            return f"{found}; convert it with `as_log_probs(x, {asked})`, or with {other}"
+            other = f", or with {second} if samples come before points" * bool(second)
+            return f"{found}; convert it with `as_log_probs(x, {asked})`{other}"
     return ""
 
 # %% ../nbs/00_information.ipynb #97be708c
 def _likely_mistake(log_probs_n_K_C: Tensor, axes: str = "NKC") -> str:
     "What to tell someone whose rows do not sum to one."
-    x = log_probs_n_K_C.double()
+    x, lying = log_probs_n_K_C.double(), f', axes="{axes}"' * ("L" in axes)
     if x.isnan().any():
         return "contains NaN; find the inputs on which the model's output is not finite"
     if (x == math.inf).any():
         return "contains +inf; log-probabilities are at most 0"
     if x.min() >= 0 and (x.sum(-1) - 1).abs().max() < ROUNDING:
-        return 'looks like probabilities; convert it with `as_log_probs(x, kind="probs")`'
+        return f'looks like probabilities; convert it with `as_log_probs(x, kind="probs"{lying})`'
     if (x.exp().sum(-1) - 1).abs().max() < ROUNDING:
         stored = "if it was stored with fewer digits than it has now, renormalise it with `x.log_softmax(-1)`"
         return f"is nearly normalised; {stored}"
     kind, probs_n_K_C = ("probs", x) if x.min() >= 0 else ("log_probs", x.exp())
-    unnormalised = 'is not normalised; if these are logits, convert them with `as_log_probs(x, kind="logits")`'
+    unnormalised = f'is not normalised; if these are logits, convert them with `as_log_probs(x, kind="logits"{lying})`'
     return _classes_elsewhere(probs_n_K_C, kind, axes) or unnormalised
 
 # %% ../nbs/00_information.ipynb #56022ccc
@@ -249,9 +263,10 @@ def _refuse_no_logits(x: Tensor) -> None:
 
 # %% ../nbs/00_information.ipynb #b3e8045e
 _SEVERAL_LABELS = (
-    "independent sigmoids (several labels each) are for `compute_multilabel_bald`; a softmax would be wrong: "
-    "it makes samples (0, 0) and (1, 1) equal, BALD 0 in place of log 2"
+    "independent sigmoids (several labels each) want `torch.stack([1 - p, p], -1)` and `compute_multilabel_bald`; "
+    "a softmax makes (0, 0) and (1, 1) equal: BALD 0 for log 2"
 )
+
 
 # %% ../nbs/00_information.ipynb #805827d1
 def _why_no_probs(x: Tensor, off_N_K_1: Tensor, slack: float, axes: str) -> str:
@@ -277,17 +292,23 @@ def _refuse_no_probs(x: Tensor, sums_N_K_1: Tensor, renormalise: bool, axes: str
 
 # %% ../nbs/00_information.ipynb #81d1363d
 def _check_axis_names(axes) -> str:
-    if not isinstance(axes, str) or set(axes) != set("NKC") or axes.count("N") + axes.count("C") > 2:
-        orders = "NKC, KNC, NCK, KCN, CNK, CKN, or KKNC for chains and draws"
+    one = isinstance(axes, str) and set(axes) == set("NKC") and axes.count("N") + axes.count("C") == 2
+    if not (one or isinstance(axes, str) and sorted(axes) == sorted("NLKC")):
+        orders = "NKC, KNC, NCK, KCN, CNK, CKN, or KKNC for chains and draws; with an L for several labels, NLKC"
         raise ValueError(f"`axes` is {axes!r}; want the order of N, C and one K or more: {orders}")
     return axes
 
+
 # %% ../nbs/00_information.ipynb #0f176ec3
 def _arrange(x, axes: str) -> Tensor:
-    "`x` with the axes N, K, C, in the same memory if possible."
-    x, order = as_float_tensor(x, "x"), sorted(range(len(axes)), key=lambda at: "NKC".index(axes[at]))
+    "`x` with the axes N, K, C, or N, L, K, C, in the same memory if possible."
+    x, order = as_float_tensor(x, "x"), sorted(range(len(axes)), key=lambda at: "NLKC".index(axes[at]))
     if x.ndim == len(axes):
-        return x.permute(order).flatten(1, -2)
+        x = x.permute(order)
+        if "L" not in axes:
+            return x.flatten(1, -2)
+        check_label_axes(x.shape, "x")
+        return x
     found = f"`x` has shape {tuple(x.shape)}"
     if axes != "NKC":
         raise ValueError(f"{found}, and `axes` names {len(axes)} axes; want one letter for each")
@@ -298,16 +319,21 @@ def _arrange(x, axes: str) -> Tensor:
 def as_log_probs(
     x,  # predictions (N, K, C), tensor or array
     kind: str = "log_probs",  # what `x` holds: "probs", "logits" or "log_probs"
-    axes: str = "NKC",  # how it lies: N points, K samples, C classes; "KNC", "NCK", "KCN", "KKNC" for chains and draws
+    axes: str = "NKC",  # how it lies: N points, K samples, C classes; "KNC", "NCK", "KCN", "KKNC" for chains and draws; with L, NLKC
     *,
     renormalise: bool = False,  # divide rounded probabilities by their sums, if none misses one by more than 0.05
-) -> Tensor:  # log_probs_N_K_C; what was converted is float64 if `x` was, else float32
+) -> Tensor:  # log_probs_N_K_C, or log_probs_N_L_K_C; what was converted is float64 if `x` was, else float32
     "Natural-log class probabilities from predictions of another kind, or with axes in another order."
     if kind not in ("probs", "logits", "log_probs"):
         raise ValueError(f"`kind` is {kind!r}; want 'probs', 'logits' or 'log_probs'")
-    atol = ROUNDING if renormalise else None
-    predictions = Predictions(_arrange(x, _check_axis_names(axes)), name="x", axes=axes, atol=atol)
-    x = predictions.log_probs_N_K_C
+    x = _arrange(x, _check_axis_names(axes))
+    if x.ndim == 4:
+        return _convert(x.flatten(0, 1), kind, axes, renormalise).unflatten(0, x.shape[:2])
+    return _convert(x, kind, axes, renormalise)
+
+
+def _convert(x: Tensor, kind: str, axes: str, renormalise: bool) -> Tensor:  # log_probs_N_K_C
+    predictions = Predictions(x, name="x", axes=axes, atol=ROUNDING if renormalise else None)
     if kind == "logits":
         _refuse_no_logits(x)
         return x.to(predictions.dtype).log_softmax(-1)

@@ -43,6 +43,7 @@ from batchbald_nbdev.kbald import (
 from batchbald_nbdev.several_labels import (
     compute_multilabel_bald,
     compute_summed_bald,
+    get_multilabel_bald_batch,
     get_multilabel_batchbald_batch,
 )
 from batchbald_nbdev.stochastic import (
@@ -258,7 +259,7 @@ def _group_scores(round: Round) -> Tensor:
 
 
 def _group_bald(round: Round) -> CandidateBatch:
-    return get_top_k_batch(_group_scores(round), round.batch_size)
+    return get_multilabel_bald_batch(round.log_probs_N_K_C, round.batch_size, round.num_samples)
 
 
 def _summed_bald(round: Round) -> CandidateBatch:

@@ -142,6 +142,7 @@ def _read_array(path: Path, name: str = "predictions"):
 _OPTIONS = (  # what `as_log_probs` says to people who write Python, and what it means here
     (r"convert (?:it|them) with `as_log_probs\(x, (.*?)\)`", r"add \1"),
     (r'`?\b(kind|axes)="(\w+)"`?(?:,| and(?= `renorm))?', r"--\1 \2"),
+    (r"`compute_multilabel_bald`", "--labels"),
     (r"`renormalise=True`", "--renormalise"),
     (r"renormalise it with `x\.log_softmax\(-1\)`", "add --kind logits, which renormalises"),
     (r"is `kind` right\?", "is --kind right?"),
@@ -159,22 +160,6 @@ def read_log_probs(path: str, kind: str, name: str, **how) -> torch.Tensor:
         message = re.sub(pattern, option, message)
     fail(f"`{name}`: {path} {message.removeprefix('`x` ')}" if message.startswith("`x` ") else message)
 
-
-def read_label_log_probs(path: str, kind: str, name: str, axes: str, renormalise: bool) -> torch.Tensor:
-    "Predictions of several labels for each point, log_probs_N_L_K_C."
-    x, axes = _read_array(Path(path), name), "NLKC" if axes == "NKC" else axes
-    if sorted(axes) != sorted("NLKC"):
-        fail(f"`axes` is {axes!r}; want an order of N, L, K and C, since `labels` says that there are several")
-    if len(x.shape) != 4 or 0 in x.shape:
-        fail(f"`{name}`: {path} has shape {tuple(x.shape)}; want four non-empty axes {axes}, since `labels` says so")
-    x = as_tensor(x).permute(*map(axes.index, "NLKC"))
-    try:
-        return as_log_probs(x.flatten(0, 1), kind, renormalise=renormalise).view(x.shape)
-    except ValueError as e:
-        message = str(e)
-    for pattern, option in _OPTIONS:
-        message = re.sub(pattern, option, message)
-    fail(f"`{name}`: {path} {message.removeprefix('`x` ')}")
 
 # %% ../nbs/94a_prediction_files.ipynb #ad6a3d61
 def read_evaluation(path: str | None, kind: str, log_probs_N_K_C: torch.Tensor, **how) -> torch.Tensor | None:

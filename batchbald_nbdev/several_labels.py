@@ -9,6 +9,7 @@ __all__ = ['compute_summed_bald', 'compute_multilabel_bald', 'get_multilabel_bat
 import math
 from collections.abc import Iterable, Iterator
 from copy import copy
+from dataclasses import replace
 
 import torch
 from fastcore.basics import patch
@@ -18,28 +19,16 @@ from .bald import CandidateBatch, first_best, get_top_k_batch
 from .batchbald import Racing, Rows, check_race_error, draw_levels, mean_gains, share_left
 from batchbald_nbdev.checks import (
     as_float_tensor, as_tensor, brief, check_batch_size, check_count, check_generator, check_positions, choose_device,
-    choose_dtype, full_precision,
+    choose_dtype, full_precision, warn,
 )
-from .information import BLOCK_ELEMENTS, Predictions, needs_disagreement, plogp
+from .information import BLOCK_ELEMENTS, Predictions, check_label_axes, needs_disagreement, plogp
 from .joint_entropy import FEW_CLASSES, NOTHING, WeightedJointEntropy, entropies_left, resample
-from .plain_batchbald import BatchBALD, pick_batch
+from .plain_batchbald import WARN_SHARE, BatchBALD, CeilingWarning, pick_batch
 from .resampling import choose_survivors, find_places
 from .sampling_error import sum_over_configurations
 
 # %% ../nbs/07a_several_labels.ipynb #5e7a0010
 NAME = "log_probs_N_L_K_C"
-
-
-def _check_label_axes(shape) -> tuple[int, int, int, int]:
-    shape = tuple(shape)
-    if len(shape) != 4 or 0 in shape:
-        axes = "four non-empty axes (N points, L labels, K parameter samples, C classes)"
-        one = "; one label for each point is `x[:, None]`" * (len(shape) == 3)
-        raise ValueError(f"`{NAME}` has shape {shape}; want {axes}{one}")
-    if shape[-1] == 1:
-        both = "a column for each of two classes, for logits z `torch.stack([logsigmoid(-z), logsigmoid(z)], -1)`"
-        raise ValueError(f"`{NAME}` has shape {shape}, one class, whose probability can only be 1; want {both}")
-    return shape
 
 # %% ../nbs/07a_several_labels.ipynb #5e7a0011
 def _check_mask(mask_N_L, N: int, L: int) -> Tensor | None:
@@ -62,7 +51,7 @@ class LabelPredictions:
 
     def __init__(self, log_probs_N_L_K_C, dtype: torch.dtype | None = None, device=None, mask_N_L=None):
         self.log_probs_N_L_K_C = as_float_tensor(log_probs_N_L_K_C, NAME)
-        self.shape = N, L, K, C = _check_label_axes(self.log_probs_N_L_K_C.shape)
+        self.shape = N, L, K, C = check_label_axes(self.log_probs_N_L_K_C.shape, NAME)
         self.mask_N_L = _check_mask(mask_N_L, N, L)
         self.dtype = choose_dtype(self.log_probs_N_L_K_C, dtype)
         self.device = choose_device(device, self.log_probs_N_L_K_C)
@@ -88,7 +77,7 @@ def take(self: LabelPredictions, points: Tensor) -> Tensor:  # log_probs_n_L_K_C
 def __getitem__(self: LabelPredictions, points: Tensor) -> Tensor:
     "Checked probabilities of some points, probs_n_L_K_C."
     log_probs_n_L_K_C = self.take(points)
-    flat = Predictions(log_probs_n_L_K_C.flatten(0, 1), self.dtype, name=NAME)
+    flat = Predictions(log_probs_n_L_K_C.flatten(0, 1), self.dtype, name=NAME, axes="NLKC")
     return flat[:].view(log_probs_n_L_K_C.shape)
 
 
@@ -372,7 +361,8 @@ def look(self: _LargeGroups) -> tuple[Tensor, Tensor]:  # positions, rough_n
 def best(self: _LargeGroups) -> tuple[int, float]:
     "The best of those that look best, and its gain."
     found_n, rough_n = self.look()
-    found_n = found_n[rough_n.topk(min(FINAL, len(rough_n))).indices].sort().values
+    order_n = (rough_n / self.tolerance).round().argsort(descending=True, stable=True)  # ties by their place
+    found_n = found_n[order_n[:FINAL]].sort().values
     gains_n = self.gains(found_n)
     at = first_best(gains_n, self.tolerance)
     return found_n[at].item(), gains_n[at].item()
@@ -435,6 +425,14 @@ def get_multilabel_bald_batch(
     mask_N_L=None,  # True where there is a label; None: everywhere
     pending: Iterable[int] = (),  # positions already out for labelling; never returned
 ) -> CandidateBatch:  # scores: each point's `compute_multilabel_bald`, nats
-    "Top-k of the groups' own scores. The draws take these scores: `get_softmax_batch(compute_multilabel_bald(x), 10)`."
+    """Top-k of the groups' own scores. The draws take these scores: `get_softmax_batch(compute_multilabel_bald(x), 10)`.
+
+    Warns (`CeilingWarning`) where picks score nearly log K, since groups of many labels do so however many they have."""
     scores_N = compute_multilabel_bald(log_probs_N_L_K_C, num_samples, dtype, device, mask_N_L=mask_N_L)
-    return get_top_k_batch(scores_N, batch_size, pending=pending)
+    batch = get_top_k_batch(scores_N, batch_size, pending=pending)
+    K = as_float_tensor(log_probs_N_L_K_C, NAME).shape[2]
+    if near := sum(score > WARN_SHARE * math.log(K) > 0 for score in batch.scores):
+        found = f"{near} of {len(batch.scores)} picks score more than {WARN_SHARE:.0%} of log K = {math.log(K):.3f} nats"
+        known = f"all that K = {K} parameter samples can tell, so that their order says little"
+        warn(f"{found}, {known}; use more parameter samples, or fewer labels of each input.", CeilingWarning)
+    return replace(batch, ceiling=math.log(K))
