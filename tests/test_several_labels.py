@@ -290,6 +290,44 @@ def test_functions_of_one_label_say_where_several_are_scored():
             call(x)
 
 
+def test_labels_are_converted_from_any_order_of_the_axes():
+    x = pool(4, 3, 5, 2)
+    for axes in ("NLKC", "KNLC", "NLCK", "CKLN"):
+        turned = x.permute(["NLKC".index(axis) for axis in axes])
+        assert torch.equal(as_log_probs(turned.exp(), kind="probs", axes=axes), as_log_probs(x.exp(), kind="probs", axes="NLKC"))
+    p_N_L_K = x[..., 1].exp()
+    found = as_log_probs(torch.stack([1 - p_N_L_K, p_N_L_K], -1), kind="probs", axes="NLKC")
+    assert torch.allclose(found, x, atol=1e-12)
+
+
+def test_messages_name_the_conversion_of_several_labels():
+    x = pool(4, 3, 5, 2)
+    for call in (compute_multilabel_bald, lambda x: get_multilabel_batchbald_batch(x, 2)):
+        with pytest.raises(ValueError, match=r'kind="probs", axes="NLKC"'):
+            call(x.exp())
+        with pytest.raises(ValueError, match=r'axes="NLCK"'):
+            call(x.transpose(2, 3).contiguous())
+        with pytest.raises(ValueError, match=r"torch.stack\(\[1 - p, p\], -1\)"):
+            call(x[..., 1].exp())
+    for axes in ("NLK", "LKC", "NLLC"):
+        with pytest.raises(ValueError, match="`axes`"):
+            as_log_probs(x, axes=axes)
+
+
+def test_scores_near_the_ceiling_are_warned_of():
+    x = pool(6, 8, 4, 2, scale=9.0)
+    with pytest.warns(CeilingWarning, match=r"\d of 3 picks score more than .* log K = 1.386"):
+        batch = get_multilabel_bald_batch(x, 3)
+    assert batch.ceiling == pytest.approx(math.log(4)) and max(batch.scores) <= batch.ceiling
+
+
+@pytest.mark.parametrize("L", [3, 12])
+def test_ties_go_to_the_lowest_place(L):
+    x = pool(1, L, 6, 2).expand(40, L, 6, 2)
+    assert get_multilabel_batchbald_batch(x, 1).indices == [0]
+    assert get_multilabel_batchbald_batch(x, 1, pending=[0, 1]).indices == [2]
+
+
 def test_identical_samples_are_warned_of_by_name():
     x = pool(4, 3, 1, 2).expand(4, 3, 5, 2)
     with pytest.warns(IdenticalSamplesWarning, match=r"`log_probs_N_L_K_C` has K = 5.*\(axis 2\)"):
