@@ -17,7 +17,7 @@ from batchbald_nbdev.checks import (
     as_float_tensor, check_count, check_generator, check_room, choose_device, choose_dtype, full_precision,
 )
 from .information import Predictions, plogp
-from .resampling import choose_survivors, find_places, find_threshold
+from .resampling import BLOCK, choose_survivors, find_heavy, find_places
 
 
 # %% ../nbs/02_joint_entropy.ipynb #01a9bbe3
@@ -299,8 +299,7 @@ def resample(
         if alive < len(weights_M):
             alive_m = (weights_M > 0).nonzero()[:, 0]
         return alive_m, weights_M[alive_m]
-    threshold = find_threshold(weights_M[None], num_samples)[0, 0]
-    heavy_h = (weights_M > threshold).nonzero()[:, 0]
+    threshold, heavy_h = find_heavy(weights_M, num_samples)
     places = num_samples - len(heavy_h)
     cumulative_M = weights_M.index_fill(0, heavy_h, 0).cumsum_(0)
     # systematic resampling: one shift for all places
@@ -353,6 +352,20 @@ def compute_gains(self: WeightedJointEntropy, log_probs_N_K_C) -> Tensor:  # gai
     "What each candidate's label would tell about the parameters beyond the labels added so far (eq. 27)."
     return torch.cat([self._gains(p) for p in self._probs(log_probs_N_K_C)])
 
+# %% ../nbs/02_joint_entropy.ipynb #aa288168
+@full_precision
+def _branch(weights_M: Tensor, posteriors_M_K: Tensor, probs_K_C: Tensor) -> tuple[Tensor, Tensor]:
+    "The label's entropy under each configuration, entropies_M, and the weights of all children, weights_MC."
+    M, C = len(weights_M), probs_K_C.shape[1]
+    step = max(1, BLOCK // C) if weights_M.device.type == "cpu" else M  # parts stay in a processor's cache
+    entropies, weights_M_C = [], weights_M.new_empty(M, C)
+    for part in zip(*(x.split(step) for x in (weights_M, posteriors_M_K, weights_M_C))):
+        weights_m, posteriors_m_K, weights_m_C = part
+        probs_C_m = _label_probs(posteriors_m_K, probs_K_C)
+        entropies.append(-plogp(probs_C_m).sum(0, dtype=torch.double))
+        weights_m_C.copy_(probs_C_m.T).mul_(weights_m[:, None])
+    return torch.cat(entropies), weights_M_C.flatten()
+
 # %% ../nbs/02_joint_entropy.ipynb #aa288167
 @patch
 def _add(self: WeightedJointEntropy, probs_K_C: Tensor):
@@ -361,10 +374,9 @@ def _add(self: WeightedJointEntropy, probs_K_C: Tensor):
     check_room(M * C * 49, "num_samples", f"{M * C:,} configurations to choose from", self.weights_M.device)
     entropies_K = -plogp(probs_K_C).sum(-1).double()
     known_K = self.weights_M @ self.posteriors_M_K.double()
-    probs_C_M = _label_probs(self.posteriors_M_K, probs_K_C)
-    gain = -plogp(probs_C_M).sum(0, dtype=torch.double) @ self.weights_M - entropies_K @ known_K  # as in `_gains`
-    weights_MC = _child_weights(self.weights_M, probs_C_M)
-    gain, noise, alive = torch.stack([gain, entropies_K.mean(), (weights_MC > 0).sum()]).tolist()  # one wait for a GPU
+    entropies_M, weights_MC = _branch(self.weights_M, self.posteriors_M_K, probs_K_C)
+    gain = entropies_M @ self.weights_M - entropies_K @ known_K  # as in `_gains`
+    gain, noise, alive = torch.stack([gain, entropies_K.mean(), weights_MC.count_nonzero()]).tolist()  # one wait
     self.information += max(gain, 0.0)
     self.noise += noise
     self.exact = self.exact and alive <= self.num_samples

@@ -37,14 +37,26 @@ def find_threshold(weights_R_M: Tensor, num_samples: int) -> Tensor:  # threshol
     "What is heavier survives as it is; the others share the places that are left. 0 where fewer are alive."
     if weights_R_M.device.type != "cpu":
         return _sorted_threshold(weights_R_M, num_samples)
-    if len(weights_R_M) == 1 and weights_R_M.shape[1] > 16 * num_samples:  # few matter
-        total = weights_R_M.sum()
-        least = total / num_samples / 8
-        large_1_m = weights_R_M[:, weights_R_M[0] > least]
-        threshold_1_1 = _settle(large_1_m, total - large_1_m.sum(), num_samples)
-        if threshold_1_1 >= least:
-            return threshold_1_1
     return _settle(weights_R_M, torch.zeros_like(weights_R_M[:, :1]), num_samples)
+
+
+BLOCK = 2**17  # weights that a processor looks at at a time, so that they stay in its cache
+
+
+def find_heavy(weights_M: Tensor, num_samples: int) -> tuple[Tensor, Tensor]:
+    "The threshold of one row, and the positions of what is heavier."
+    if weights_M.device.type == "cpu" and len(weights_M) > 16 * num_samples:  # few matter
+        total = weights_M.sum()
+        least = total / num_samples / 8
+        parts = weights_M.split(BLOCK)
+        large_h = torch.cat([(part > least).nonzero()[:, 0] + BLOCK * at for at, part in enumerate(parts)])
+        weights_h = weights_M[large_h]
+        threshold = _settle(weights_h[None], total - weights_h.sum(), num_samples)[0, 0]
+        if threshold >= least:
+            return threshold, large_h[weights_h > threshold]
+    threshold = find_threshold(weights_M[None], num_samples)[0, 0]
+    return threshold, (weights_M > threshold).nonzero()[:, 0]
+
 
 # %% ../nbs/92e_resampling.ipynb #7d10a3c5
 def choose_survivors(weights_R_M: Tensor, num_samples: int, shifts_R_1: Tensor) -> tuple[Tensor, Tensor]:
