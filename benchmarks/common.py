@@ -271,6 +271,14 @@ def make_record(args: argparse.Namespace, rows: list[dict], **facts) -> dict:
     }
 
 
+def read_rows(args) -> list[dict]:
+    "Rows that an earlier run with the same form and seed has finished."
+    if args.fresh or not args.out.exists():
+        return []
+    record = json.loads(args.out.read_text())
+    return record["rows"] if (record["form"], record["seed"]) == (args.form, args.seed) else []
+
+
 def save_record(args: argparse.Namespace, record: dict) -> None:
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

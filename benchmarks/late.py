@@ -7,8 +7,9 @@
    same search with `race_error=0` evaluates every candidate that may win, at every pick. Both batches are judged by log K less what is
    left unknown about the parameters, under 10 times the configurations.
 
-Quick: pools of 2,000 points and of 500. Full: 20,000 points, K = 100, and 5,000 points, K = 1,000, for the price; for the worth 15 pools of
-2,000 points with K = 100 and 5 of 500 points with K = 1,000. Networks trained on 20 digits.
+Quick: pools of 2,000 points and of 500. Full: 20,000 points, K = 100, and 5,000 points, K = 1,000, for the price; for the worth 17 pools of
+2,000 points with K = 100 and 3 of 500 points with K = 1,000. Networks trained on 20 digits. Each pool is saved when it is done, and a
+second run goes on from there.
 """
 
 import math
@@ -30,7 +31,7 @@ PRICE = {
 WORTH = {
     "tiny": [dict(pools=2, N=60, K=20, sizes=(10, 30))],
     "quick": [dict(pools=2, N=500, K=100, sizes=(30, 60))],
-    "full": [dict(pools=15, N=2_000, K=100, sizes=(50, 100)), dict(pools=5, N=500, K=1_000, sizes=(50, 100))],
+    "full": [dict(pools=17, N=2_000, K=100, sizes=(50, 100)), dict(pools=3, N=500, K=1_000, sizes=(50, 100))],
 }
 ALLOWED = -0.001  # of the joint information
 
@@ -56,10 +57,13 @@ def information_by_left(log_probs_B_K_C: Tensor, M: int, generator: torch.Genera
     return math.log(K) - (state.weights_M @ entropies_left(state.posteriors_M_K)).item()
 
 
-def find_worth(args, *, pools: int, N: int, K: int, sizes: tuple) -> list[dict]:
-    "A row for each pool and batch size."
-    rows, M, B = [], common.default_num_samples(), max(sizes)
+def find_worth(args, rows: list[dict], *, pools: int, N: int, K: int, sizes: tuple) -> None:
+    "Adds a row for each pool and batch size that is not there."
+    M, B = common.default_num_samples(), max(sizes)
+    done = {(row["seed"], row["N"], row["K"]) for row in rows}
     for seed in range(args.seed, args.seed + pools):
+        if (seed, N, K) in done:
+            continue
         x = common.make_predictions(N, K, seed=seed)
         batches = {"late": get_batchbald_batch(x, B), "all_told_apart": get_batchbald_batch(x, B, race_error=0)}
         for size in sizes:
@@ -70,14 +74,17 @@ def find_worth(args, *, pools: int, N: int, K: int, sizes: tuple) -> list[dict]:
                 row |= {f"{name}_information": information, f"{name}_indices": picks}
             row["change"] = row["late_information"] / row["all_told_apart_information"] - 1
             rows.append(row | {"told_apart": batches["late"].told_apart})
+        common.save_record(args, common.make_record(args, rows))
         common.say(f"worth, K = {K:,}: {seed - args.seed + 1} of {pools} pools")
-    return rows
 
 
 def main(argv: list[str] | None = None) -> None:
-    args = common.parse("late", __doc__, argv, {"tiny": 60, "quick": 60, "full": 600})
+    anew = dict(action="store_true", help="begin anew, and do not go on from the record")
+    args = common.parse("late", __doc__, argv, {"tiny": 60, "quick": 60, "full": 600}, fresh=anew)
     common.ignore_ceiling()
-    worth, table, summary = [row for size in WORTH[args.form] for row in find_worth(args, **size)], [], []
+    worth, table, summary = [row for row in common.read_rows(args) if row["question"] == "worth"], [], []
+    for size in WORTH[args.form]:
+        find_worth(args, worth, **size)
     for K, B in sorted({(o["K"], o["B"]) for o in worth}):
         changes = [o["change"] for o in worth if (o["K"], o["B"]) == (K, B)]
         mean, worst = statistics.mean(changes), min(changes)

@@ -145,19 +145,11 @@ def show_two(seed: int, form: dict) -> dict:
     return {"K": K, "sets": two, "gains_after_five": [round(v, 4) for v in gains_N[top].tolist()], "positions_after_five": top.tolist()}
 
 
-def read_rows(args) -> list[dict]:
-    "Rows of parts that an earlier run with the same form and seed has finished."
-    if args.fresh or not args.out.exists():
-        return []
-    record = json.loads(args.out.read_text())
-    return record["rows"] if (record["form"], record["seed"]) == (args.form, args.seed) else []
-
-
 def main(argv: list[str] | None = None) -> None:
     anew = dict(action="store_true", help="begin anew, and do not go on from the record")
     args = common.parse("sure", __doc__, argv, {"tiny": 60, "quick": 600, "full": 7_200}, fresh=anew)
     common.ignore_ceiling()
-    form, rows = FORMS[args.form], read_rows(args)
+    form, rows = FORMS[args.form], common.read_rows(args)
     two = json.loads(args.out.read_text()).get("two") if rows else None
     two = two or show_two(args.seed, form)
     parts = [(name, K, "fixed") for name in form["networks"] for K in form["sizes"]]
