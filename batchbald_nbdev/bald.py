@@ -59,7 +59,7 @@ class CandidateBatch:
     told_apart: int | None = None  # picks told apart from all others; later ones only within the error of the estimate
     sampling_errors: list[float] | None = None  # of the scores, over other parameter samples, nats; None for K < 20
     debiased_scores: list[float] | None = None  # without the bias of finitely many parameter samples, nats
-    at_least: list[bool] | None = None  # is that bias too large? then debiased scores less two errors are bounds
+    at_least: list[bool] | None = None  # is that bias too large to be taken off? then more is missing
 
     @property
     def configuration_errors(self) -> list[float] | None:

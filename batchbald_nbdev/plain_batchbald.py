@@ -127,6 +127,9 @@ def warn_near_ceiling(information_B: list[float], K: int, pending: bool, stackle
         )
 
 # %% ../nbs/03_batchbald.ipynb #b18f255f
+SURE_SHARE = 0.75  # of log K: from here on what is missing outweighs what choosing with the same samples adds
+
+
 def warn_of_bias(batch: CandidateBatch, used: float, pending: bool, stacklevel: int, judged_by: str = "") -> None:
     "Where the bias of few parameter samples is no longer small, with what it does to this batch."
     ceiling, B = batch.ceiling, len(batch.scores)
@@ -144,7 +147,8 @@ def warn_of_bias(batch: CandidateBatch, used: float, pending: bool, stacklevel: 
     )
     if batch.debiased_scores:
         debiased, error = batch.debiased_scores[-1], batch.sampling_errors[-1]
-        message += f"without the bias of few samples {debiased:.2f} or more (standard error {error:.2f} over samples)"
+        found = f"about {debiased:.2f}" if shares_B[-1] <= SURE_SHARE else f"{debiased:.2f} or more"
+        message += f"without the bias of few samples {found} (standard error {error:.2f} over samples)"
     else:
         message += f"and {K} samples are too few to say how much is missing"
     near = shares_B[-1] > WARN_SHARE

@@ -117,13 +117,14 @@ def test_one_sample_or_equal_ones_have_nothing_to_say():
 
 
 @pytest.mark.parametrize("size, category, words", [
-    (4, BiasWarning, "or more .*judge_batch"), (12, CeilingWarning, "than 95% of it, and picks after them say little.*judge_batch"),
+    (3, BiasWarning, "about .*judge_batch"), (4, BiasWarning, "or more .*judge_batch"), (12, CeilingWarning, "than 95% of it, and picks after them say little.*judge_batch"),
 ])
 def test_the_warning_has_the_numbers_of_the_batch(size, category, words):
     x = pool(40, 20, 4)
     with pytest.warns(CeilingWarning, match=words) as caught: batch = get_batchbald_batch(x, size)
     assert [w.category for w in caught] == [category] and caught[0].filename == __file__
-    told = f"{batch.debiased_scores[-1]:.2f} or more (standard error {batch.sampling_errors[-1]:.2f} over samples)"
+    about, more = ("about ", "") if batch.scores[-1] <= 0.75 * batch.ceiling else ("", " or more")
+    told = f"{about}{batch.debiased_scores[-1]:.2f}{more} (standard error {batch.sampling_errors[-1]:.2f} over samples)"
     assert f"scores {batch.scores[-1]:.2f} nats, without the bias of few samples {told}" in str(caught[0].message)
 
 
