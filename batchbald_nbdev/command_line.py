@@ -128,6 +128,9 @@ def batchbald_compare(
     test_samples: int = None,  # parameter samples for measuring (default: 100)
     # how masks of choosing and measuring are drawn: independent, balanced or orthogonal (default: independent)
     masks: str = None,
+    # judge each batch by so many fresh parameter samples, 20 or more: adds what it is worth to the records (default: 0,
+    # which is not to)
+    judge: int = None,
     originals: int = None,  # different images in the pool, 0 for all that are left (default: 0; of digits that is 600)
     data: str = None,  # folder with the files of image sets (default: $BATCHBALD_DATA or ~/.cache/batchbald_nbdev)
     download: store_true = False,  # fetch files of image sets that are missing
