@@ -130,8 +130,8 @@ def batchbald_compare(
     validation: int = None,  # training images to hold out for validation (default: 100)
     steps: int = None,  # optimiser steps in each round, at most (default: 500)
     test_samples: int = None,  # parameter samples for measuring (default: 100)
-    # how masks of choosing and measuring are drawn: independent, balanced or orthogonal, which is for dropout of 0.5 and
-    # balances other layers (default: independent)
+    # how masks of choosing and measuring are drawn: independent, balanced or orthogonal, which is for dropout of 0.5
+    # and balances other layers (default: independent)
     masks: str = None,
     # judge each batch by so many fresh parameter samples, 20 or more: adds what it is worth to the records (default: 0,
     # which is not to)
