@@ -42,6 +42,7 @@ from .mask_designs import check_masks
 from .methods import Method, Round, as_method
 from .networks import make_mlp
 from .plain_batchbald import BiasWarning
+from .second_look import judge_batch
 
 # %% ../nbs/10_active_learning.ipynb #e7db6700
 def evaluate(
@@ -363,6 +364,7 @@ class _Plan:
     configs: int
     budget: int
     test_samples: int
+    judge: int
     warm_start: bool
     oracle: Callable
     together: int
@@ -414,6 +416,19 @@ def _choose(plan: _Plan, run: _Run, key: tuple) -> tuple[dict, dict]:
     chosen = {"indices": batch.indices, "classes": classes, "scores": batch.scores}
     return chosen, {"collect": seen.collect_seconds, "select": seconds - seen.collect_seconds}
 
+# %% ../nbs/10_active_learning.ipynb #5d0c18a2
+def _judge(plan: _Plan, run: _Run, indices: list[int], key: tuple) -> dict:
+    "What these picks are worth to fresh parameter samples of the network, where that is asked for."
+    if not plan.judge:
+        return {}
+    if not indices:
+        return {"judged": {"worth": 0.0, "error": 0.0, "at_least": False}}
+    plan.tell(f"judging: {run.name}")
+    how = {"inputs": run.data.pool_inputs, "device": plan.training.get("device")}
+    judged = judge_batch(run.model, indices, plan.judge, generator=derive_generator(*key, "judge"), **how)
+    error = math.hypot(judged.standard_errors[-1], judged.sampling_errors[-1])
+    return {"judged": {"worth": judged.debiased_scores[-1], "error": error, "at_least": judged.at_least[-1]}}
+
 # %% ../nbs/10_active_learning.ipynb #2abf9271
 def _record(plan: _Plan, run: _Run, round: int, train_seconds: float) -> dict:
     "How good the network of a run is, and what it acquires next."
@@ -428,7 +443,7 @@ def _record(plan: _Plan, run: _Run, round: int, train_seconds: float) -> dict:
         "dataset": data.name, "method": run.name, "trial": run.trial, "seed": int(plan.seed), "round": round,
         "labels": len(run.indices), "accuracy": accuracy, "nll": nll, **chosen,
         "distinct": len(set(data.pool_originals[chosen["indices"]].tolist())),
-        "seconds": {"train": train_seconds, **seconds},
+        "seconds": {"train": train_seconds, **seconds}, **_judge(plan, run, chosen["indices"], key),
     }  # fmt: skip
 
 # %% ../nbs/10_active_learning.ipynb #aa3ad3cd
@@ -491,6 +506,7 @@ def run_trials(
     per_class: int = 2,  # initial labels to draw of each class, from `pool_labels`; with 0 the first model is untrained
     test_samples: int = 100,  # parameter samples for measuring
     masks: str = "independent",  # of both, as in `collect_log_probs`
+    judge: int = 0,  # fresh parameter samples by which each batch is judged, as `judge_batch` does; 0 for none
     warm_start: bool = False,  # go on from the weights of the round before, not from new ones
     oracle: Callable[[ActiveLearningData, list[int]], Sequence[int]] | None = None,  # asked for classes; None looks up
     device=None,  # where to train and predict; None means the CPU
@@ -507,6 +523,7 @@ def run_trials(
     or `oracle` does not answer with classes."""
     plan = {"seed": seed, "size": size, "samples": samples, "configs": configs, "budget": budget}
     plan |= {"test_samples": test_samples, "warm_start": warm_start, "together": 1 if together is None else together}
+    plan |= {"judge": judge}
     other = {"per_class": per_class, "mixed_precision": mixed_precision}
     counts = check_loop(datasets, methods, oracle, progress, plan | other | training)
     plan |= {name: counts[name] for name in plan if name in counts}

@@ -39,14 +39,18 @@ def _say(command: str, message, status: int) -> int:
     return status
 
 # %% ../nbs/94_command_line.ipynb #4687709b
+_SECOND_LOOK = {"batchbald_select": "--judge FILE", "batchbald_compare": "--judge K"}  # as options
+
+
 def _run(command: str, main: Callable, stopped: str) -> None:
     "`main()`, which says in one line on stderr what it cannot do, and ends with status 2 then; warnings likewise."
     said = set()
 
     def show(message, *_):
-        if str(message) not in said:
-            said.add(str(message))
-            _say(command, f"warning: {message}", 0)
+        text = str(message).replace("`second_look.judge_batch`", _SECOND_LOOK[command])
+        if text not in said:
+            said.add(text)
+            _say(command, f"warning: {text}", 0)
 
     try:
         with listening(show):
@@ -126,8 +130,12 @@ def batchbald_compare(
     validation: int = None,  # training images to hold out for validation (default: 100)
     steps: int = None,  # optimiser steps in each round, at most (default: 500)
     test_samples: int = None,  # parameter samples for measuring (default: 100)
-    # how masks of choosing and measuring are drawn: independent, balanced or orthogonal (default: independent)
+    # how masks of choosing and measuring are drawn: independent, balanced or orthogonal, which is for dropout of 0.5
+    # and balances other layers (default: independent)
     masks: str = None,
+    # judge each batch by so many fresh parameter samples, 20 or more: adds what it is worth to the records (default: 0,
+    # which is not to)
+    judge: int = None,
     originals: int = None,  # different images in the pool, 0 for all that are left (default: 0; of digits that is 600)
     data: str = None,  # folder with the files of image sets (default: $BATCHBALD_DATA or ~/.cache/batchbald_nbdev)
     download: store_true = False,  # fetch files of image sets that are missing

@@ -27,6 +27,7 @@ from .bald import CandidateBatch
 from .checks import as_tensor, choose_device
 from .datasets import ActiveLearningData, get_balanced_indices, make_active_learning_data
 from .image_sets import ImageSet, image_sets, load_images
+from .loop_checks import check_judge
 from .mask_designs import check_masks
 from .methods import Round, get_method, label_of_method, names_in_words
 from .plots import get_curves, plot_learning_curves
@@ -111,7 +112,7 @@ presets = {
     "repeated_digits": {
         "dataset": "digits", "methods": "random,bald,softmaxbald,2bald,batchbald", "trials": 6, "size": 10,
         "samples": 50, "configs": 1000, "budget": 200, "repeats": 8, "noise": 0.1, "seed": 0, "initial": 2,
-        "validation": 100, "steps": 500, "test_samples": 100, "originals": 0, "masks": "independent",
+        "validation": 100, "steps": 500, "test_samples": 100, "originals": 0, "masks": "independent", "judge": 0,
     },
 }  # fmt: skip
 presets["digits"] = presets["repeated_digits"] | {"repeats": 1}
@@ -124,7 +125,7 @@ presets["repeated_digit_pairs"] = presets["digit_pairs"] | {"repeats": 4, "origi
 _mnist = {
     "dataset": "mnist", "methods": "bald,batchbald,2bald", "trials": 6, "size": 10, "samples": 100, "configs": 10_000,
     "budget": 320, "repeats": 1, "noise": 0.0, "seed": 0, "initial": "paper", "validation": 1_024, "steps": 30 * 79,
-    "test_samples": 100, "originals": 0, "masks": "independent",
+    "test_samples": 100, "originals": 0, "masks": "independent", "judge": 0,
 }  # fmt: skip
 presets["mnist_size_1"] = _mnist | {"size": 1, "methods": "bald"}  # BatchBALD of one point is BALD
 presets["mnist_size_5"] = _mnist | {"size": 5}
@@ -151,12 +152,12 @@ presets["repeated_mnist_x5"] = _repeated | {"repeats": 5}
 presets["emnist"] = {
     "dataset": "emnist", "methods": "random,bald,batchbald", "trials": 6, "size": 5, "samples": 10, "configs": 10_000,
     "budget": 300, "repeats": 1, "noise": 0.0, "seed": 0, "initial": 0, "validation": 18_800, "steps": 40 * 316,
-    "test_samples": 10, "originals": 0, "masks": "independent",
+    "test_samples": 10, "originals": 0, "masks": "independent", "judge": 0,
 }  # fmt: skip
 presets["cinic10"] = {
     "dataset": "cinic10", "methods": "bald,batchbald", "trials": 7, "size": 10, "samples": 50, "configs": 10_000,
     "budget": 1_400, "repeats": 1, "noise": 0.0, "seed": 0, "initial": 20, "validation": 20_000, "steps": 25 * 120,
-    "test_samples": 50, "originals": 0, "masks": "independent",
+    "test_samples": 50, "originals": 0, "masks": "independent", "judge": 0,
 }  # fmt: skip
 
 # %% ../nbs/11_experiments.ipynb #96bcd544
@@ -171,7 +172,7 @@ presets["softmax_temperatures"] = _stochastic | {
 presets["cifar10"] = {
     "dataset": "cifar10", "methods": "random,bald,softmaxbald", "trials": 30, "size": 2_500, "samples": 100,
     "configs": 10_000, "budget": 20_000, "repeats": 1, "noise": 0.0, "seed": 0, "initial": 500, "validation": 5_000,
-    "steps": 120 * 40, "test_samples": 100, "originals": 0, "masks": "independent",
+    "steps": 120 * 40, "test_samples": 100, "originals": 0, "masks": "independent", "judge": 0,
 }  # fmt: skip
 
 # %% ../nbs/11_experiments.ipynb #c4d6e8f0
@@ -222,6 +223,7 @@ def _check_options(options: dict) -> dict:
         fail(f"`dataset` is {dataset!r}; want one of: {', '.join(image_sets)}")
     _check_names(names, options["methods"])
     check_masks(options["masks"])
+    options = options | {"judge": check_judge(options["judge"])}
     options = options | {"methods": names, "initial": int(initial) if str(initial).isdecimal() else initial}
     if initial == "paper" and not image_sets[dataset].initial:
         want = "want a number of labels of each class, since the paper's 20 images are MNIST's"
@@ -418,9 +420,10 @@ def _make_experiment(options: dict, device, data: str | Path | None, download: b
     "What checked options stand for."
     device = str(choose_device(device))
     datasets, make_model = _load_data(options, data, download)
+    check_judge(options["judge"], datasets)
     initial = _get_initial(options, datasets)
     how = _get_training(options["dataset"]) | ({"together": together} if together else {})
-    names = "seed", "size", "samples", "configs", "budget", "steps", "test_samples", "masks"
+    names = "seed", "size", "samples", "configs", "budget", "steps", "test_samples", "masks", "judge"
     how |= {name: options[name] for name in names}
     how |= {"initial": initial, "device": device}
     methods = {name: get_method(name) for name in options["methods"]}
@@ -441,7 +444,7 @@ def compare_methods(
     download: bool = False,  # fetch files of image sets that are missing
     together: int | None = None,  # learners to train in one stack, at most; None leaves it to the data set
     # dataset, methods, trials, size, samples, configs, budget, repeats, noise, seed, initial, validation, steps,
-    # test_samples, originals, masks
+    # test_samples, originals, masks, judge
     **options,
 ) -> list[dict]:  # the summary, one dictionary for each method
     """Compare acquisition methods by active learning.

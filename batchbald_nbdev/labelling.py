@@ -34,6 +34,7 @@ from batchbald_nbdev.loop_checks import (
     check_test_set,
     check_training_options,
 )
+from .mask_designs import check_masks
 from .methods import get_method
 from .networks import make_mlp
 from .plain_batchbald import CeilingWarning
@@ -363,6 +364,7 @@ class Labelling(_History):
         make_model: Callable[[], nn.Module] | None = None,  # a network with dropout for the pool; None: `make_mlp`
         steps: int = 500,  # optimiser steps after each batch
         samples: int = 100,  # parameter samples, K
+        masks: str = "independent",  # how they are drawn, as in `collect_log_probs`
         seed: int = 0,
         device=None,  # where to train and predict; None means the CPU
     ):
@@ -370,7 +372,7 @@ class Labelling(_History):
         N, self.images = len(inputs), check_images(inputs, image_shape)
         names, methods = check_class_names(classes), check_method_names(methods)
         self.batch_size, self.steps = check_count(batch_size, "batch_size"), check_count(steps, "steps")
-        self.samples = check_count(samples, "samples")
+        self.samples, self.masks = check_count(samples, "samples"), check_masks(masks)
         check_training_options({"steps": steps})
         what = f"predictions for {N:,} images, {self.samples:,} parameter samples and {len(names)} classes"
         check_room(4 * N * self.samples * len(names), "samples", what)
@@ -408,8 +410,9 @@ def _measure(self: Labelling, model: nn.Module | None, key: tuple) -> float | No
     "Test accuracy, where there is a network and something to test it on."
     if model is None or self.test is None:
         return None
-    (inputs, labels), masks = self.test, derive_generator(*key, "masks")
-    log_probs_N_K_C = collect_log_probs(model, inputs, self.samples, generator=masks, device=self.device)
+    (inputs, labels), generator = self.test, derive_generator(*key, "masks")
+    how = {"generator": generator, "masks": self.masks, "device": self.device}
+    log_probs_N_K_C = collect_log_probs(model, inputs, self.samples, **how)
     return evaluate(log_probs_N_K_C, labels)[0]
 
 # %% ../nbs/13_label_by_hand.ipynb #8902e1d3
@@ -420,7 +423,7 @@ def _ask(self: Labelling, name: str, model: nn.Module | None, mine: list[int], r
     accuracy = self._measure(model, key)
     if model is None or len(taken) == len(self.inputs):
         return {"accuracy": accuracy, **_draw_first(len(self.inputs), taken, self.batch_size, key)}
-    how = {"samples": self.samples, "collect": partial(collect_log_probs, device=self.device)}
+    how = {"samples": self.samples, "collect": partial(collect_log_probs, masks=self.masks, device=self.device)}
     return {"accuracy": accuracy, **_choose(name, model, self.inputs, taken, self.batch_size, key, **how)}
 
 # %% ../nbs/13_label_by_hand.ipynb #03fb89b0
@@ -443,6 +446,7 @@ def _next_round(self: Labelling) -> dict:
         asked = self._ask(name, models.get(name), mine[name], round)
         learners[name] = {"labels": len(mine[name]), **asked}
     settings = {key: getattr(self, key) for key in ("seed", "steps", "samples", "batch_size")}
+    settings |= {} if self.masks == "independent" else {"masks": self.masks}
     record = {"kind": "round", "round": round, "settings": settings, "learners": learners}
     return {**record, "known": self._look_up(learners), "seconds": time.perf_counter() - began}
 

@@ -17,6 +17,7 @@ from .bald import CandidateBatch
 from .bayesian_models import evaluating, dropout_layers
 from .checks import ENDLESS, as_tensor, brief, check_count, check_labels, check_number, check_room
 from .methods import check_batch, get_method
+from .sampling_error import FEWEST
 
 # %% ../nbs/92a_loop_checks.ipynb #78e7bcef
 MOST_STEPS = 10**9  # a day at the least
@@ -90,6 +91,7 @@ def check_loop(datasets, methods, oracle, progress, options: dict) -> dict[str, 
             raise ValueError(f"`{name}` is {value!r}; want a function, or None")
     counts = _check_options(options)
     _check_predictions(counts, datasets[0])
+    check_judge(counts["judge"], datasets)
     for trial, data in enumerate(datasets):
         _check_parts(trial, data, options.get("early_stopping"))
     return counts
@@ -101,6 +103,18 @@ def check_seed(seed) -> int:
         raise ValueError(f"`seed` is {brief(seed)}; want a whole number below 2^62")
     return number
 
+# %% ../nbs/92a_loop_checks.ipynb #a1f0c7d3
+def check_judge(judge, datasets: Sequence = ()) -> int:
+    "Fresh parameter samples to judge batches by, 0 for none, if they suffice and each input has one label."
+    number = check_count(judge, "judge", 0)
+    if 0 < number < FEWEST:
+        raise ValueError(f"`judge` is {number}; want 0 for no second look, or {FEWEST} parameter samples or more")
+    several = [data.name for data in datasets if data.outputs != "classes"]
+    if number and several:
+        found = f"`judge` is {brief(judge)}, and `{several[0]}` has several labels for each input"
+        raise ValueError(f"{found}; want 0, since a second look judges points with one label")
+    return number
+
 # %% ../nbs/92a_loop_checks.ipynb #b2e1d8c3
 def _check_predictions(counts: dict[str, int], data) -> None:
     "Refuse parameter samples whose predictions memory cannot hold."
@@ -109,12 +123,14 @@ def _check_predictions(counts: dict[str, int], data) -> None:
         L, labels = data.num_labels or 1, f", {data.num_labels} labels" * bool(data.num_labels)
         what = f"predictions for {N:,} points{labels}, {K:,} parameter samples and {C:,} classes"
         check_room(4 * N * L * K * C, name, what)
+    B, K = counts["size"], counts["judge"]
+    check_room(4 * B * K * C, "judge", f"predictions for {B:,} picks, {K:,} parameter samples and {C:,} classes")
 
 # %% ../nbs/92a_loop_checks.ipynb #3df8d737
 def _check_options(options: dict) -> dict[str, int]:
     least = {"per_class": 0, "budget": 0} | dict.fromkeys(("size", "samples", "configs", "test_samples", "together"), 1)
     counts = {name: check_count(options[name], name, n) for name, n in least.items()}
-    counts["seed"] = check_seed(options["seed"])
+    counts["seed"], counts["judge"] = check_seed(options["seed"]), check_judge(options["judge"])
     if counts["budget"] == ENDLESS:
         del counts["budget"]  # as it was given, for a message
     for name in ("warm_start", "mixed_precision"):

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from .bayesian_models import ConsistentDropout
+from .checks import brief, check_count, check_generator, check_number, check_room
 
 # %% ../nbs/08d_mask_designs.ipynb #d5a1000f
 _SHUFFLED = 2**18  # entries of masks that are shuffled at a time
@@ -28,6 +29,7 @@ def draw_balanced(
     generator: torch.Generator,
 ) -> Tensor:  # kept_K_F, bool
     "Which features each mask keeps: any one of them in as many masks as p says, any one mask as if drawn by itself."
+    check_number(p, "p", 0, 1)
     rand = partial(torch.rand, generator=generator, dtype=torch.float32, device=generator.device)
     counts_F = (num_samples * (1 - p) + rand(num_features)).floor()
     blocks = counts_F.split(max(1, _SHUFFLED // num_samples))
@@ -72,6 +74,16 @@ class Design(NamedTuple):
     columns: int  # features that are served at once; more of them have arrays in an order of their own
 
 # %% ../nbs/08d_mask_designs.ipynb #d5a10020
+MOST = 2**40  # bits that no memory holds
+
+
+def _check_size(value, name: str) -> int:
+    number = check_count(value, name)
+    if number > MOST:
+        raise ValueError(f"`{name}` is {brief(value)}; want at most {MOST:,}")
+    return number
+
+
 def _find_order(least: int) -> int:
     return next(n for n in count(least) if _is_order(n))
 
@@ -81,6 +93,8 @@ def choose_design(
     num_features: int,  # F, of all layers together
 ) -> Design:
     "The array of K rows or some more: strength 3 if it has columns for all features, else strength 2."
+    num_samples = _check_size(num_samples, "num_samples")
+    num_features = _check_size(num_features, "num_features")
     half = _find_order(max(2, -(-num_samples // 2)))
     if num_features <= half:
         return Design(3, 2 * half, half)
@@ -103,10 +117,13 @@ def _draw_group(design: Design, num_samples: int, num_features: int, generator: 
 def draw_orthogonal(
     num_samples: int,  # K
     num_features: int,  # F, of all layers together
-    generator: torch.Generator,  # for which columns and rows, and which columns are flipped
+    generator: torch.Generator | None = None,  # for columns, rows and flips; None is a fresh one seeded with 0
 ) -> Tensor:  # kept_K_F, bool, each True with probability 1/2
     "Which features each mask keeps: rows of an orthogonal array, any one of them as if drawn by itself."
+    generator = check_generator(generator)
     design, place = choose_design(num_samples, num_features), {"generator": generator, "device": generator.device}
+    num_samples, num_features = int(num_samples), int(num_features)
+    check_room(num_samples * num_features, "num_samples", f"{num_samples:,} masks of {num_features:,} features")
     firsts = range(0, num_features, design.columns)
     groups = [min(design.columns, num_features - first) for first in firsts]
     signs_F_K = torch.cat([_draw_group(design, num_samples, f, generator) for f in groups])
@@ -119,8 +136,8 @@ DESIGNS = "independent", "balanced", "orthogonal"
 
 def check_masks(masks) -> str:
     "One of `DESIGNS`."
-    if masks not in DESIGNS:
-        raise ValueError(f"`masks` is {masks!r}; want one of: {', '.join(DESIGNS)}")
+    if not isinstance(masks, str) or masks not in DESIGNS:
+        raise ValueError(f"`masks` is {brief(masks)}; want one of: {', '.join(DESIGNS)}")
     return masks
 
 # %% ../nbs/08d_mask_designs.ipynb #d5a1002c
@@ -141,10 +158,13 @@ def draw_masks(
     layers: Mapping[str, ConsistentDropout],  # by name
     features: Mapping[str, tuple[int, ...]],  # what reaches them, as `dropout_features` says
     num_samples: int,  # K
-    generator: torch.Generator,
+    generator: torch.Generator | None = None,  # None is a fresh one seeded with 0
     masks: str = "independent",  # or "balanced", for any p; or "orthogonal", for p = 1/2, and balanced for others
 ) -> dict[str, Tensor]:  # masks of each layer (K, *mask shape), 0 or 1 / (1 - p), on the generator's device
     "Masks of K samples, for all layers in one design. Layers with a `draw_masks` of their own draw as ever."
+    num_samples, generator = check_count(num_samples, "num_samples"), check_generator(generator)
+    if unknown := [name for name in features if name not in layers]:
+        raise ValueError(f"`features` names {unknown[0]!r}; want names of `layers`: {', '.join(layers)}")
     own = {name for name in features if type(layers[name]).draw_masks is not ConsistentDropout.draw_masks}
     if check_masks(masks) == "independent":
         own = set(features)

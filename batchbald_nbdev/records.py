@@ -150,6 +150,11 @@ def is_label(label) -> bool:
     return is_count(label) or (is_list(label, is_count) and len(label) > 0)
 
 
+def is_judged(judged: dict) -> bool:
+    "Can this be what a second look said of a batch?"
+    return is_number(judged["worth"]) and is_number(judged["error"], 0) and type(judged["at_least"]) is bool
+
+
 def is_record(row: dict) -> bool:
     "Can this be what a run recorded of one round?"
     try:
@@ -166,6 +171,7 @@ def is_record(row: dict) -> bool:
             and is_count(row["distinct"], n + 1)
             and bool(row["distinct"]) == bool(n)
             and all(is_number(seconds[part], 0) for part in ("train", "collect", "select"))
+            and ("judged" not in row or is_judged(row["judged"]))
         )
     except (KeyError, TypeError):
         return False
@@ -214,7 +220,7 @@ def read_rounds(
                 f"`out`: line {number} of {file.path} is not the record that belongs there; "
                 "mend it from a backup, use --overwrite, or choose another folder"
             )
-        part.append({key: row[key] for key in record_keys})
+        part.append({key: row[key] for key in (*record_keys, "judged") if key in row})
         if len(part) == len(learners):  # who acquired nothing has done the last round
             learners = [learner for learner, row in zip(learners, part) if row["indices"]]
             records, part, size, round = records + part, [], at, round + 1

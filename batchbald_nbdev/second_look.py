@@ -14,9 +14,9 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 
 from .bald import CandidateBatch
-from .checks import as_float_tensor, check_count, check_generator, check_positions, full_precision
+from .checks import as_float_tensor, check_count, check_generator, check_positions, full_precision, warn
 from .collect import collect_log_probs
-from .information import Predictions, plogp
+from .information import IdenticalSamplesWarning, Predictions, plogp, samples_agree
 from .joint_entropy import uniform
 from .plain_batchbald import as_batch, judge_samples
 from .sampling_error import sum_over_configurations
@@ -77,6 +77,7 @@ def report(self: _Judge, pending: int, indices: list[int]) -> CandidateBatch:
 
 # %% ../nbs/08e_second_look.ipynb #b0a6000e
 SEED = 20_231_128  # of masks that nobody else is likely to draw
+MANY = 10_000  # parameter samples, unless another number is asked for
 
 
 def _take_inputs(inputs, points: list[int]) -> Tensor:
@@ -97,7 +98,10 @@ def _predict_picks(model, points: list[int], num_samples: int, inputs, generator
         return collect_log_probs(model, _take_inputs(inputs, points), num_samples, generator=generator, device=device)
     if inputs is not None:
         raise ValueError("`inputs` are given with predictions; want them with a model, or left out")
-    return as_float_tensor(model[points], "model_or_log_probs")[:, :num_samples]
+    log_probs_B_K_C = as_float_tensor(model[points], "model_or_log_probs")[:, :num_samples]
+    if (K := log_probs_B_K_C.shape[1]) < num_samples != MANY:
+        warn(f"`num_samples` is {num_samples:,}, and the predictions have K = {K:,}, which are used", stacklevel=3)
+    return log_probs_B_K_C
 
 
 # %% ../nbs/08e_second_look.ipynb #b0a6000f
@@ -125,11 +129,18 @@ def _check_picks(picks, N: int) -> list[int]:
     return [int(i) for i in picks]
 
 
+def _warn_of_identical(probs_B_K_C: Tensor) -> None:
+    K = probs_B_K_C.shape[1]
+    if K > 1 and samples_agree(probs_B_K_C):
+        found = f"`model_or_log_probs` has K = {K:,} identical parameter samples for every pick"
+        remedy = "no two can disagree, and no pick is worth anything; draw different samples (is dropout on?)"
+        warn(f"{found}, so that {remedy}", IdenticalSamplesWarning, stacklevel=3)
+
 # %% ../nbs/08e_second_look.ipynb #b0a60010
 def judge_batch(
     model_or_log_probs,  # a model with dropout, or log p(y_n = c | w_k) under samples that had no part in picking
     picks: CandidateBatch | Iterable[int],  # positions in the pool, in their order
-    num_samples: int = 10_000,  # parameter samples, K, to draw from a model, or to use at most of those that there are
+    num_samples: int = MANY,  # parameter samples, K, to draw from a model, or to use at most of those that there are
     *,
     inputs=None,  # with a model: inputs of the pool, a tensor, an array or a data set
     pending: Iterable[int] = (),  # positions already out for labelling, as in the search: worth is beyond them
@@ -150,7 +161,9 @@ def judge_batch(
     if not picks:
         return CandidateBatch([], [], [], [])
     log_probs_B_K_C = _predict_picks(model_or_log_probs, pending + picks, num_samples, inputs, generator, device)
-    judge = _Judge(Predictions(log_probs_B_K_C, None, device), M, generator)
+    predictions = Predictions(log_probs_B_K_C, None, device)
+    judge = _Judge(predictions, M, generator)
+    _warn_of_identical(judge.probs_B_K_C)
     for part_m in _in_blocks(judge, progress):
         judge.judge(part_m)
     return judge.report(len(pending), picks)

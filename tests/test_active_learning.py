@@ -23,6 +23,7 @@ from batchbald_nbdev.collect import collect_log_probs
 from batchbald_nbdev.datasets import example_log_probs, get_balanced_indices, get_repeated_digits
 from batchbald_nbdev.experiments import compare_methods
 from batchbald_nbdev.methods import Round, get_method, methods
+from batchbald_nbdev.second_look import judge_batch
 from batchbald_nbdev.stochastic import get_power_batch, get_softmax_batch, get_softrank_batch
 
 needs_cuda = pytest.mark.gpu
@@ -718,3 +719,34 @@ def test_sequences_of_any_kind_are_taken():
     keys = {(0,): None, (1,): None}.keys()
     models = deque(make_seeded(make_small_cnn, derive_generator(t, "weights")) for t in range(2))
     assert train_models(models, deque(xs), ys, keys, steps=2, minibatch_size=4) == [2, 2]
+
+
+# A second look
+
+
+def test_a_second_look_changes_nothing_else_and_is_what_judge_batch_says():
+    options = dict(data=DATA[:1], budget=40, together=1)
+    plain, judged = run(**options), run(**options, judge=30)
+    assert timeless([{k: v for k, v in row.items() if k != "judged"} for row in judged]) == timeless(plain)
+    first = get_balanced_indices(DATA[0].pool_labels, 2, generator=derive_generator(0, 0, "initial"))
+    model = make_seeded(make_mlp, derive_generator(0, 0, 0, "weights"))
+    train_models([model], [DATA[0].pool_inputs[first]], [DATA[0].pool_labels[first]], [(0, 0, 0)], steps=20)
+    for row in judged[:2]:
+        batch = judge_batch(model, row["indices"], 30, inputs=DATA[0].pool_inputs, generator=derive_generator(0, 0, 0, "judge"))
+        error = math.hypot(batch.standard_errors[-1], batch.sampling_errors[-1])
+        assert row["judged"] == {"worth": batch.debiased_scores[-1], "error": error, "at_least": batch.at_least[-1]}
+        assert batch.scores[-1] > 0 < error
+    assert [row["judged"] for row in judged[4:]] == [{"worth": 0.0, "error": 0.0, "at_least": False}] * 2
+    assert timeless(run(**options, judge=30, done=judged[:2])) == timeless(judged[2:])
+    assert timeless(run(**options, judge=np.int64(30))) == timeless(judged)
+
+
+def test_a_second_look_is_under_independent_masks_and_without_warnings_of_its_own(recwarn):
+    options = dict(data=DATA[:1], budget=30, together=1, methods={"random": methods["random"]}, judge=25)
+    both = [run(**options, masks=masks) for masks in ("independent", "orthogonal")]
+    assert both[0][0]["judged"] == both[1][0]["judged"] and both[0][0]["nll"] != both[1][0]["nll"] and not recwarn.list
+
+
+@pytest.mark.parametrize("judge", [1, 19, -1, 20.0, "30", True, None, 10**40])
+def test_a_second_look_with_too_few_samples_is_refused_by_name(judge):
+    with pytest.raises(ValueError, match="`judge` is"): run_trials(DATA, METHODS, judge=judge)

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from batchbald_nbdev.active_learning import derive_generator
 from batchbald_nbdev.all import *
-from batchbald_nbdev.information import plogp
+from batchbald_nbdev.information import IdenticalSamplesWarning, plogp
 from batchbald_nbdev.kbald import compute_kbald
 from batchbald_nbdev.plain_batchbald import BiasWarning, get_plain_batchbald_batch
 from batchbald_nbdev.sampling_error import FEWEST, error_over_samples, leave_each_out, share_by_sample, tell_by_sample
@@ -240,3 +240,18 @@ def test_the_command_judges_by_another_file(tmp_path):
     beyond = select_batch(tmp_path / "x.npy", size=3, judge=tmp_path / "other.npy", pending=tmp_path / "pending.txt")
     judged = judge_batch(x[:, 30:], [row["position"] for row in beyond], pending=[3, 4], generator=derive_generator(0, "judge"))
     assert [row["worth"] for row in beyond] == judged.debiased_scores
+
+
+def test_a_second_look_says_how_few_samples_there_are_and_that_they_are_all_the_same():
+    with pytest.warns(UserWarning, match="`num_samples` is 500, and the predictions have K = 60, which are used"): assert judge_batch(pool(20, 60), [1, 2], 500).ceiling == math.log(60)
+    same = pool(20, 1).expand(20, 60, 3)
+    with pytest.warns(IdenticalSamplesWarning, match="`model_or_log_probs` has K = 60 identical parameter samples"): assert judge_batch(same, [1, 2]).scores[-1] < 1e-6
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        judge_batch(pool(20, 60), [1, 2]); judge_batch(pool(20, 60), [1, 2], 30); judge_batch(pool(20, 1), [1, 2])
+
+
+def test_the_command_names_its_option_for_a_second_look(tmp_path, call):
+    np.save(tmp_path / "x.npy", pool(20, 30, 3, scale=6.0).numpy())
+    _, err = call("batchbald_select", tmp_path / "x.npy", "--size", 12)
+    assert "What picks are worth, --judge FILE says." in err and "judge_batch" not in err

@@ -66,6 +66,20 @@ def test_a_round_says_what_it_was_made_with(path):
     assert other.rounds[-1]["settings"] == {"seed": 0, "steps": 5, "samples": 6, "batch_size": 3}
 
 
+def test_masks_by_design_are_asked_for_and_written_down(monkeypatch):
+    seen = []
+    def collect(*args, masks, **options):
+        seen.append(masks)
+        return collect_log_probs(*args, masks=masks, **options)
+    monkeypatch.setattr(module, "collect_log_probs", collect)
+    start = {i: int(LABELS[i]) for i in range(6)}
+    plain, designed = [make(start=start, test_inputs=INPUTS[6:12], test_labels=LABELS[6:12], masks=masks) for masks in ("independent", "orthogonal")]
+    assert set(seen[: len(seen) // 2]) == {"independent"} and set(seen[len(seen) // 2 :]) == {"orthogonal"}
+    assert designed.rounds[0]["settings"] == plain.rounds[0]["settings"] | {"masks": "orthogonal"} and "masks" not in plain.rounds[0]["settings"]
+    for wrong in ("hadamard", None, 3):
+        with pytest.raises(ValueError, match="`masks` is .*; want one of: independent, balanced, orthogonal"): make(masks=wrong)
+
+
 @pytest.mark.parametrize("clicks", [0, 1, 3, 4, 5, 11])
 def test_a_new_object_on_the_same_file_has_the_same_state(path, clicks):
     first = make(path)

@@ -163,6 +163,34 @@ def test_other_names_are_refused(masks):
         collect_log_probs(make_mlp(), torch.zeros(2, 64), 3, masks=masks)
 
 
+@pytest.mark.parametrize("wrong", [-1, 0, 2.5, 8.0, "8", None, True, math.inf, 2**62, 10**400])
+def test_counts_that_are_none_are_refused_by_name(wrong):
+    for name, call in {
+        "num_samples": lambda: choose_design(wrong, 8), "num_features": lambda: choose_design(8, wrong),
+    }.items():
+        with pytest.raises(ValueError, match=f"`{name}` is"): call()
+    with pytest.raises(ValueError, match="`num_samples` is"): draw_orthogonal(wrong, 8, seeded())
+    with pytest.raises(ValueError, match="`num_features` is"): draw_orthogonal(8, wrong, seeded())
+    layers = {"a": ConsistentDropout(0.5)}
+    for masks in DESIGNS:
+        if not isinstance(wrong, int) or wrong < 1 or wrong is True:
+            with pytest.raises(ValueError, match="`num_samples` is"): draw_masks(layers, {"a": (4,)}, wrong, seeded(), masks)
+
+
+def test_other_arguments_of_designs_are_refused_by_name():
+    layers = {"a": ConsistentDropout(0.5)}
+    for masks in DESIGNS:
+        with pytest.raises(ValueError, match="`generator`"): draw_masks(layers, {"a": (4,)}, 8, 3, masks)
+        with pytest.raises(ValueError, match="`features` names 'b'; want names of `layers`: a"): draw_masks(layers, {"b": (4,)}, 8, seeded(), masks)
+        assert torch.equal(draw_masks(layers, {"a": (4,)}, 8, None, masks)["a"], draw_masks(layers, {"a": (4,)}, 8, seeded(), masks)["a"])
+    with pytest.raises(ValueError, match="`generator`"): draw_orthogonal(8, 4, 3)
+    assert torch.equal(draw_orthogonal(8, 4), draw_orthogonal(8, 4, seeded()))
+    with pytest.raises(ValueError, match="`num_samples` is too large"): draw_orthogonal(2**30, 2**30, seeded())
+    for p in (-0.1, 1.5, None, math.nan):
+        with pytest.raises(ValueError, match="`p` is"): draw_balanced(8, 4, p, seeded())
+    with pytest.raises(ValueError, match="`masks` is"): draw_masks(layers, {"a": (4,)}, 8, seeded(), torch.zeros(3))
+
+
 # In `collect_log_probs`
 
 

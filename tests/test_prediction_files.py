@@ -418,6 +418,7 @@ COUNTS = {
         "steps",
         "test_samples",
         "together",
+        "judge",
     ],
 }
 

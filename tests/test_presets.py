@@ -365,13 +365,14 @@ def test_a_run_that_is_older_than_an_option_goes_on(tmp_path, call, refused):
     toy = "--methods random --trials 1 --samples 2 --budget 30 --repeats 1".split()
     call("batchbald_compare", *toy, "--out", tmp_path)
     run = json.loads((tmp_path / "run.json").read_text())
-    for key in ("initial", "validation", "steps", "test_samples", "masks"): del run["options"][key]
+    for key in ("initial", "validation", "steps", "test_samples", "masks", "judge"): del run["options"][key]
     (tmp_path / "run.json").write_text(json.dumps(run))
     before = (tmp_path / "records.jsonl").read_bytes()
     call("batchbald_compare", *toy, "--resume", "--out", tmp_path)
     assert (tmp_path / "records.jsonl").read_bytes() == before
     refused("batchbald_compare", *toy, "--steps", 499, "--resume", "--out", tmp_path, message="steps is 499 and was 500")
     refused("batchbald_compare", *toy, "--masks", "orthogonal", "--resume", "--out", tmp_path, message="masks is 'orthogonal' and was 'independent'")
+    refused("batchbald_compare", *toy, "--judge", 30, "--resume", "--out", tmp_path, message="judge is 30 and was 0")
 
 
 def test_a_run_with_designed_masks(tmp_path, call, refused):
@@ -390,6 +391,25 @@ def test_a_run_with_designed_masks(tmp_path, call, refused):
     refused("batchbald_compare", *toy, "--masks", "hadamard", "--out", tmp_path / "new", message="`masks` is 'hadamard'; want one of: independent, balanced, orthogonal")
     assert not (tmp_path / "new").exists()
     assert experiments._title(presets["digits"] | {"masks": "orthogonal"}) == "Digits, 1 noisy copy of each; acquisition size 10, K = 50 orthogonal masks, seed 0"
+
+
+def test_a_run_with_a_second_look(tmp_path, call, refused):
+    "The same records with one field more; the run says so and goes on."
+    toy = "--methods random,bald --trials 2 --samples 6 --budget 40 --repeats 1 --steps 20 --test_samples 6".split()
+    call("batchbald_compare", *toy, "--out", tmp_path / "plain")
+    call("batchbald_compare", *toy, "--judge", 25, "--out", tmp_path / "judged")
+    path = tmp_path / "judged" / "records.jsonl"
+    judged = timeless(path)
+    assert [{k: v for k, v in row.items() if k != "judged"} for row in judged] == timeless(tmp_path / "plain" / "records.jsonl")
+    assert all(row["judged"].keys() == {"worth", "error", "at_least"} and (row["judged"]["error"] > 0) == bool(row["indices"]) for row in judged)
+    run = json.loads((tmp_path / "judged" / "run.json").read_text())
+    assert run["options"]["judge"] == 25 and "--judge 25" in run["command"] and "judged" not in (tmp_path / "plain" / "records.jsonl").read_text()
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:5]))
+    call("batchbald_compare", *toy, "--judge", 25, "--resume", "--out", tmp_path / "judged")
+    assert timeless(path) == judged
+    refused("batchbald_compare", *toy, "--judge", 26, "--resume", "--out", tmp_path / "judged", message="judge is 26 and was 25")
+    for few in (1, 19): refused("batchbald_compare", *toy, "--judge", few, "--out", tmp_path / "new", message=f"`judge` is {few}; want 0 for no second look, or 20 parameter samples or more")
+    assert not (tmp_path / "new").exists()
 
 
 def test_smaller_stacks_are_not_another_run(tmp_path, call, monkeypatch):

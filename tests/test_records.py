@@ -54,6 +54,8 @@ WRONG = [
     ("scores", [10**400] * 10),
     ("distinct", 0),  # of ten picks
     *[("seconds", value) for value in [None, "x", [], {}, True, 1.0, {"train": 1.0, "collect": 1.0}]],
+    *[("judged", value) for value in [None, "x", [], {}, True, 1.0, {"worth": 1.0, "error": 0.1}]],
+    *[("judged", {"worth": 1.0, "error": 0.1, "at_least": False} | wrong) for wrong in ({"worth": None}, {"error": -1}, {"at_least": 1})],
     *[
         ("seconds", {"train": 1.0, "collect": 1.0, "select": value})
         for value in [None, "x", [], -1.0, math.nan, math.inf, True]

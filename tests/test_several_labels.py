@@ -433,6 +433,14 @@ def test_a_method_for_one_label_is_refused_before_anything_is_trained(tmp_path, 
     refused("batchbald_compare", *args, "--methods", "random,2bald", "--out", tmp_path / "out", message="the method '2bald' is not made for several labels for each input; want one of: random, bald, summedbald")
 
 
+def test_a_second_look_is_refused_before_anything_is_trained(tmp_path, refused):
+    args = "--dataset digit_pairs --methods random --trials 1 --budget 34 --steps 5 --repeats 1".split()
+    refused("batchbald_compare", *args, "--judge", 30, "--out", tmp_path / "out", message="`judge` is 30, and `digit_pairs` has several labels for each input; want 0")
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(ValueError, match="`judge` is 30, and `digit_pairs` has several labels"):
+        run_trials([get_digit_pairs(2, originals=40, test=20, validation=10)], {"random": methods["random"]}, lambda: make_mlp(128, 8, 12), judge=30)
+
+
 def test_a_score_never_exceeds_log_K():
     x = (4 * torch.randn(40, 30, 8, 2, generator=torch.Generator().manual_seed(0))).double().log_softmax(-1)
     for M in (8, 100, 4_000):
