@@ -361,7 +361,7 @@ def get_distributed_batchbald_batch(
     pending: Iterable[int] = (),  # positions already out for labelling
     generator: torch.Generator | None = None,  # for resampling; a fresh one seeded with 0 if None
     progress: bool = False,  # show a progress bar
-    race_error: float = 1e-4,  # chance of dropping the best candidate of a step in the races; 0 turns racing off
+    race_error: float = 1e-4,  # chance that races drop the best candidate of a step of the batch; 0 turns racing off
     max_bytes: int = 2**28,  # for candidates kept between steps, all parts together
 ) -> CandidateBatch:  # scores: joint information of picks 0..i beyond `pending`, nats, never falling
     """The batch of `get_batchbald_batch` for a pool in chunks, picked where they are.

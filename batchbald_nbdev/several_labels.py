@@ -394,7 +394,7 @@ def get_multilabel_batchbald_batch(
     generator: torch.Generator | None = None,  # for resampling; a fresh one seeded with 0 if None
     progress: bool = False,  # show a progress bar
     lazy: bool = True,  # pass over candidates whose earlier gain shows that they cannot win
-    race_error: float = 1e-4,  # chance of dropping the best candidate of a step in the races; 0 turns racing off
+    race_error: float = 1e-4,  # chance that races drop the best candidate of a step of the batch; 0 turns racing off
     max_bytes: int = 2**28,  # for candidates kept between steps, and for intermediate results
 ) -> CandidateBatch:  # scores: joint information of picks 0..i beyond `pending`, nats, never falling
     """Greedy BatchBALD where the gain of a candidate is that of all its labels together.
