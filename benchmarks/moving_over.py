@@ -3,8 +3,8 @@
     make bench BENCHMARKS=moving_over           installs the libraries into .venv-bench, and runs this
     .venv-bench/bin/python benchmarks/moving_over.py
 
-Nothing is timed. Each row is a function that computes with the library, or with this package, on the same plain input. Libraries that
-are not installed are skipped by name, and then the record is only written where --out says.
+Nothing is timed. Each row is a function that computes with the library, or with this package, on the same plain input.
+Libraries that are not installed are skipped by name, and then the record is only written where --out says.
 """
 
 import contextlib
@@ -33,6 +33,7 @@ from batchbald_nbdev.all import (
     collect_log_probs,
     compute_bald,
     compute_entropy,
+    compute_mean_std,
     compute_variation_ratios,
     example_log_probs,
     get_bald_batch,
@@ -110,7 +111,7 @@ def baal_bald(there: bool):
     return BALD().get_uncertainties(lay(POINTS_N_K_C, "NCK"))
 
 
-@row("Baal", "a batch of 4 from 300 digits under 5 samples: `BatchBALD(num_samples=4, num_draw=2000)`, its first 4 ranks")
+@row("Baal", "a batch of 4 from 300 digits, 5 samples: first 4 ranks of `BatchBALD(num_samples=4, num_draw=2000)`")
 def baal_batch(there: bool):
     if not there:
         return picked(get_batchbald_batch(DIGITS_N_K_C, **BATCH))
@@ -121,7 +122,7 @@ def baal_batch(there: bool):
     return {"indices": ranks[:4], "scores": scores[ranks[:4]], "points with a score": (scores != 0).sum()}
 
 
-@row("Baal", "scores of the known coin, the fair coin and the sure point, picked in this order by `BatchBALD(num_samples=2)`")
+@row("Baal", "scores of known coin, fair coin and sure point, picked in this order by `BatchBALD(num_samples=2)`")
 def baal_scores(there: bool):
     if not there:
         return get_batchbald_batch(POINTS_N_K_C[:3].log(), 3).scores
@@ -162,7 +163,16 @@ def baal_logits(there: bool):
     return Entropy().get_uncertainties(lay(logits_N_K_C, "NCK"))
 
 
-@row("Baal", "1,000 batches of 3 by power sampling, temperature 1, scores .5 .5 0 0 0: how many have both points that score")
+@row("Baal", "`Certainty` of the four points, which ranks the lowest first; here one minus `compute_variation_ratios`")
+def baal_certainty(there: bool):
+    if not there:
+        return 1 - compute_variation_ratios(POINTS_N_K_C.log())
+    from baal.active.heuristics import Certainty
+
+    return Certainty().get_uncertainties(lay(POINTS_N_K_C, "NCK"))
+
+
+@row("Baal", "of 1,000 power samples of 3 from scores .5 .5 0 0 0, temperature 1: those with both points that score")
 def baal_power(there: bool):
     scores_N, generator = torch.tensor([0.5, 0.5, 0, 0, 0], dtype=torch.double), torch.Generator().manual_seed(0)
     if not there:
@@ -176,7 +186,7 @@ def baal_power(there: bool):
     return sum({0, 1} <= set(draw()) for _ in range(1_000))
 
 
-@row("Baal", "1,000 draws of 1 from margins 0 .4 .98 .998 by power sampling, temperature 1: how often each point (here from 1 - margin)")
+@row("Baal", "1,000 power samples of 1 from margins 0 .4 .98 .998: how often each point; here from 1 - margin")
 def baal_margin(there: bool):
     margins_N, generator = torch.tensor(MARGINS_N, dtype=torch.double), torch.Generator().manual_seed(0)
     if not there:
@@ -256,6 +266,15 @@ def activeml_bald(there: bool):
     from skactiveml.pool import batch_bald
 
     return batch_bald(lay(POINTS_N_K_C, "KNC"), 1)[0]
+
+
+@row("scikit-activeml", "`average_kl_divergence` of the four points; here BALD")
+def activeml_kl(there: bool):
+    if not there:
+        return compute_bald(POINTS_N_K_C.log())
+    from skactiveml.pool import average_kl_divergence
+
+    return average_kl_divergence(lay(POINTS_N_K_C, "KNC"))
 
 
 @row("scikit-activeml", "the first row of the caller's array, (1, 0), after `batch_bald`")
@@ -342,7 +361,8 @@ def rows_of(N: int) -> np.ndarray:
 def make_committee(probs_N_K_C: Tensor):
     from modAL.models import ActiveLearner, Committee
 
-    return Committee([ActiveLearner(Table(probs_N_C), X_training=rows_of(1), y_training=[0]) for probs_N_C in lay(probs_N_K_C, "KNC")])
+    start = dict(X_training=rows_of(1), y_training=[0])
+    return Committee([ActiveLearner(Table(probs_N_C), **start) for probs_N_C in lay(probs_N_K_C, "KNC")])
 
 
 @row("modAL", "`consensus_entropy` of the four points")
@@ -354,7 +374,7 @@ def modal_entropy(there: bool):
     return consensus_entropy(make_committee(POINTS_N_K_C), rows_of(4))
 
 
-@row("modAL", "disagreement of four members, of whom one says 0.1 and three say 0.9: `KL_max_disagreement`, here `compute_bald`")
+@row("modAL", "four members, of whom one says 0.1 and three say 0.9: `KL_max_disagreement`, here `compute_bald`")
 def modal_disagreement(there: bool):
     point_1_K_C = torch.tensor([[[0.9, 0.1]] * 3 + [[0.1, 0.9]]], dtype=torch.double)
     if not there:
@@ -397,19 +417,37 @@ def ask_dropout(name: str, logits_N_K_C: Tensor, **options) -> np.ndarray:
     return scores[np.argsort(found)]
 
 
-# The first point's samples disagree; the second's agree, but its logits are larger, which changes no probability of its own
+# Samples of the first point disagree more. Logits of the second are larger, which its probabilities do not show
 LOGITS_N_K_C = torch.tensor([[[3.0, 0.0], [0.0, 3.0]], [[20.0, 19.0], [19.0, 20.0]]], dtype=torch.double)
 
 
 @row("modAL", "`mc_dropout_bald` of logits (3, 0), (0, 3), and of (20, 19), (19, 20)")
 def modal_bald(there: bool):
-    return ask_dropout("mc_dropout_bald", LOGITS_N_K_C, num_cycles=2) if there else compute_bald(as_log_probs(LOGITS_N_K_C, "logits"))
+    if not there:
+        return compute_bald(as_log_probs(LOGITS_N_K_C, "logits"))
+    return ask_dropout("mc_dropout_bald", LOGITS_N_K_C, num_cycles=2)
 
 
 @row("modAL", "the same with `sample_per_forward_pass=1`")
 def modal_one_by_one(there: bool):
     options = dict(num_cycles=2, sample_per_forward_pass=1)
     return ask_dropout("mc_dropout_bald", LOGITS_N_K_C, **options) if there else modal_bald(False)
+
+
+@row("modAL", "`mc_dropout_max_variationRatios` of the same, one point at a time")
+def modal_variation_ratios(there: bool):
+    options = dict(num_cycles=2, sample_per_forward_pass=1)
+    if not there:
+        return compute_variation_ratios(as_log_probs(LOGITS_N_K_C, "logits"))
+    return ask_dropout("mc_dropout_max_variationRatios", LOGITS_N_K_C, **options)
+
+
+@row("modAL", "`mc_dropout_mean_st` of the same, one point at a time")
+def modal_mean_std(there: bool):
+    options = dict(num_cycles=2, sample_per_forward_pass=1)
+    if not there:
+        return compute_mean_std(as_log_probs(LOGITS_N_K_C, "logits"))
+    return ask_dropout("mc_dropout_mean_st", LOGITS_N_K_C, **options)
 
 
 @row("modAL", "`mc_dropout_max_entropy` of a known coin and of a fair one, 10 passes, one point at a time")
@@ -420,7 +458,7 @@ def modal_max_entropy(there: bool):
     return ask_dropout("mc_dropout_max_entropy", POINTS_N_K_C[:2].log(), **options)
 
 
-@row("modAL", "first pick of `uncertainty_batch_sampling` from 20 points at 0.6 or less and one far away at 1.0, two labels; here by uncertainty")
+@row("modAL", "first pick of `uncertainty_batch_sampling`: 20 points at .5 to .6, the last far off at 1; here least sure")
 def modal_ranked(there: bool):
     tops_N = torch.tensor([*torch.linspace(0.5, 0.6, 20).tolist(), 1.0], dtype=torch.double)
     probs_N_C = torch.stack([tops_N, 1 - tops_N], -1)
@@ -429,7 +467,8 @@ def modal_ranked(there: bool):
     from modAL.batch import uncertainty_batch_sampling
     from modAL.models import ActiveLearner
 
-    X = np.stack([np.arange(21.0), np.append(np.linspace(0, 1, 20), 50)], 1)  # a row of the table, and where the point lies
+    places_N = np.append(np.linspace(0, 1, 20), 50)
+    X = np.stack([np.arange(21), places_N], 1)  # a row of the table, and where the point lies
     learner = ActiveLearner(Table(probs_N_C), X_training=X[[0, 19]], y_training=[0, 1])
     return uncertainty_batch_sampling(learner, X, n_instances=1)[0]
 
@@ -452,7 +491,14 @@ def ask_small_text(strategy, probs_N_K_C: Tensor, n: int, unlabelled=None) -> li
     N = len(probs_N_K_C)
     unlabelled = np.arange(N) if unlabelled is None else np.array(unlabelled)
     labelled = np.setdiff1d(np.arange(N), unlabelled)
-    return strategy.query(Samples(probs_N_K_C), np.arange(N), unlabelled, labelled, np.zeros(len(labelled), int), n=n).tolist()
+    y = np.zeros(len(labelled), int)
+    return strategy.query(Samples(probs_N_K_C), np.arange(N), unlabelled, labelled, y, n=n).tolist()
+
+
+def score_small_text(strategy) -> np.ndarray:
+    "Of the four points, none of which has a label."
+    none = np.array([], int)
+    return strategy.score(Samples(POINTS_N_K_C), np.arange(4), np.arange(4), none, none)
 
 
 @row("small-text", "BALD of the four points")
@@ -464,13 +510,22 @@ def small_bald(there: bool):
     return _bald(lay(POINTS_N_K_C, "NKC"))
 
 
-@row("small-text", "entropy of the averaged predictions of the four points, `PredictionEntropy().score` with its sign turned")
+@row("small-text", "entropy of the four points' averaged predictions: `PredictionEntropy().score`, its sign turned")
 def small_entropy(there: bool):
     if not there:
         return compute_entropy(POINTS_N_K_C.log())
     from small_text import PredictionEntropy
 
-    return -PredictionEntropy().score(Samples(POINTS_N_K_C), np.arange(4), np.arange(4), np.array([], int), np.array([], int))
+    return -score_small_text(PredictionEntropy())
+
+
+@row("small-text", "`LeastConfidence().score` of the four points; here one minus `compute_variation_ratios`")
+def small_confidence(there: bool):
+    if not there:
+        return 1 - compute_variation_ratios(POINTS_N_K_C.log())
+    from small_text import LeastConfidence
+
+    return score_small_text(LeastConfidence())
 
 
 @row("small-text", "as many as there are: order of four of the points by BALD, surest first in the pool")
@@ -502,12 +557,14 @@ def missing_libraries() -> list[str]:
 
 def other_versions(missing: list[str]) -> list[str]:
     "Libraries that are here in another version than the chapter's."
-    return [name for name, (package, wanted, *_) in LIBRARIES.items() if name not in missing and version(package) != wanted]
+    here = {name: o for name, o in LIBRARIES.items() if name not in missing}
+    return [name for name, (package, wanted, *_) in here.items() if version(package) != wanted]
 
 
 def compute(compute_row: Callable, there: bool) -> object:
     "What a row gives, or the error that it raises; what a library prints or warns of is not kept."
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+    unseen = io.StringIO()
+    with warnings.catch_warnings(), contextlib.redirect_stdout(unseen), contextlib.redirect_stderr(unseen):
         warnings.simplefilter("ignore")
         return plain(outcome(lambda: compute_row(there)))
 
@@ -516,13 +573,14 @@ def main(argv: list[str] | None = None) -> dict:
     args = common.parse("moving_over", __doc__, argv, dict.fromkeys(("tiny", "quick", "full"), math.inf))
     missing = missing_libraries()
     for name in missing:
-        common.say(f"{name} is not installed: its rows are skipped. `make bench BENCHMARKS=moving_over` installs it into .venv-bench and runs this")
+        common.say(f"{name} is not installed: skipped. `make bench BENCHMARKS=moving_over` installs it and runs this")
     for name in other_versions(missing):
         common.say(f"{name} {version(LIBRARIES[name][0])}: the chapter is about {LIBRARIES[name][1]}")
     rows = []
     for name, (library, asked, compute_row) in ROWS.items():
         there = None if library in missing else compute(compute_row, True)
-        rows.append({"library": library, "row": name, "asked": asked, "there": there, "here": compute(compute_row, False)})
+        here = compute(compute_row, False)
+        rows.append({"library": library, "row": name, "asked": asked, "there": there, "here": here})
     show = [[o["library"], o["row"], "skipped" if o["library"] in missing else o["there"], o["here"]] for o in rows]
     common.print_table(["library", "row", "there", "here"], show)
     if missing and args.out.parent == common.RECORDS:
