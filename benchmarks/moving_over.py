@@ -458,7 +458,7 @@ def modal_max_entropy(there: bool):
     return ask_dropout("mc_dropout_max_entropy", POINTS_N_K_C[:2].log(), **options)
 
 
-@row("modAL", "first pick of `uncertainty_batch_sampling`: 20 points at .5 to .6, the last far off at 1; here least sure")
+@row("modAL", "first pick of `uncertainty_batch_sampling`: 20 at .5 to .6, number 20 far off at 1; here the least sure")
 def modal_ranked(there: bool):
     tops_N = torch.tensor([*torch.linspace(0.5, 0.6, 20).tolist(), 1.0], dtype=torch.double)
     probs_N_C = torch.stack([tops_N, 1 - tops_N], -1)
