@@ -19,7 +19,7 @@ SEED ?= 0
 BUILDER ?=
 # What `make bench` runs; `make bench-full` runs the slower ones too
 BENCHMARKS ?= peers limit growth quality memory predictions round
-ALL_BENCHMARKS ?= $(BENCHMARKS) many_machines kbald temperature masks sure labels late
+ALL_BENCHMARKS ?= $(BENCHMARKS) many_machines kbald temperature masks sure labels late moving_over
 # Options of benchmarks/gpu.py for `make gpu`, such as --full
 GPU ?=
 

@@ -40,7 +40,7 @@ from batchbald_nbdev.all import (
 )
 
 RECORDS = Path(__file__).resolve().parent / "records"
-PACKAGES = "batchbald_nbdev torch numpy scipy scikit-learn batchbald_redux toma scikit-activeml baal dask".split()
+PACKAGES = "batchbald_nbdev torch numpy scipy scikit-learn batchbald_redux toma scikit-activeml baal modAL-python small-text skorch dask".split()
 
 
 # Options

@@ -55,15 +55,38 @@ def batchbald_redux(x: Tensor, B: int, M: int, seed: int, dtype: torch.dtype = t
 
 
 def scikit_activeml(x: Tensor, B: int, M: int, seed: int) -> Callable:
-    from skactiveml.pool import batch_bald
+    from skactiveml.base import SkactivemlClassifier
+    from skactiveml.pool import BatchBALD
+
+    class Committee(SkactivemlClassifier):
+        "Its predictions are there already."
+
+        def fit(self, X, y, sample_weight=None):
+            self.fitted_ = True
+            return self
+
+        def predict_proba(self, X):
+            return self.members(X).mean(0)
+
+        def members(self, X):
+            return probs_K_N_C
 
     probs_K_N_C = x.double().exp().transpose(0, 1).contiguous().numpy()
+    X = np.arange(len(x), dtype=float)[:, None]
+    committee = Committee(classes=range(x.shape[-1])).fit(X, None)
 
     def call():
-        utilities_B_N = batch_bald(probs_K_N_C, B, n_MC_samples=M, random_state=np.random.RandomState(seed))
-        return np.nanargmax(utilities_B_N, axis=1).tolist()
+        # The indices are the query's own: where points tie, it draws among them, and the largest utilities say less
+        strategy = BatchBALD(n_MC_samples=M, sample_predictions_method_name="members", random_state=seed)
+        return strategy.query(X, np.full(len(X), np.nan), committee, fit_ensemble=False, batch_size=B).tolist()
 
     return call
+
+
+def in_order_of_picks(ranks_N: np.ndarray, scores_N: np.ndarray, B: int) -> list[int]:
+    """Baal's picks, first pick first. It ranks by score, which grows from pick to pick, so the first pick is the last of its B; what it
+    did not pick has a score of 0 or below."""
+    return [int(i) for i in ranks_N[:B] if scores_N[i] > 0][::-1]
 
 
 def baal(x: Tensor, B: int, M: int, seed: int) -> Callable:
@@ -76,7 +99,7 @@ def baal(x: Tensor, B: int, M: int, seed: int) -> Callable:
     def call():
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return heuristic(probs_N_C_K)[:B].tolist()
+            return in_order_of_picks(*heuristic.get_ranks(probs_N_C_K), B)
 
     return call
 
@@ -95,6 +118,11 @@ PEERS = {
 
 def missing_peers() -> list[str]:
     return sorted({module for _, module, _ in PEERS.values() if find_spec(module) is None})
+
+
+def repeated(indices: list[int]) -> list[int]:
+    "Indices that a batch names more than once."
+    return sorted({i for i in indices if indices.count(i) > 1})
 
 
 # Measuring
@@ -158,8 +186,9 @@ def compare(x: Tensor, names: list[str], args, *, B: int, M: int, labels: int, r
             row["scaled_how"] = f"{why}; ran on {n:,} of them, and the time that grows with the points ({fixed:.1f} s do not) is in proportion; memory and batch are of the smaller run"
             for key in ("seconds", "min_seconds"):
                 row[key] = fixed + (row[key] - fixed) * N / n
-        indices = found[-1].result
-        row["indices"] = [int(i) for i in indices]
+        row["indices"] = [int(i) for i in found[-1].result]
+        row["repeated"] = repeated(row["indices"])
+        indices = list(dict.fromkeys(row["indices"]))  # a label that is asked for twice tells nothing new
         row["information"], row["information_error"] = common.joint_information(x, indices, DRAWS[args.form], args.seed)
         rows.append(row)
     own, = [o["seconds"] for o in rows if o["method"] == "ours"]
@@ -170,12 +199,13 @@ def compare(x: Tensor, names: list[str], args, *, B: int, M: int, labels: int, r
 
 def show(rows: list[dict]) -> None:
     common.print_table(
-        ["labels", "N", "method", "M", "time", "times ours", "memory", "joint information (nats)"],
+        ["labels", "N", "method", "M", "time", "times ours", "memory", "joint information (nats)", "named twice"],
         [
             [
                 o["labels"], f"{o['N']:,}", o["method"], f"{o['M']:,}" if o["M"] else "",
                 common.show_seconds(o["seconds"]) + (" (scaled)" if o["scaled"] else ""), f"{o['times_ours']:,.3g}",
                 common.show_bytes(o["peak_bytes"]), f"{o['information']:.4f} ± {o['information_error']:.4f}" + (" (fewer points)" if o["scaled"] else ""),
+                ", ".join(map(str, o["repeated"])),
             ]
             for o in rows
         ],

@@ -3,8 +3,10 @@ import importlib, json, math, os, subprocess, sys, time
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from test_project import read_settings
 
 from batchbald_nbdev.all import (
     ExactJointEntropy,
@@ -20,10 +22,10 @@ from batchbald_nbdev.all import (
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
-import common, gpu, peers, quality, redux, temperature
+import common, gpu, moving_over, peers, quality, redux, temperature
 
 PROMISED = {
-    "peers": {"method", "labels", "N", "K", "C", "B", "M", "dtype", "seconds", "peak_bytes", "scaled", "indices", "information", "information_error", "times_ours"},
+    "peers": {"method", "labels", "N", "K", "C", "B", "M", "dtype", "seconds", "peak_bytes", "scaled", "indices", "repeated", "information", "information_error", "times_ours"},
     "limit": {"method", "labels", "N", "M", "threads", "seconds", "peak_bytes", "times_bald", "times_read", "times_one_thread"},
     "growth": {"axis", "N", "K", "C", "M", "B", "seconds", "bald_seconds", "times_bald", "finite", "smallest_gain", "ceiling_warning"},
     "quality": {"question", "labels", "N", "K", "M"},
@@ -36,6 +38,7 @@ PROMISED = {
     "masks": {"network", "labels", "K", "design", "features", "array", "bald_spread", "chosen_spread", "random_spread", "batches", "draw_seconds", "collect_seconds"},
     "labels": {"method", "N", "L", "K", "C", "M", "seconds", "min_seconds", "peak_bytes", "times_sum"},
     "gpu": {"part", "method"},
+    "moving_over": {"library", "row", "asked", "there", "here"},
     "many_machines": {"run", "N", "K", "C", "B", "M", "max_bytes", "chunks", "seconds", "peak_bytes", "computed_again", "same_batch", "indices"},
 }
 
@@ -59,6 +62,12 @@ def test_tiny_form_writes_its_record(name, tmp_path, capsys):
 def check_peers(record):
     assert {"ours", "ours, default M", "BALD"} <= {row["method"] for row in record["rows"]}
     assert next(row for row in record["rows"] if row["method"] == "ours")["times_ours"] == 1
+
+
+def check_moving_over(record):
+    assert [(row["row"], row["library"]) for row in record["rows"]] == [(name, row.library) for name, row in moving_over.ROWS.items()]
+    assert {row["library"] for row in record["rows"]} == set(record["axes"]) == set(moving_over.LIBRARIES)
+    assert all((row["there"] is None) == (row["library"] in record["missing"]) for row in record["rows"])
 
 
 def check_limit(record):
@@ -164,6 +173,81 @@ def test_without_batchbald_redux_it_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setattr(redux, "find_spec", lambda name: None)
     with pytest.raises(SystemExit, match="make bench"): redux.main(["--out", str(tmp_path / "record.json")])
     assert not list(tmp_path.iterdir())
+
+
+def alike(a, b, rel=1e-4):
+    "Equal, numbers up to rounding, and errors by their kind: their words may change."
+    if isinstance(a, dict): return isinstance(b, dict) and a.keys() == b.keys() and all(alike(a[o], b[o], rel) for o in a)
+    if isinstance(a, list): return isinstance(b, list) and len(a) == len(b) and all(alike(x, y, rel) for x, y in zip(a, b))
+    if isinstance(a, str): return isinstance(b, str) and a.split(":")[0] == b.split(":")[0]
+    return type(a) is type(b) and a == pytest.approx(b, rel=rel, abs=1e-6)
+
+
+def test_what_is_alike():
+    assert alike({"a": [1.0, True, "ValueError: x"]}, {"a": [1.00001, True, "ValueError: y"]})
+    for other in ({"a": [1.1, True, "ValueError"]}, {"a": [1.0, False, "ValueError"]}, {"a": [1.0, True, "TypeError"]}, {"a": [1.0, True]}): assert not alike({"a": [1.0, True, "ValueError"]}, other)
+
+
+def moving_over_record(): return json.loads((BENCHMARKS / "records/moving_over_quick.json").read_text(encoding="utf-8"))
+
+
+def test_the_record_of_other_libraries_is_of_the_releases_that_are_named():
+    record = moving_over_record()
+    check_moving_over(record)
+    wanted = {package: version for package, version, *_ in moving_over.LIBRARIES.values()}
+    assert {package: record["versions"][package] for package in wanted} == wanted and record["missing"] == []
+    installed = read_settings()["bench_requirements"].split()
+    assert {f"{package}=={version}" for package, version in wanted.items()} <= set(installed)
+    assert [row["asked"] for row in record["rows"]] == [row.asked for row in moving_over.ROWS.values()]
+
+
+@pytest.mark.parametrize("name", moving_over.ROWS)
+def test_our_side_of_a_row_is_what_the_record_says(name):
+    row, = [row for row in moving_over_record()["rows"] if row["row"] == name]
+    assert alike(row["here"], moving_over.compute(moving_over.ROWS[name].compute, there=False))
+
+
+def test_other_libraries_do_what_the_record_says(tmp_path):
+    python = BENCHMARKS.parent / ".venv-bench/bin/python" if moving_over.missing_libraries() else Path(sys.executable)
+    if not python.exists(): pytest.skip("the libraries are missing: run `make bench`")
+    path, env = tmp_path / "record.json", {**os.environ, "PYTHONPATH": str(BENCHMARKS.parent)}
+    done = subprocess.run([python, BENCHMARKS / "moving_over.py", "--out", path], env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    assert not done.returncode, done.stderr
+    now = json.loads(path.read_text())
+    if now["missing"]: pytest.skip(f"missing: {', '.join(now['missing'])}: run `make bench`")
+    for row, then in zip(now["rows"], moving_over_record()["rows"], strict=True): assert row["row"] == then["row"] and alike(row["there"], then["there"])
+
+
+def test_missing_libraries_are_skipped_by_name_and_the_record_stays(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(moving_over, "find_spec", lambda name: None)
+    monkeypatch.setattr(moving_over, "ROWS", {name: moving_over.ROWS[name] for name in ("baal_ties", "small_bald")})
+    monkeypatch.setattr(common, "RECORDS", tmp_path / "records")
+    with pytest.raises(SystemExit, match="not written without Baal, scikit-activeml, modAL, small-text"): moving_over.main([])
+    said = capsys.readouterr()
+    assert said.err.count("not installed") == 4 and said.out.count("| skipped |") == 2 and not list(tmp_path.iterdir())
+    assert moving_over.main(["--out", str(tmp_path / "record.json")])["rows"][0] == {"library": "Baal", "row": "baal_ties", "asked": "order of five equal points", "there": None, "here": [0, 1, 2, 3, 4]}
+
+
+def test_picks_of_baal_come_in_the_order_in_which_they_were_made():
+    scores = np.array([0.0, 4.2, 0.7, 0.0, 1.9, 3.2])  # of picks 2, 4, 5, 1
+    ranks = scores.argsort()[::-1]
+    assert peers.in_order_of_picks(ranks, scores, 4) == [2, 4, 5, 1]
+    assert peers.in_order_of_picks(ranks, scores, 6) == [2, 4, 5, 1]  # it stopped before it had six
+    scores[2] = -1000  # what it marks as picked and then takes again
+    assert peers.in_order_of_picks(scores.argsort()[::-1], scores, 6) == [4, 5, 1]
+
+
+def test_indices_that_a_peer_names_twice_are_named_and_judged_once(monkeypatch, capsys):
+    assert peers.repeated([3, 1, 3, 2, 1, 3]) == [1, 3] and peers.repeated([2, 1]) == []
+    call = lambda x, B, M, seed: lambda: [4, 7, 4]
+    monkeypatch.setattr(peers, "PEERS", {"redux-like": (call, "time", "answers at once")})
+    args = common.parse("peers", "", ["--tiny"], dict.fromkeys(("tiny", "quick", "full"), 10))
+    x = common.make_predictions(60, 5)
+    *ours, peer = peers.compare(x, ["redux-like"], args, B=3, M=50, labels=20, rounds=1)
+    assert (peer["indices"], peer["repeated"]) == ([4, 7, 4], [4]) and not any(row["repeated"] for row in ours)
+    assert (peer["information"], peer["information_error"]) == common.joint_information(x, [4, 7], peers.DRAWS["tiny"], args.seed)
+    peers.show([peer])
+    assert capsys.readouterr().out.splitlines()[-1].endswith("| 4 |")
 
 
 @pytest.mark.skipif(not peers.missing_peers(), reason="the other libraries are here")
