@@ -14,7 +14,9 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 
 from .bald import CandidateBatch
-from .checks import as_float_tensor, check_count, check_generator, check_positions, full_precision, warn
+from batchbald_nbdev.checks import (
+    as_float_tensor, as_tensor, check_count, check_generator, check_positions, full_precision, warn,
+)
 from .collect import collect_log_probs
 from .information import IdenticalSamplesWarning, Predictions, plogp, samples_agree
 from .joint_entropy import uniform
@@ -83,13 +85,13 @@ MANY = 10_000  # parameter samples, unless another number is asked for
 def _take_inputs(inputs, points: list[int]) -> Tensor:
     "Inputs of some points, from a tensor, an array, or a data set of inputs or of (input, label)."
     if hasattr(inputs, "shape"):
-        inputs = torch.as_tensor(inputs)
+        inputs = as_tensor(inputs)
         return inputs[torch.tensor(points, device=inputs.device)]
     if not (hasattr(inputs, "__getitem__") and hasattr(inputs, "__len__")):
         found = "None and the first argument a model" if inputs is None else f"a {type(inputs).__name__}"
         raise ValueError(f"`inputs` is {found}; want the inputs of the pool, in its order: a tensor or a data set")
     items = (inputs[i] for i in points)
-    return torch.stack([torch.as_tensor(x[0] if isinstance(x, (tuple, list)) else x) for x in items])
+    return torch.stack([as_tensor(x[0] if isinstance(x, (tuple, list)) else x) for x in items])
 
 
 def _predict_picks(model, points: list[int], num_samples: int, inputs, generator, device) -> Tensor:
