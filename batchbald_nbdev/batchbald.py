@@ -108,7 +108,7 @@ def mean_gains(
 # %% ../nbs/04_fast_batchbald.ipynb #fb21052b
 def share_left(weights_M: Tensor, left_M: Tensor) -> tuple[Tensor, Tensor]:
     "How often each configuration is to be drawn, and what a gain under it counts then, so that the mean is kept."
-    left_M = left_M + 0.01 * (weights_M @ left_M)
+    left_M = (left_M + 0.01 * (weights_M @ left_M)).clamp_min(1e-300)  # 0 where nothing is left to know
     shares_M = weights_M * left_M
     return shares_M, shares_M.sum() / left_M
 
@@ -367,9 +367,10 @@ def best_candidate(
 ) -> tuple[int, Tensor]:
     "Position of the largest gain, and by how much gains were seen above their bounds."
     step = _Step(state, rows, bounds_N, elements, incumbent, violation)
+    asked = late or bounds_N.device.type == "cpu"  # a GPU would have to be waited for
+    if asked and step.weights_M @ step.left_M <= step.tolerance:  # nothing is left to learn: all tie
+        return first_best(bounds_N.clamp_max(0), 0.0), step.violation
     if late:
-        if step.weights_M @ step.left_M <= step.tolerance:  # nothing is left to learn: all tie
-            return first_best(bounds_N.clamp_max(0), 0.0), step.violation
         step.keep_telling()
         step.few = min(step.few, 2 * LAST)
     sizes = [m for m in levels_of(bounds_N.device) if 3 * m <= len(step.weights_M)] if race_error else []

@@ -182,8 +182,10 @@ def read_judge(path: str, asked: dict, log_probs_N_K_C: torch.Tensor) -> torch.T
         fail(f"`judge`: {points}; want the same points in the same order, under other parameter samples")
     if x.shape[1] < FEWEST:
         fail(f"`judge`: {path} has {x.shape[1]} parameter samples; want {FEWEST} or more, better thousands")
-    if torch.equal(x[:, 0].to(log_probs_N_K_C), log_probs_N_K_C[:, 0]):
-        found = f"{path} begins with the parameter sample with which `predictions` begins"
+    first_N_C = log_probs_N_K_C[:, 0]
+    alike = (x[0].to(first_N_C) == first_N_C[0]).all(-1).nonzero()[:, 0].tolist()  # samples, as far as one point says
+    if any(torch.equal(x[:, k].to(first_N_C), first_N_C) for k in alike):
+        found = f"{path} holds the parameter sample with which `predictions` begins"
         fail(f"`judge`: {found}; want samples that had no part in picking, drawn with another generator")
     return x
 

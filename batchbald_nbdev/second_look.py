@@ -160,6 +160,8 @@ def judge_batch(
     generator = torch.Generator().manual_seed(SEED) if generator is None else check_generator(generator)
     N = _count_points(model_or_log_probs, inputs)
     picks, pending = _check_picks(picks, N), check_positions(pending, N, "pending")
+    if both := set(picks) & set(pending):
+        raise ValueError(f"`pending` names {len(both)} of `picks`; want points that are out already, beside the picks")
     if not picks:
         return CandidateBatch([], [], [], [])
     log_probs_B_K_C = _predict_picks(model_or_log_probs, pending + picks, num_samples, inputs, generator, device)

@@ -68,7 +68,7 @@ def take(self: LabelPredictions, points: Tensor) -> Tensor:  # log_probs_n_L_K_C
     if self.mask_N_L is None:
         return x
     there_n_L = self.mask_N_L[points.to(self.mask_N_L.device)].to(self.device)
-    certain_C = torch.full_like(x[0, 0, 0], -math.inf)
+    certain_C = x.new_full(x.shape[-1:], -math.inf)
     certain_C[:1] = 0
     return torch.where(there_n_L[:, :, None, None], x, certain_C)
 

@@ -1,6 +1,7 @@
 "The fast BatchBALD against the plain loop, within its budget of memory, and interrupted."
 import math
 import os
+import warnings
 
 import numpy as np
 import pytest
@@ -244,3 +245,14 @@ def test_what_is_told_and_what_is_left_are_all_there_is_while_all_configurations
         state.add_variables(x[i : i + 1])
     for i in range(5, 12): state.add_variables(x[i : i + 1])
     assert not state.exact and state.miss() != 0
+
+
+@pytest.mark.parametrize("options", [{}, {"lazy": False}, {"race_error": 0.4}, {"pending": [3]}])
+def test_where_the_labels_so_far_say_all_the_rest_ties(options):
+    "Two samples that share no class: one label tells them apart, and under every configuration nothing is left."
+    x = torch.full((20, 2, 400), -math.inf)
+    for k in range(2): x[:, k, 200 * k : 200 * k + 200] = (0.3 * torch.randn(20, 200, generator=torch.Generator().manual_seed(k))).log_softmax(-1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        batch, plain = get_batchbald_batch(x, 3, **options), get_plain_batchbald_batch(x, 3, pending=options.get("pending", ()))
+    assert batch.indices == plain.indices == [0, 1, 2] and batch.scores == pytest.approx(plain.scores, abs=1e-6)

@@ -233,7 +233,7 @@ def test_the_command_judges_by_another_file(tmp_path):
     told = json.loads((tmp_path / "picks.json").read_text())
     assert told["picks"] == rows and told["judge"].endswith("other.npy") and {"worth", "worth_error", "debiased_score", "at_least"} <= set(told["columns"])
     np.save(tmp_path / "few.npy", x[:, 30:40])
-    wrong = {"less": "less.npy has 5 points", "few": "few.npy has 10 parameter samples; want 20 or more", "x": "begins with the parameter sample with which `predictions` begins"}
+    wrong = {"less": "less.npy has 5 points", "few": "few.npy has 10 parameter samples; want 20 or more", "x": "holds the parameter sample with which `predictions` begins"}
     for name, message in wrong.items():
         with pytest.raises(ValueError, match=f"`judge`.*{message}"): select_batch(tmp_path / "x.npy", size=3, judge=tmp_path / f"{name}.npy")
     (tmp_path / "pending.txt").write_text("3\n4\n")
@@ -255,3 +255,15 @@ def test_the_command_names_its_option_for_a_second_look(tmp_path, call):
     np.save(tmp_path / "x.npy", pool(20, 30, 3, scale=6.0).numpy())
     _, err = call("batchbald_select", tmp_path / "x.npy", "--size", 12)
     assert "What picks are worth, --judge FILE says." in err and "judge_batch" not in err
+
+
+def test_picks_that_are_pending_are_refused():
+    with pytest.raises(ValueError, match="`pending` names 1 of `picks`"): judge_batch(pool(5, 30, 3), [0, 1], pending=[0, 4])
+
+
+def test_samples_that_picked_are_found_in_any_order(tmp_path):
+    x = np.random.default_rng(0).dirichlet(np.ones(3), (6, 25))
+    np.save(tmp_path / "p.npy", x)
+    np.save(tmp_path / "turned.npy", x[:, ::-1])
+    with pytest.raises((ValueError, SystemExit), match="holds the parameter sample"):
+        select_batch(tmp_path / "p.npy", kind="probs", size=2, judge=tmp_path / "turned.npy")

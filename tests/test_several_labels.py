@@ -328,6 +328,18 @@ def test_ties_go_to_the_lowest_place(L):
     assert get_multilabel_batchbald_batch(x, 1, pending=[0, 1]).indices == [2]
 
 
+def test_masks_go_with_blocks_of_nobody():
+    x, mask = pool(3, 2, 5, 3), torch.tensor([[1, 1], [0, 0], [1, 0]]).bool()
+    whole = get_multilabel_batchbald_batch(x, 3, 1000, mask_N_L=mask)
+    assert get_multilabel_batchbald_batch(x, 3, 1000, mask_N_L=mask, max_bytes=1).indices == whole.indices
+
+
+def test_labels_that_say_all_leave_the_rest_tied():
+    x = torch.full((20, 2, 400), -math.inf)
+    for k in range(2): x[:, k, 200 * k : 200 * k + 200] = torch.randn(20, 200, generator=seeded(k)).log_softmax(-1)
+    assert get_multilabel_batchbald_batch(x[:, None], 3).indices == [0, 1, 2]
+
+
 def test_identical_samples_are_warned_of_by_name():
     x = pool(4, 3, 1, 2).expand(4, 3, 5, 2)
     with pytest.warns(IdenticalSamplesWarning, match=r"`log_probs_N_L_K_C` has K = 5.*\(axis 2\)"):
