@@ -441,8 +441,8 @@ def collect_log_probs(
     With several labels for each input, which `outputs` has to say, log_probs_N_L_K_C.
 
     Orthogonal masks want dropout of 1/2; layers with another p get balanced ones. What batches say of
-    their errors takes masks for independent: under orthogonal ones `sampling_errors` are two to five
-    times too large, and `debiased_scores` farther off than plain scores.
+    their errors takes masks for independent: under orthogonal ones `sampling_errors` are two
+    times too large and more, and `debiased_scores` farther off than plain scores.
 
     Masks are drawn on the generator's device, so one CPU generator gives the same masks everywhere. The model's mode is
     restored. A compiled model is run uncompiled, and one that `vmap` cannot run mask by mask, with a warning that this
