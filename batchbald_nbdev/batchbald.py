@@ -188,8 +188,7 @@ class _Step:
         self.known_K = self.weights_M @ posteriors_M_K.double()
         self.tolerance = TIES[posteriors_M_K.dtype]
         self.rows, self.bounds_N, self.elements = rows, bounds_N, elements
-        nothing_left = self.weights_M @ self.left_M <= self.tolerance  # then nobody can tell anything
-        bounds_N.clamp_max_(torch.where(nothing_left, 0.0, math.inf))
+        bounds_N.clamp_max_(self.weights_M @ self.left_M)  # nobody can tell more than what is left to know
         self.looser = getattr(rows, "looser", None)
         least, most = FIRST if self.looser is None else (2 * FIRST[0], 2 * FIRST[0])
         self.few = min(max(least, len(bounds_N) // 64), most, len(bounds_N))
@@ -202,12 +201,12 @@ class _Step:
         open_n = bounds_n > -math.inf
         gains_n = torch.where(open_n, gains_n.clamp_min(0), bounds_n)
         self.incumbent = torch.maximum(self.incumbent, gains_n.max())
-        self.violation = torch.maximum(self.violation, (gains_n - bounds_n).masked_fill(~open_n, 0).max())
+        self.violation = torch.maximum(self.violation, torch.where(open_n, gains_n - bounds_n, 0.0).max())
         self.bounds_N[block_n] = gains_n
 
     def reaches(self, bounds_n: Tensor) -> Tensor:
         "Which of these bounds reach the incumbent."
-        return bounds_n >= self.incumbent - 2 * self.violation - self.tolerance
+        return bounds_n >= torch.sub(self.incumbent, self.violation, alpha=2) - self.tolerance
 
 # %% ../nbs/04_fast_batchbald.ipynb #a2d9c0ee
 @patch

@@ -218,10 +218,11 @@ class IdenticalSamplesWarning(UserWarning):
 
 # %% ../nbs/00_information.ipynb #b6c52162
 def warn_of_identical(name: str, K: int, stacklevel: int) -> None:
-    axis = name.split("_").index("K") - 2
-    found = f"`{name}` has K = {K} identical parameter samples (axis {axis}) for every point"
+    letters = name.split("_")
+    axis = f"axis {letters.index('K') - 2}" if "K" in letters else "axis 1"
+    found = f"`{name}` has K = {K:,} identical parameter samples ({axis}) for every point"
     found = f"{found}, so that no two can disagree"
-    remedy = f"draw different samples (is dropout on?), see whether axis {axis} holds them, or rank by entropy"
+    remedy = f"draw different samples (is dropout on?), see whether {axis} holds them, or rank by entropy"
     message = f"{found}: scores are rounding, and their order means nothing; {remedy}"
     warn(message, IdenticalSamplesWarning, stacklevel + 1)
 

@@ -18,7 +18,7 @@ from batchbald_nbdev.checks import (
     as_float_tensor, as_tensor, check_count, check_generator, check_positions, full_precision, warn,
 )
 from .collect import collect_log_probs
-from .information import IdenticalSamplesWarning, Predictions, plogp, samples_agree
+from .information import Predictions, needs_disagreement, plogp
 from .joint_entropy import uniform
 from .plain_batchbald import as_batch, judge_samples
 from .sampling_error import sum_over_configurations
@@ -131,14 +131,8 @@ def _check_picks(picks, N: int) -> list[int]:
     return [int(i) for i in picks]
 
 
-def _warn_of_identical(probs_B_K_C: Tensor) -> None:
-    K = probs_B_K_C.shape[1]
-    if K > 1 and samples_agree(probs_B_K_C):
-        found = f"`model_or_log_probs` has K = {K:,} identical parameter samples for every pick"
-        remedy = "no two can disagree, and no pick is worth anything; draw different samples (is dropout on?)"
-        warn(f"{found}, so that {remedy}", IdenticalSamplesWarning, stacklevel=3)
-
 # %% ../nbs/08e_second_look.ipynb #b0a60010
+@needs_disagreement
 def judge_batch(
     model_or_log_probs,  # a model with dropout, or log p(y_n = c | w_k) under samples that had no part in picking
     picks: CandidateBatch | Iterable[int],  # positions in the pool, in their order
@@ -165,9 +159,7 @@ def judge_batch(
     if not picks:
         return CandidateBatch([], [], [], [])
     log_probs_B_K_C = _predict_picks(model_or_log_probs, pending + picks, num_samples, inputs, generator, device)
-    predictions = Predictions(log_probs_B_K_C, None, device)
-    judge = _Judge(predictions, M, generator)
-    _warn_of_identical(judge.probs_B_K_C)
+    judge = _Judge(Predictions(log_probs_B_K_C, None, device, name="model_or_log_probs"), M, generator)
     for part_m in _in_blocks(judge, progress):
         judge.judge(part_m)
     return judge.report(len(pending), picks)
