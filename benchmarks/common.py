@@ -24,6 +24,7 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 from torch import Tensor
@@ -41,6 +42,28 @@ from batchbald_nbdev.all import (
 
 RECORDS = Path(__file__).resolve().parent / "records"
 PACKAGES = "batchbald_nbdev torch numpy scipy scikit-learn batchbald_redux toma scikit-activeml baal modAL-python small-text skorch dask".split()
+
+
+# Other libraries
+
+
+def activeml_committee(probs_K_N_C: np.ndarray) -> tuple:
+    "A classifier of scikit-activeml whose members predict this for N points, which are asked for as `X`; and that `X`."
+    from skactiveml.base import SkactivemlClassifier
+
+    class Committee(SkactivemlClassifier):
+        def fit(self, X, y, sample_weight=None):
+            self.fitted_ = True
+            return self
+
+        def predict_proba(self, X):
+            return self.members(X).mean(0)
+
+        def members(self, X):
+            return probs_K_N_C
+
+    X = np.arange(probs_K_N_C.shape[1], dtype=float)[:, None]
+    return Committee(classes=range(probs_K_N_C.shape[2])).fit(X, None), X
 
 
 # Options

@@ -237,22 +237,9 @@ def baal_dropout(there: bool):
 
 def query_activeml(probs_N_K_C: Tensor, B: int, M: int | None = None, seed: int = 0) -> tuple[list[int], np.ndarray]:
     "What its `BatchBALD` returns for a committee with these predictions: indices, and utilities (B, N)."
-    from skactiveml.base import SkactivemlClassifier
     from skactiveml.pool import BatchBALD
 
-    class Committee(SkactivemlClassifier):
-        def fit(self, X, y, sample_weight=None):
-            self.fitted_ = True
-            return self
-
-        def predict_proba(self, X):
-            return self.members(X).mean(0)
-
-        def members(self, X):
-            return lay(probs_N_K_C, "KNC")
-
-    X = np.arange(len(probs_N_K_C), dtype=float)[:, None]
-    committee = Committee(classes=range(probs_N_K_C.shape[-1])).fit(X, None)
+    committee, X = common.activeml_committee(lay(probs_N_K_C, "KNC"))
     strategy = BatchBALD(n_MC_samples=M, sample_predictions_method_name="members", random_state=seed)
     options = dict(fit_ensemble=False, batch_size=B, return_utilities=True)
     indices, utilities_B_N = strategy.query(X, np.full(len(X), np.nan), committee, **options)

@@ -55,25 +55,9 @@ def batchbald_redux(x: Tensor, B: int, M: int, seed: int, dtype: torch.dtype = t
 
 
 def scikit_activeml(x: Tensor, B: int, M: int, seed: int) -> Callable:
-    from skactiveml.base import SkactivemlClassifier
     from skactiveml.pool import BatchBALD
 
-    class Committee(SkactivemlClassifier):
-        "Its predictions are there already."
-
-        def fit(self, X, y, sample_weight=None):
-            self.fitted_ = True
-            return self
-
-        def predict_proba(self, X):
-            return self.members(X).mean(0)
-
-        def members(self, X):
-            return probs_K_N_C
-
-    probs_K_N_C = x.double().exp().transpose(0, 1).contiguous().numpy()
-    X = np.arange(len(x), dtype=float)[:, None]
-    committee = Committee(classes=range(x.shape[-1])).fit(X, None)
+    committee, X = common.activeml_committee(x.double().exp().transpose(0, 1).contiguous().numpy())
 
     def call():
         # The indices are the query's own: where points tie, it draws among them, and the largest utilities say less
