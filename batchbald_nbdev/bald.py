@@ -70,8 +70,8 @@ class CandidateBatch:
 # %% ../nbs/01_bald.ipynb #b421a7a8
 def first_best(scores_N: Tensor, tolerance: float) -> int:
     "Lowest position whose score is within `tolerance` of the best."
-    ties_N = ~(scores_N.max() - scores_N > tolerance)  # so that infinite scores tie with themselves
-    return int(ties_N.byte().argmax())  # the first of them
+    ties_N = scores_N >= scores_N.max() - tolerance  # infinite scores tie with themselves
+    return int(ties_N.view(torch.uint8).argmax())  # the first of them
 
 # %% ../nbs/01_bald.ipynb #7aa5b350
 def rank(scores_N: Tensor, batch_size: int, tolerance: float = 0.0) -> list[int]:

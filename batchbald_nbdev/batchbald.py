@@ -8,6 +8,7 @@ __all__ = ['get_batchbald_batch']
 # %% ../nbs/04_fast_batchbald.ipynb #14ee086e
 import math
 from collections.abc import Iterable
+from functools import reduce
 
 import torch
 from fastcore.basics import patch
@@ -15,8 +16,8 @@ from torch import Tensor
 
 from .bald import CandidateBatch, first_best, compute_bald
 from .checks import check_count, check_number, full_precision
-from .information import Predictions, needs_disagreement, plogp
-from .joint_entropy import NOTHING, WeightedJointEntropy, entropies_left, uniform
+from .information import Predictions, concat, needs_disagreement, plogp, sum_entropy
+from .joint_entropy import NOTHING, WeightedJointEntropy, entropies_left, rows_at_a_time, uniform
 from .plain_batchbald import TIES, BatchBALD, check_search, pick_batch
 
 # %% ../nbs/04_fast_batchbald.ipynb #f9645347
@@ -37,8 +38,9 @@ class Rows:
     def _make_room(self, N: int, K: int, C: int, dtype: torch.dtype, max_bytes: int) -> None:
         device = self.device
         on_cpu = self.device.type == "cpu"
-        # a GPU reads them anew as fast as it would look them up, and without waiting
-        room = min(N, max_bytes // ((C + 1) * K * dtype.itemsize)) if on_cpu else 0
+        room = min(N, max_bytes // ((C + 1) * K * dtype.itemsize))
+        if not on_cpu and room < N:
+            room = 0  # a GPU keeps all or none: it would have to be waited for to say which are there
         self.step = max(1, (READ_ELEMENTS if on_cpu else 2**24) // (K * C))
         self.block = max(1, min(BLOCK if on_cpu else 2**14, BLOCK_BYTES // ((C + 1) * K * dtype.itemsize)))
         self.place_N = torch.full((N,), -1, dtype=torch.int32, device=device)
@@ -53,12 +55,12 @@ def _read(self: Rows, block_n: Tensor, probs_n_C_K: Tensor, entropies_n_K: Tenso
     x = self.predictions.log_probs_N_K_C
     for part_n, probs, entropies in zip(*(x.split(self.step) for x in (block_n, probs_n_C_K, entropies_n_K))):
         log_probs_p_K_C = x.index_select(0, part_n.to(x.device)).to(self.device)
-        probs.copy_(log_probs_p_K_C.to(torch.promote_types(x.dtype, probs.dtype)).exp().transpose(1, 2))
+        torch.exp(log_probs_p_K_C.to(torch.promote_types(x.dtype, probs.dtype)).transpose(1, 2), out=probs)
         sums_p_1_K = probs.sum(1, keepdim=True)
         if not self.checked and len(part_n):
             self.predictions._check(log_probs_p_K_C, sums_p_1_K)
         torch.nn.functional.threshold_(probs.div_(sums_p_1_K), NOTHING, 0.0)
-        entropies.copy_(-plogp(probs).sum(1))
+        entropies.copy_(sum_entropy(probs, 1))
     return probs_n_C_K, entropies_n_K
 
 # %% ../nbs/04_fast_batchbald.ipynb #884dd348
@@ -67,6 +69,10 @@ def __call__(self: Rows, block_n: Tensor) -> tuple[Tensor, Tensor]:
     kept = self.probs_r_C_K, self.entropies_r_K
     if not len(self.probs_r_C_K):
         return self._read(block_n, *(x.new_empty(len(block_n), *x.shape[1:]) for x in kept))
+    if self.device.type != "cpu":
+        if not self.used:
+            self.used = len(self._read(torch.arange(len(self.place_N), device=self.device), *kept)[0])
+        return tuple(x.index_select(0, block_n) for x in kept)
     place_n = self.place_N[block_n].long()
     new_n = block_n[place_n < 0]
     if self.used + len(new_n) > len(self.probs_r_C_K):
@@ -83,11 +89,20 @@ def __call__(self: Rows, block_n: Tensor) -> tuple[Tensor, Tensor]:
 
 # %% ../nbs/04_fast_batchbald.ipynb #fce216e4
 @full_precision
-def _gains_by_configuration(posteriors_K_m: Tensor, probs_n_C_K: Tensor, entropies_n_K: Tensor) -> Tensor:
-    "Information of each candidate under each configuration, gains_n_m."
+def _entropies_by_configuration(posteriors_K_m: Tensor, probs_n_C_K: Tensor, some: int | None = None) -> Tensor:
+    "Entropy of each candidate's label under each configuration, entropies_n_m; `some` configurations at a time."
     n, C, K = probs_n_C_K.shape
-    entropies_n_m = -plogp(probs_n_C_K.view(n * C, K) @ posteriors_K_m).view(n, C, -1).sum(1)
-    return entropies_n_m - entropies_n_K @ posteriors_K_m
+    probs_nC_K, parts = probs_n_C_K.view(n * C, K), posteriors_K_m.split(some or posteriors_K_m.shape[1], 1)
+    return concat([sum_entropy((probs_nC_K @ part).view(n, C, -1), 1) for part in parts], 1)
+
+
+@full_precision
+def _gains_by_configuration(
+    posteriors_K_m: Tensor, probs_n_C_K: Tensor, entropies_n_K: Tensor, some: int | None = None
+) -> Tensor:  # gains_n_m
+    "Information of each candidate under each configuration."
+    entropies_n_m = _entropies_by_configuration(posteriors_K_m, probs_n_C_K, some)
+    return torch.addmm(entropies_n_m, entropies_n_K, posteriors_K_m, alpha=-1)
 
 # %% ../nbs/04_fast_batchbald.ipynb #b2893674
 @full_precision
@@ -100,15 +115,17 @@ def mean_gains(
     elements: int,  # products at a time, at most
 ) -> Tensor:  # gains_n, float64
     "Their mean over all configurations."
-    n, C, K = probs_n_C_K.shape
-    parts = probs_n_C_K.view(n * C, K).split(max(1, elements // len(weights_M)))
-    sums_nC = torch.cat([plogp(part @ posteriors_K_M).double() @ weights_M for part in parts])
-    return (-sums_nC.view(n, C).sum(1) - entropies_n_K.double() @ known_K).clamp_min(0)
+    C, M = probs_n_C_K.shape[1], len(weights_M)
+    parts, some = probs_n_C_K.split(max(1, elements // (C * M))), max(1, elements // C)
+    entropies_n = concat(
+        [_entropies_by_configuration(posteriors_K_M, part, some).double() @ weights_M for part in parts]
+    )
+    return torch.addmv(entropies_n, entropies_n_K.double(), known_K, alpha=-1).clamp_min_(0)
 
 # %% ../nbs/04_fast_batchbald.ipynb #fb21052b
 def share_left(weights_M: Tensor, left_M: Tensor) -> tuple[Tensor, Tensor]:
     "How often each configuration is to be drawn, and what a gain under it counts then, so that the mean is kept."
-    left_M = (left_M + 0.01 * (weights_M @ left_M)).clamp_min(1e-300)  # 0 where nothing is left to know
+    left_M = torch.add(left_M, weights_M @ left_M, alpha=0.01).clamp_min_(1e-300)  # 0 where nothing is left to know
     shares_M = weights_M * left_M
     return shares_M, shares_M.sum() / left_M
 
@@ -118,9 +135,9 @@ def draw_levels(shares_M: Tensor, sizes: tuple[int, ...], generator: torch.Gener
     # shuffled, since else every one may have the same last label
     shuffled_M = uniform((len(shares_M),), generator, shares_M.device).argsort()
     cumulative_M = shares_M[shuffled_M].cumsum(0)
-    shift, num = uniform((), generator, shares_M.device), max(sizes)
-    points_m = (torch.arange(num, device=shares_M.device) + shift) * (cumulative_M[-1] / num)
-    kept_m = shuffled_M[torch.searchsorted(cumulative_M, points_m).clamp_max(len(shares_M) - 1)]
+    shift, num = uniform((), generator, "cpu").item(), max(sizes)
+    points_m = torch.linspace(shift / num, (num - 1 + shift) / num, num, dtype=torch.double, device=shares_M.device)
+    kept_m = shuffled_M[torch.searchsorted(cumulative_M, points_m * cumulative_M[-1])]
     return [kept_m[:: num // m] for m in sizes]
 
 # %% ../nbs/04_fast_batchbald.ipynb #fb21052d
@@ -144,12 +161,13 @@ class _Level:
 @patch
 def _fit(self: _Level, controls_r_m: Tensor, means_r: Tensor) -> None:
     "The least-squares regression on the control variates and a constant, for all candidates at once."
-    controls_1r_m = torch.cat([torch.ones_like(controls_r_m[:1]), controls_r_m])
-    means_1r = torch.cat([torch.ones_like(means_r[:1]), means_r])
-    norms_1r = controls_1r_m.norm(dim=1).clamp_min(1e-300)
-    controls_1r_m, means_1r = controls_1r_m / norms_1r[:, None], means_1r / norms_1r
+    table_r_m1 = torch.cat([controls_r_m, means_r[:, None]], 1)
+    controls_1r_m, means_1r = torch.cat([torch.ones_like(table_r_m1[:1]), table_r_m1]).split([self.size, 1], 1)
+    norms_1r_1 = controls_1r_m.norm(dim=1, keepdim=True).clamp_min(1e-300)
+    controls_1r_m, means_1r = controls_1r_m / norms_1r_1, (means_1r / norms_1r_1)[:, 0]
     squares_p, vectors_1r_p = torch.linalg.eigh(controls_1r_m @ controls_1r_m.T)
-    inverse_p = squares_p.masked_fill(squares_p < 1e-10 * squares_p[-1], math.inf).rsqrt()  # copies say it twice
+    # copies say it twice; squares of rows of length 1 add up to their number
+    inverse_p = torch.nn.functional.threshold(squares_p, 1e-10 * len(squares_p), math.inf).rsqrt()
     basis_m_p = controls_1r_m.T @ (vectors_1r_p * inverse_p)
     self.estimate_m = basis_m_p @ (inverse_p * (means_1r @ vectors_1r_p))
     self.basis_m_p, self.error_m = (x.to(self.scale_m.dtype) for x in (basis_m_p, self.estimate_m))
@@ -159,9 +177,10 @@ def _fit(self: _Level, controls_r_m: Tensor, means_r: Tensor) -> None:
 @patch
 @full_precision
 def __call__(self: _Level, probs_n_C_K: Tensor, entropies_n_K: Tensor) -> tuple[Tensor, Tensor]:
-    scaled_n_m = _gains_by_configuration(self.posteriors_K_m, probs_n_C_K, entropies_n_K) * self.scale_m
-    rest_n_m = scaled_n_m - (scaled_n_m @ self.basis_m_p) @ self.basis_m_p.T
-    return scaled_n_m.double() @ self.estimate_m, (rest_n_m * self.error_m).norm(dim=1).double()
+    some = max(1, 2**18 // probs_n_C_K.shape[1])  # configurations at a time, where there are many classes
+    scaled_n_m = _gains_by_configuration(self.posteriors_K_m, probs_n_C_K, entropies_n_K, some) * self.scale_m
+    rest_n_m = torch.addmm(scaled_n_m, scaled_n_m @ self.basis_m_p, self.basis_m_p.T, alpha=-1)
+    return scaled_n_m.double() @ self.estimate_m, (rest_n_m * self.error_m).norm(dim=1)
 
 # %% ../nbs/04_fast_batchbald.ipynb #ec10db91
 def _quantile(error: float, freedom: int) -> float:
@@ -182,61 +201,64 @@ def levels_of(device: torch.device) -> tuple[int, ...]:
 class _Step:
     "What is known while one pick is looked for. Gains stay on the device, so that a GPU need not be waited for."
 
-    def __init__(self, state, rows: Rows, bounds_N: Tensor, elements: int, incumbent: float, violation: float):
-        self.weights_M, posteriors_M_K = state.weights_M, state.posteriors_M_K
-        self.left_M, self.posteriors_K_M = entropies_left(posteriors_M_K), posteriors_M_K.T.contiguous()
-        self.known_K = self.weights_M @ posteriors_M_K.double()
-        self.tolerance = TIES[posteriors_M_K.dtype]
+    def __init__(self, state, rows: Rows, bounds_N: Tensor, elements: int, incumbent=-math.inf, violation=0.0, open=None, late=False):
+        left_M = entropies_left(state.posteriors_M_K)
+        self.left = state.weights_M @ left_M
+        bounds_N.clamp_max_(self.left)  # nobody can tell more than what is left to know
+        self._take(*(keep_telling if late else tuple)((state.weights_M, left_M, state.posteriors_M_K)))
+        self.tolerance = TIES[state.posteriors_M_K.dtype]
         self.rows, self.bounds_N, self.elements = rows, bounds_N, elements
-        bounds_N.clamp_max_(self.weights_M @ self.left_M)  # nobody can tell more than what is left to know
         self.looser = getattr(rows, "looser", None)
         least, most = FIRST if self.looser is None else (2 * FIRST[0], 2 * FIRST[0])
-        self.few = min(max(least, len(bounds_N) // 64), most, len(bounds_N))
-        self.incumbent = bounds_N.new_tensor(incumbent)  # largest gain that was evaluated
-        self.violation = bounds_N.new_tensor(violation)  # by how much gains were above their bounds
+        open = int((bounds_N > -math.inf).sum()) if open is None else open  # how many can be picked
+        self.few = min(max(least, len(bounds_N) // 64), most, open)
+        # the largest gain that was evaluated, and by how much gains were above their bounds
+        self.seen_2 = bounds_N.new_tensor([incumbent, violation])
 
-    def note(self, block_n: Tensor, gains_n: Tensor) -> None:
-        "Gains that were evaluated in full; -inf stays."
-        bounds_n = self.bounds_N[block_n]
-        open_n = bounds_n > -math.inf
-        gains_n = torch.where(open_n, gains_n.clamp_min(0), bounds_n)
-        self.incumbent = torch.maximum(self.incumbent, gains_n.max())
-        self.violation = torch.maximum(self.violation, torch.where(open_n, gains_n - bounds_n, 0.0).max())
-        self.bounds_N[block_n] = gains_n
+    def _take(self, weights_M: Tensor, left_M: Tensor, posteriors_M_K: Tensor) -> None:
+        self.weights_M, self.left_M, self.posteriors_K_M = weights_M, left_M, posteriors_M_K.T.contiguous()
+        parts = zip(*(x.split(rows_at_a_time(posteriors_M_K)) for x in (weights_M, posteriors_M_K)))
+        self.known_K = reduce(torch.add, (weights_m @ part_m_K.double() for weights_m, part_m_K in parts))
+
+    incumbent = property(lambda self: self.seen_2[0])
+    violation = property(lambda self: self.seen_2[1])
+
+    def note(self, block_n: Tensor, bounds_n: Tensor, gains_n: Tensor) -> None:
+        "Gains that were evaluated in full."
+        most_2 = torch.stack([gains_n, gains_n - bounds_n]).amax(1)
+        self.seen_2, self.bounds_N[block_n] = torch.maximum(self.seen_2, most_2), gains_n
 
     def reaches(self, bounds_n: Tensor) -> Tensor:
         "Which of these bounds reach the incumbent."
-        return bounds_n >= torch.sub(self.incumbent, self.violation, alpha=2) - self.tolerance
+        # where nothing is left to learn, what cannot exceed a tie ties
+        reached = torch.nn.functional.threshold(self.incumbent - self.tolerance, 0.0, self.tolerance)
+        return bounds_n >= torch.sub(reached, self.violation, alpha=2)
 
 # %% ../nbs/04_fast_batchbald.ipynb #a2d9c0ee
 @patch
 def bound(self: _Step, racing: bool) -> tuple[Tensor, Tensor | None, Tensor]:
     "Evaluate the highest bounds: positions, gains_r_M under every configuration if there are races, gains_n."
-    first_n = self.bounds_N.topk(self.few).indices.sort().values
+    bounds_n, first_n = self.bounds_N.topk(self.few)
     rows_n, gains_r_M = self.rows(first_n), None
     if racing:
         step = max(1, self.elements // (len(self.weights_M) * rows_n[0].shape[1]))
-        some = max(256, self.elements // rows_n[0].shape[1])  # configurations, where one candidate has too many
-        posteriors = self.posteriors_K_M.split(some, 1)
+        some = max(1, self.elements // rows_n[0].shape[1])  # configurations, where one candidate has too many
         parts = [
-            torch.cat([_gains_by_configuration(posteriors_K_m, *part) for posteriors_K_m in posteriors], 1)
-            for part in zip(*(x.split(step) for x in rows_n))
+            _gains_by_configuration(self.posteriors_K_M, *part, some) for part in zip(*(x.split(step) for x in rows_n))
         ]
-        gains_r_M, gains_n = torch.cat(parts), torch.cat([part.double() @ self.weights_M for part in parts])
+        gains_r_M, gains_n = concat(parts), concat([part.double() @ self.weights_M for part in parts])
+        self.note(first_n, bounds_n, gains_n.clamp_min(0))
     else:
         gains_n = self.evaluate(rows_n)
-    self.note(first_n, gains_n)
+        self.note(first_n, bounds_n, gains_n)
     return first_n, gains_r_M, gains_n
 
 # %% ../nbs/04_fast_batchbald.ipynb #c3eb1aff
 @patch
 def find_rest(self: _Step, first_n: Tensor, lazy: bool) -> Tensor:
     "The others by their bounds, highest first; with `lazy` only those that may reach the incumbent."
-    rest_N = self.bounds_N > -math.inf
+    rest_N = self.reaches(self.bounds_N) if lazy else self.bounds_N > -math.inf
     rest_N[first_n] = False
-    if lazy:  # where nothing is left to learn, what cannot exceed a tie ties
-        ties_N = (self.incumbent <= self.tolerance) & (self.bounds_N <= self.tolerance - 2 * self.violation)
-        rest_N &= self.reaches(self.bounds_N) & ~ties_N
     rest_n = rest_N.nonzero()[:, 0]
     return rest_n[self.bounds_N[rest_n].argsort(descending=True, stable=True)]
 
@@ -250,8 +272,8 @@ def make_levels(self: _Step, sizes: list[int], gains_r_M, gains_n, race_error: f
     shares_M, scale_M = share_left(self.weights_M, self.left_M)
     kept = draw_levels(shares_M, sizes, generator)
     levels = [_Level(kept_m, scale_M, self.posteriors_K_M, gains_r_M, gains_n) for kept_m in kept]
-    different = torch.stack([(kept_m.sort().values.diff() > 0).sum() + 1 for kept_m in kept]).tolist()
-    freedom = [n - level.controls for n, level in zip(different, levels)]
+    changes = concat([(kept_m.diff() != 0).sum()[None] for kept_m in kept]).tolist()  # equal ones lie side by side
+    freedom = [1 + n - level.controls for n, level in zip(changes, levels)]
     return [
         (level, _quantile(race_error / len(levels), n) * math.sqrt(level.size / n))
         for level, n in zip(levels, freedom)
@@ -263,24 +285,24 @@ def _estimate(level: _Level, rows_n: tuple[Tensor, Tensor], elements: int) -> tu
     "Estimates and their standard errors."
     step = max(1, elements // (level.size * rows_n[0].shape[1]))
     parts = [level(*part) for part in zip(*(x.split(step) for x in rows_n))]
-    return tuple(torch.cat(x) for x in zip(*parts))
+    return tuple(map(concat, zip(*parts)))
 
 # %% ../nbs/04_fast_batchbald.ipynb #da18d430
 def _race(
     block_n: Tensor,
     rows_n: tuple[Tensor, Tensor],
     levels: list[tuple[_Level, float]],
-    bounds_N: Tensor,  # those of what is dropped are brought down
+    bounds_N: Tensor,  # brought down
     incumbent: Tensor,
     elements: int,
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     "The candidates that may reach the incumbent, with their rows."
     for level, margin in levels:
         estimates_n, errors_n = _estimate(level, rows_n, elements)
-        upper_n = estimates_n + margin * errors_n + 5 * TIES[rows_n[0].dtype]  # the last term: rounding of products
+        rounding = 5 * TIES[rows_n[0].dtype]  # of products
+        upper_n = torch.add(estimates_n + rounding, errors_n, alpha=margin).clamp_min_(0)
         stay_n = upper_n >= incumbent
-        bounds_n = bounds_N[block_n]
-        bounds_N[block_n] = torch.where(stay_n, bounds_n, torch.minimum(bounds_n, upper_n))
+        bounds_N[block_n] = torch.minimum(bounds_N[block_n], upper_n)
         stay_n = stay_n.nonzero()[:, 0]
         if len(stay_n) < len(block_n):
             block_n, rows_n = block_n[stay_n], tuple(x[stay_n] for x in rows_n)
@@ -309,17 +331,15 @@ def separate(self: _Step, rest_n: Tensor, levels: list[tuple[_Level, float]], la
                 continue
         block_n, rows_n = _race(block_n, self.rows(block_n), levels, self.bounds_N, floor, self.elements)
         if len(block_n):
-            self.note(block_n, self.evaluate(rows_n))
+            self.note(block_n, self.bounds_N[block_n], self.evaluate(rows_n))
 
 # %% ../nbs/04_fast_batchbald.ipynb #82283ed0
-@patch
-def keep_telling(self: _Step) -> None:
+def keep_telling(configurations: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, ...]:  # weights_M, left_M, posteriors_M_K
     "Leave out configurations that together can tell less than a thousandth of what all can."
-    share_M = self.weights_M * self.left_M
+    weights_M, left_M, _ = configurations
+    share_M = weights_M * left_M
     kept_m = (share_M >= 1e-3 * share_M.mean()).nonzero()[:, 0]
-    self.weights_M, self.left_M = self.weights_M[kept_m], self.left_M[kept_m]
-    self.posteriors_K_M = self.posteriors_K_M[:, kept_m]
-    self.known_K = self.posteriors_K_M.double() @ self.weights_M
+    return tuple(x[kept_m] for x in configurations)
 
 # %% ../nbs/04_fast_batchbald.ipynb #82283ed1
 MOST, LAST, LATE = 512, 16, 1  # candidates of a late pick, those evaluated in full, and the level that they race on
@@ -329,7 +349,7 @@ MOST, LAST, LATE = 512, 16, 1  # candidates of a late pick, those evaluated in f
 def estimate_late(self: _Step, level: _Level, rows: Rows, rest_n: Tensor) -> tuple[Tensor, Tensor]:
     "Estimates and their standard errors, block by block."
     parts = [_estimate(level, rows(block_n), self.elements) for block_n in rest_n.split(rows.block)]
-    return tuple(torch.cat(x) for x in zip(*parts))
+    return tuple(map(concat, zip(*parts)))
 
 
 @patch
@@ -346,7 +366,7 @@ def pick_late(self: _Step, first_n: Tensor, rest_n: Tensor, levels: list[tuple[_
         order_n = (estimates_n / self.tolerance).round().argsort(descending=True, stable=True)
         rest_n = rest_n[order_n[:LAST]]
     for block_n in rest_n.split(self.rows.block):
-        self.note(block_n, self.evaluate(self.rows(block_n)))
+        self.note(block_n, self.bounds_N[block_n], self.evaluate(self.rows(block_n)))
     found_n = torch.cat([first_n, rest_n])
     scores_N = torch.full_like(self.bounds_N, -math.inf).index_copy(0, found_n, self.bounds_N[found_n])
     all_tie = self.incumbent <= self.tolerance
@@ -365,13 +385,13 @@ def best_candidate(
     incumbent: float = -math.inf,  # a gain found elsewhere: what cannot reach it need not be looked at
     violation: float = 0.0,  # by how much gains were seen above their bounds elsewhere
     late: bool = False,  # need candidates not be told apart?
+    open: int | None = None,  # how many can be picked, if that is known
 ) -> tuple[int, Tensor]:
     "Position of the largest gain, and by how much gains were seen above their bounds."
-    step = _Step(state, rows, bounds_N, elements, incumbent, violation)
+    step = _Step(state, rows, bounds_N, elements, incumbent, violation, open, late)
     if late:
-        if step.weights_M @ step.left_M <= step.tolerance:  # nothing is left to learn: all tie
+        if step.left <= step.tolerance:  # nothing is left to learn: all tie
             return first_best(bounds_N.clamp_max(0), 0.0), step.violation
-        step.keep_telling()
         step.few = min(step.few, 2 * LAST)
     sizes = [m for m in levels_of(bounds_N.device) if 3 * m <= len(step.weights_M)] if race_error else []
     if late:
@@ -424,6 +444,7 @@ class Racing(BatchBALD):
         self.elements = min(2**18 if predictions.device.type == "cpu" else 2**24, max_bytes // 16)
         self.options = options | {"generator": torch.Generator().manual_seed(0)}
         self.error = 0.0  # of the joint information, as far as it was seen
+        self.open = int((self.gains_N > -math.inf).sum())  # points that can be picked
 
     def find_bounds(self, predictions) -> Tensor:  # bounds_N
         "What no gain exceeds, before anything is picked."
@@ -440,8 +461,8 @@ class Racing(BatchBALD):
         state = self.search_state()
 
         def step(elements):
-            late = self.told_apart is not None
-            return best_candidate(state, self.rows, self.gains_N, elements=elements, late=late, **self.options)[0]
+            how = self.options | {"elements": elements, "late": self.told_apart is not None, "open": self.open}
+            return best_candidate(state, self.rows, self.gains_N, **how)[0]
 
         pick, self.elements = halving(step, self.elements)
         return pick, self.gains_N[pick].item()
@@ -451,8 +472,10 @@ class Racing(BatchBALD):
 def add(self: Racing, pick: int) -> None:
     told = self.state.information
     BatchBALD.add(self, pick)
+    self.open -= 1
     if self.options["race_error"] and not self.state.exact and self.told_apart is None:
-        self.error = max(self.error, abs(self.state.miss()))
+        unknown = -self.states[-1][1].sum().item()  # what is left to know about the parameters
+        self.error = max(self.error, abs(self.state.information + unknown - math.log(self.states[-1].shape[1])))
         if self.state.information - told <= self.error:
             self.told_apart = len(self.exact)
 

@@ -155,7 +155,7 @@ def note_samples(name: str, probs_n_K_C: Tensor) -> None:
 @patch
 def _check(self: Predictions, x: Tensor, sums_n_K_1: Tensor) -> None:
     "Refuse rows of exponentials that miss one by more than rounding explains."
-    worst, slack = (sums_n_K_1 - 1).abs().max().item(), SLACK[x.dtype] if self.atol is None else self.atol
+    worst, slack = (sums_n_K_1 - 1).abs_().max().item(), SLACK[x.dtype] if self.atol is None else self.atol
     if worst <= slack or self.atol is None and worst <= (slack := find_slack(x)):
         return
     misses = f"(a row of exponentials misses 1 by {worst:.2g}, allowed {slack:g})"
@@ -191,6 +191,11 @@ def __iter__(self: Predictions) -> Iterator[tuple[slice, Tensor]]:
 def read(self: Predictions) -> Tensor:
     "All of them at once, probs_N_K_C."
     return torch.cat([probs_n_K_C for _, probs_n_K_C in self])
+
+# %% ../nbs/00_information.ipynb #2739e8cb
+def concat(parts: list[Tensor], dim: int = 0) -> Tensor:
+    "Parts together; one alone is not copied."
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim)
 
 # %% ../nbs/00_information.ipynb #2e15480b
 @patch
@@ -353,6 +358,13 @@ def plogp(probs: Tensor) -> Tensor:
         return torch.xlogy(probs, probs)
     return probs.clamp_min(torch.finfo(probs.dtype).tiny).log_().mul_(probs)  # one new tensor, not three
 
+# %% ../nbs/00_information.ipynb #3075c111
+def sum_entropy(probs: Tensor, dim: int | tuple[int, ...] = -1, dtype: torch.dtype | None = None) -> Tensor:
+    "Minus p log p, added up over axes, in `dtype`."
+    if probs.device.type != "cpu":
+        return torch.special.entr(probs).sum(dim, dtype=dtype)
+    return 0 - plogp(probs).sum(dim, dtype=dtype)  # not -0 where all is certain
+
 # %% ../nbs/00_information.ipynb #5a15b75a
 def compute_entropy(
     log_probs_N_K_C,  # log p(y_n = c | w_k)
@@ -374,8 +386,8 @@ def compute_both_entropies(log_probs_N_K_C, dtype: torch.dtype | None = None, de
     N, K, _ = predictions.shape
     marginal_N, conditional_N = torch.empty(2, N, dtype=torch.double, device=predictions.device)
     for block, probs_n_K_C in predictions:
-        marginal_N[block] = 0 - plogp(probs_n_K_C.mean(1, dtype=torch.double)).sum(-1)
-        conditional_N[block] = 0 - plogp(probs_n_K_C).sum((1, 2), dtype=torch.double) / K
+        marginal_N[block] = sum_entropy(probs_n_K_C.mean(1, dtype=torch.double))
+        conditional_N[block] = sum_entropy(probs_n_K_C, (1, 2), torch.double) / K
     return marginal_N, conditional_N
 
 # %% ../nbs/00_information.ipynb #2baf765b

@@ -16,8 +16,8 @@ from torch import Tensor
 from batchbald_nbdev.checks import (
     as_float_tensor, check_count, check_generator, check_room, choose_device, choose_dtype, full_precision,
 )
-from .information import Predictions, plogp
-from .resampling import BLOCK, choose_survivors, find_heavy, find_places
+from .information import Predictions, concat, plogp, sum_entropy
+from .resampling import choose_survivors, find_heavy, gather_survivors
 
 
 # %% ../nbs/02_joint_entropy.ipynb #01a9bbe3
@@ -42,11 +42,11 @@ FEW_CLASSES = 32
 
 
 @full_precision
-def _label_probs(posteriors_M_K: Tensor, probs_K_C: Tensor) -> Tensor:
+def _label_probs(posteriors_M_K: Tensor, probs_C_K: Tensor) -> Tensor:
     "Probability of each label under each configuration, probs_C_M."
-    if probs_K_C.shape[1] > FEW_CLASSES:
-        return (posteriors_M_K @ probs_K_C).T
-    return probs_K_C.T.contiguous() @ posteriors_M_K.T  # this way round it is several times as fast for few classes
+    if len(probs_C_K) > FEW_CLASSES:
+        return (posteriors_M_K @ probs_C_K.T).T
+    return probs_C_K @ posteriors_M_K.T  # this way round it is several times as fast for few classes
 
 # %% ../nbs/02_joint_entropy.ipynb #5ae5dea8
 def _child_weights(weights_M: Tensor, probs_C_M: Tensor) -> Tensor:
@@ -54,16 +54,27 @@ def _child_weights(weights_M: Tensor, probs_C_M: Tensor) -> Tensor:
     return (weights_M * probs_C_M).T.flatten()
 
 # %% ../nbs/02_joint_entropy.ipynb #d62ff62b
+CACHE = 2**17  # entries that a CPU works on at a time, so that they stay in its cache
+
+
+def rows_at_a_time(table_M_K: Tensor) -> int:
+    M = len(table_M_K)
+    return max(1, CACHE * M // max(1, table_M_K.numel()) if table_M_K.device.type == "cpu" else M)
+
+
 NOTHING = 1e-18  # of a probability: too little to show in any sum, and large enough that products of two are normal
 
 
-def _child_posteriors(posteriors_M_K: Tensor, probs_K_C: Tensor, children_M: Tensor) -> Tensor:
+def _child_posteriors(posteriors_M_K: Tensor, probs_C_K: Tensor, children_M: Tensor) -> Tensor:
     "Posteriors over parameters of the named children."
-    C = probs_K_C.shape[1]
-    joint_M_K = posteriors_M_K.index_select(0, children_M // C)
-    joint_M_K.mul_(probs_K_C.T.contiguous().index_select(0, children_M % C))
-    sums_M_1 = joint_M_K.sum(1, keepdim=True).clamp_min(torch.finfo(joint_M_K.dtype).tiny)
-    return torch.nn.functional.threshold_(joint_M_K.div_(sums_M_1), NOTHING, 0.0)
+    C, (M, K) = len(probs_C_K), (len(children_M), posteriors_M_K.shape[1])
+    joint_M_K = posteriors_M_K.new_empty(M, K)
+    for children_m, joint_m_K in zip(*(x.split(rows_at_a_time(joint_M_K)) for x in (children_M, joint_M_K))):
+        torch.index_select(posteriors_M_K, 0, children_m // C, out=joint_m_K)
+        joint_m_K.mul_(probs_C_K.index_select(0, children_m % C))
+        sums_m_1 = joint_m_K.sum(1, keepdim=True).clamp_min(torch.finfo(joint_m_K.dtype).tiny)
+        torch.nn.functional.threshold_(joint_m_K.div_(sums_m_1), NOTHING, 0.0)
+    return joint_M_K
 
 # %% ../nbs/02_joint_entropy.ipynb #aac6a8f4
 class JointEntropy:
@@ -157,19 +168,19 @@ class ExactJointEntropy(JointEntropy):
     def add_variables(self, log_probs_N_K_C) -> "ExactJointEntropy":
         weights_M, posteriors_M_K = self.weights_M, self.posteriors_M_K
         for probs_n_K_C in list(self._probs(log_probs_N_K_C)):  # a list: all is checked before anything changes
-            for probs_K_C in probs_n_K_C:
-                M = len(weights_M) * probs_K_C.shape[1]
+            for probs_C_K in probs_n_K_C.transpose(1, 2).contiguous():
+                M = len(weights_M) * len(probs_C_K)
                 check_room(25 * M, "log_probs_N_K_C", f"{M:,} configurations", posteriors_M_K.device)
-                weights_M = _child_weights(weights_M, _label_probs(posteriors_M_K, probs_K_C))
+                weights_M = _child_weights(weights_M, _label_probs(posteriors_M_K, probs_C_K))
                 children_M = (weights_M > 0).nonzero()[:, 0]
                 _check_configurations(len(children_M), posteriors_M_K, 1, "log_probs_N_K_C")
-                posteriors_M_K = _child_posteriors(posteriors_M_K, probs_K_C, children_M)
+                posteriors_M_K = _child_posteriors(posteriors_M_K, probs_C_K, children_M)
                 weights_M = weights_M[children_M]
         self.weights_M, self.posteriors_M_K = weights_M, posteriors_M_K
         return self
 
     def compute(self) -> Tensor:
-        return -plogp(self.weights_M).sum()
+        return sum_entropy(self.weights_M)
 
 # %% ../nbs/02_joint_entropy.ipynb #e2decf8f
 def uniform(shape: tuple[int, ...], generator: torch.Generator, device) -> Tensor:
@@ -303,9 +314,10 @@ def resample(
     places = num_samples - len(heavy_h)
     cumulative_M = weights_M.index_fill(0, heavy_h, 0).cumsum_(0)
     # systematic resampling: one shift for all places
-    teeth = torch.arange(1, places + 1, device=weights_M.device) - uniform((), generator, weights_M.device)
-    teeth = (teeth * (cumulative_M[-1] / max(1, places))).clamp_max(cumulative_M[-1])
-    survivors_m = torch.cat([heavy_h, torch.searchsorted(cumulative_M, teeth)]).sort().values
+    shift, p = uniform((), generator, "cpu").item(), max(1, places)
+    teeth = torch.linspace((1 - shift) / p, (p - shift) / p, places, dtype=torch.double, device=weights_M.device)
+    light_l = torch.searchsorted(cumulative_M, teeth * cumulative_M[-1])
+    survivors_m = torch.cat([heavy_h, light_l]).sort().values
     return survivors_m, weights_M[survivors_m].clamp_min(threshold)
 
 # %% ../nbs/02_joint_entropy.ipynb #9a52c3c3
@@ -332,11 +344,13 @@ class WeightedJointEntropy(JointEntropy):
         self.information = 0.0  # sum of the gains of the added variables, nats
         self.noise = 0.0  # sum of their conditional entropies, nats
         self.exact = True  # whether every configuration is still there
+        self.told = ()  # information after each variable, up to the first after which they are not
+        self.whole = None  # the state before that one
 
 # %% ../nbs/02_joint_entropy.ipynb #d65fd574
 def gains_under(weights_M: Tensor, posteriors_M_K: Tensor, probs_n_K_C: Tensor) -> Tensor:  # gains_n
     "What each label would tell about the parameters, on average over configurations."
-    entropies_n_K = -plogp(probs_n_K_C).sum(-1).double()
+    entropies_n_K = sum_entropy(probs_n_K_C).double()
     known_n = entropies_n_K @ (weights_M @ posteriors_M_K.double())
     return (_mean_entropies(weights_M, posteriors_M_K, probs_n_K_C) - known_n).clamp_min(0)
 
@@ -354,35 +368,37 @@ def compute_gains(self: WeightedJointEntropy, log_probs_N_K_C) -> Tensor:  # gai
 
 # %% ../nbs/02_joint_entropy.ipynb #aa288168
 @full_precision
-def _branch(weights_M: Tensor, posteriors_M_K: Tensor, probs_K_C: Tensor) -> tuple[Tensor, Tensor]:
-    "The label's entropy under each configuration, entropies_M, and the weights of all children, weights_MC."
-    M, C = len(weights_M), probs_K_C.shape[1]
-    step = max(1, BLOCK // C) if weights_M.device.type == "cpu" else M  # parts stay in a processor's cache
-    entropies, weights_M_C = [], weights_M.new_empty(M, C)
-    for part in zip(*(x.split(step) for x in (weights_M, posteriors_M_K, weights_M_C))):
+def _branch(weights_M: Tensor, posteriors_M_K: Tensor, rows_C1_K: Tensor) -> tuple[Tensor, Tensor]:
+    "What a label tells under each configuration, gains_M, and the weights of all children, weights_MC."
+    M, C = len(weights_M), len(rows_C1_K) - 1
+    gains, weights_M_C = [], weights_M.new_empty(M, C)
+    for part in zip(*(x.split(rows_at_a_time(weights_M_C)) for x in (weights_M, posteriors_M_K, weights_M_C))):
         weights_m, posteriors_m_K, weights_m_C = part
-        probs_C_m = _label_probs(posteriors_m_K, probs_K_C)
-        entropies.append(-plogp(probs_C_m).sum(0, dtype=torch.double))
+        probs_C_m, known_1_m = _label_probs(posteriors_m_K, rows_C1_K).split([C, 1])
+        gains.append(sum_entropy(probs_C_m, 0) - known_1_m[0])
         weights_m_C.copy_(probs_C_m.T).mul_(weights_m[:, None])
-    return torch.cat(entropies), weights_M_C.flatten()
+    return concat(gains).double(), weights_M_C.flatten()
 
 # %% ../nbs/02_joint_entropy.ipynb #aa288167
 @patch
 def _add(self: WeightedJointEntropy, probs_K_C: Tensor):
     "Add one checked variable."
-    M, C = len(self.weights_M), probs_K_C.shape[1]
+    before, probs_C_K = copy(self), probs_K_C.T.contiguous()
+    M, C = len(self.weights_M), len(probs_C_K)
     check_room(M * C * 49, "num_samples", f"{M * C:,} configurations to choose from", self.weights_M.device)
-    entropies_K = -plogp(probs_K_C).sum(-1).double()
-    known_K = self.weights_M @ self.posteriors_M_K.double()
-    entropies_M, weights_MC = _branch(self.weights_M, self.posteriors_M_K, probs_K_C)
-    gain = entropies_M @ self.weights_M - entropies_K @ known_K  # as in `_gains`
-    gain, noise, alive = torch.stack([gain, entropies_K.mean(), weights_MC.count_nonzero()]).tolist()  # one wait
+    rows_C1_K = torch.cat([probs_C_K, sum_entropy(probs_C_K, 0)[None]])  # one product for both terms of a gain
+    gains_M, weights_MC = _branch(self.weights_M, self.posteriors_M_K, rows_C1_K)
+    noise = rows_C1_K[-1].mean(dtype=torch.double)
+    gain, noise, alive = torch.stack([gains_M @ self.weights_M, noise, weights_MC.count_nonzero()]).tolist()  # one wait
     self.information += max(gain, 0.0)
     self.noise += noise
-    self.exact = self.exact and alive <= self.num_samples
+    if self.exact:
+        self.told += (self.information,)
+        if alive > self.num_samples:
+            self.exact, self.whole = False, before
     children_M, weights_M = resample(weights_MC, self.num_samples, self.generator, int(alive))
     _check_configurations(len(children_M), self.posteriors_M_K, 1, "num_samples")
-    self.posteriors_M_K = _child_posteriors(self.posteriors_M_K, probs_K_C, children_M)
+    self.posteriors_M_K = _child_posteriors(self.posteriors_M_K, probs_C_K, children_M)
     self.weights_M = weights_M / weights_M.sum()
 
 # %% ../nbs/02_joint_entropy.ipynb #6d7ac384
@@ -409,14 +425,14 @@ def compute(self: WeightedJointEntropy) -> Tensor:
 @patch
 def compute_batch(self: WeightedJointEntropy, log_probs_B_K_C, output_entropies_B: Tensor | None = None) -> Tensor:
     blocks = self._probs(log_probs_B_K_C)
-    noise_B = torch.cat([-plogp(p).sum((1, 2), dtype=torch.double) / p.shape[1] for p in blocks])
+    noise_B = torch.cat([sum_entropy(p, (1, 2), torch.double) / p.shape[1] for p in blocks])
     entropies_B = self.compute().to(noise_B) + self.compute_gains(log_probs_B_K_C) + noise_B
     return self._output(entropies_B, output_entropies_B)
 
 # %% ../nbs/02_joint_entropy.ipynb #2a70dc3e
 def entropies_left(posteriors_M_K: Tensor) -> Tensor:  # entropies_M, nats, float64
     "What is still unknown about the parameters under each configuration: no label can tell more than that."
-    return -plogp(posteriors_M_K).sum(-1).double()
+    return concat([sum_entropy(part_m_K) for part_m_K in posteriors_M_K.split(rows_at_a_time(posteriors_M_K))]).double()
 
 # %% ../nbs/02_joint_entropy.ipynb #2a70dc40
 @patch
@@ -432,39 +448,49 @@ REPEATS = 16
 @full_precision
 def _add_to_runs(weights_R_M: Tensor, posteriors_R_M_K: Tensor, probs_K_C: Tensor, num: int, shifts_R_1: Tensor):
     "Add a variable to every one of R runs: gains_R, and the weights_R_m and posteriors_R_m_K of their survivors."
-    (R, M, K), C = posteriors_R_M_K.shape, probs_K_C.shape[1]
-    entropies_K = -plogp(probs_K_C).sum(-1)
-    probs_C_RM = _label_probs(posteriors_R_M_K.reshape(R * M, K), probs_K_C)
-    entropies_R_M = -plogp(probs_C_RM).sum(0, dtype=torch.double).view(R, M)
-    known_R_M = (posteriors_R_M_K @ entropies_K).double()
+    (R, M, K), C, probs_C_K = posteriors_R_M_K.shape, probs_K_C.shape[1], probs_K_C.T.contiguous()
+    probs_C_RM = _label_probs(posteriors_R_M_K.reshape(R * M, K), probs_C_K)
+    entropies_R_M = sum_entropy(probs_C_RM, 0).double().view(R, M)
+    known_R_M = (posteriors_R_M_K @ sum_entropy(probs_C_K, 0)).double()
     gains_R = ((entropies_R_M - known_R_M) * weights_R_M).sum(1).clamp_min(0)
     weights_R_MC = (weights_R_M * probs_C_RM.view(C, R, M)).permute(1, 2, 0).flatten(1)
     survivors_R_MC, weights_R_MC = choose_survivors(weights_R_MC, num, shifts_R_1)
-    children_R_m = find_places(survivors_R_MC, num)
-    alive_R_m = torch.arange(num, device=children_R_m.device) < survivors_R_MC.sum(1, keepdim=True)
-    weights_R_m = weights_R_MC.gather(1, children_R_m) * alive_R_m
-    starts_R_1 = M * C * torch.arange(R, device=children_R_m.device)[:, None]
-    children_m = (children_R_m + starts_R_1).flatten()
-    posteriors_m_K = _child_posteriors(posteriors_R_M_K.reshape(R * M, K), probs_K_C, children_m)
+    children_R_MC = torch.arange(R * M * C, device=weights_R_MC.device).view(R, M * C)
+    children_R_m, weights_R_m = gather_survivors(survivors_R_MC, num, children_R_MC, weights_R_MC)
+    posteriors_m_K = _child_posteriors(posteriors_R_M_K.reshape(R * M, K), probs_C_K, children_R_m.flatten())
     return gains_R, weights_R_m / weights_R_m.sum(1, keepdim=True), posteriors_m_K.view(R, num, K)
 
 # %% ../nbs/02_joint_entropy.ipynb #fdd0fd69
+NOTHING_LEFT = 1e-7  # nats: what labels can tell so little of need not be followed further
+
+
 def _nothing_left(weights_M: Tensor, posteriors_M_K: Tensor) -> bool:
-    "Whether no label can tell more than a billionth of a nat, in any of the runs if there are several."
-    return bool(((weights_M * entropies_left(posteriors_M_K)).sum(-1) < 1e-9).all())
+    "Whether no label can tell more than next to nothing, in any of the runs if there are several."
+    return bool(((weights_M * entropies_left(posteriors_M_K)).sum(-1) < NOTHING_LEFT).all())
+
+
+def _undecided(weights_M: Tensor, posteriors_M_K: Tensor) -> Tensor:  # positions_m
+    "All configurations but those that together leave next to nothing to tell."
+    left_M, order_M = (weights_M * entropies_left(posteriors_M_K)).sort()
+    return order_M[left_M.cumsum(0) > NOTHING_LEFT].sort().values
 
 # %% ../nbs/02_joint_entropy.ipynb #fdd0fd68
 def _one_run(state: WeightedJointEntropy, probs_b_K_C: Tensor, num: int) -> Tensor:  # information_b
     "What one run says: for many classes or parameter samples, where several together would not fit a cache."
-    run, information = copy(state), []
+    run, share = copy(state), 1.0  # of all weight, that of the configurations that are still followed
     run.num_samples = num
+    gains_b = torch.zeros(len(probs_b_K_C), dtype=torch.double, device="cpu")
     for b, probs_K_C in enumerate(probs_b_K_C):
-        if b % 8 == 7 and _nothing_left(run.weights_M, run.posteriors_M_K):
-            information += [run.information] * (len(probs_b_K_C) - b)
-            break
+        if b % 8 == 7:
+            kept_m = _undecided(share * run.weights_M, run.posteriors_M_K)
+            if not len(kept_m):
+                break
+            weights_m, run.posteriors_M_K = run.weights_M[kept_m], run.posteriors_M_K[kept_m]
+            run.weights_M, share = weights_m / weights_m.sum(), share * weights_m.sum().item()
+        run.information = 0.0
         run._add(probs_K_C)
-        information.append(run.information)
-    return torch.tensor(information, dtype=torch.double, device="cpu")
+        gains_b[b] = share * run.information
+    return state.information + gains_b.cumsum(0)
 
 # %% ../nbs/02_joint_entropy.ipynb #fdd0fd6a
 ENTRIES = 2**19  # of tables in all runs that are worked on at a time on a CPU, so that they stay in its cache
@@ -513,19 +539,21 @@ def estimate_information(
     dtype: torch.dtype | None = None,
     device=None,
     generator: torch.Generator | None = None,
+    state: WeightedJointEntropy | None = None,  # of a search that added them: what it enumerated need not be again
 ) -> Tensor:  # information_R_B, nats: after each point, in each of R independent runs
     "Estimate the information of a batch `REPEATS` times over."
     generator, predictions = check_generator(generator), Predictions(log_probs_B_K_C, dtype, device, noted=False)
     (B, K, _), dtype, device = predictions.shape, predictions.dtype, predictions.device
-    state = WeightedJointEntropy(num_samples, K, dtype=dtype, device=device, generator=generator)
     probs_B_K_C = predictions.read()
+    if state is None:
+        state = WeightedJointEntropy(num_samples, K, dtype=dtype, device=device, generator=generator)
+        for probs_K_C in probs_B_K_C:
+            if state.exact:
+                state._add(probs_K_C)
     information_R_B = torch.zeros(REPEATS, B, dtype=torch.double, device="cpu")
-    for b in range(B):
-        before = copy(state)
-        state._add(probs_B_K_C[b])
-        information_R_B[:, b:] = state.information  # exact one variable longer than all configurations are there
-        if not state.exact:
-            runs_R_b = _run_on(before, probs_B_K_C[b:], max(1, num_samples // 4))
-            information_R_B[:, b:] += runs_R_b - runs_R_b[:, :1]
-            break
+    last = len(state.told) - 1  # exact one variable longer than all configurations are there
+    information_R_B[:, : last + 1] = torch.tensor(state.told, dtype=torch.double, device="cpu")
+    if not state.exact:
+        runs_R_b = _run_on(state.whole, probs_B_K_C[last:], max(1, num_samples // 4))
+        information_R_B[:, last:] = state.told[-1] + (runs_R_b - runs_R_b[:, :1])
     return information_R_B

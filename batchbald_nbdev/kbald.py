@@ -24,7 +24,7 @@ from batchbald_nbdev.checks import (
     as_float_tensor, check_count, check_generator, check_number, check_positions, choose_device, choose_dtype,
     full_precision, silencing, warn,
 )
-from .information import Predictions, check_log_probs, needs_disagreement, plogp
+from .information import Predictions, check_log_probs, needs_disagreement, plogp, sum_entropy
 from .joint_entropy import WeightedJointEntropy, estimate_information
 from batchbald_nbdev.plain_batchbald import (
     TIES, CeilingWarning, Objective, report_runs, search_greedily, warn_near_ceiling,
@@ -60,10 +60,10 @@ def compute_pair_information(
         return information_N_B
     probs_B_K_C = Predictions(picks, dtype, device, name="log_probs_B_K_C").read()
     probs_K_BC = probs_B_K_C.transpose(0, 1).reshape(K, B * C)
-    entropies_B = -plogp(probs_K_BC.mean(0, dtype=torch.double)).view(B, C).sum(1)
+    entropies_B = sum_entropy(probs_K_BC.mean(0, dtype=torch.double).view(B, C))
     step = max(1, 2**20 // (C * B * C))  # candidates at a time: 4 MB of tables in float32
     for block, probs_n_K_C in candidates:
-        entropies_n = -plogp(probs_n_K_C.mean(1, dtype=torch.double)).sum(1)
+        entropies_n = sum_entropy(probs_n_K_C.mean(1, dtype=torch.double))
         tables = (-plogp(p.transpose(1, 2) @ probs_K_BC / K).view(len(p), C, B, C) for p in probs_n_K_C.split(step))
         joint_n_B = torch.cat([table.sum((1, 3), dtype=torch.double) for table in tables])
         information_N_B[block] = (entropies_n[:, None] + entropies_B - joint_n_B).clamp_min(0)

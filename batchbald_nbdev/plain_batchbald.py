@@ -68,7 +68,8 @@ def look(self: Objective) -> None:
 def take(self: Objective, pick: int) -> None:
     "Make a point a pick; what was known of the others is a bound from now on."
     self.gains_N[pick] = -math.inf
-    self.current_N[:] = False
+    if self.lazy:
+        self.current_N[:] = False
     self.add(pick)
 
 # %% ../nbs/03_batchbald.ipynb #cfa801f7
@@ -179,7 +180,7 @@ def _score(objective, pending: int, gains, generator) -> tuple[Tensor, Tensor, f
     errors_B = torch.zeros_like(scores_B)
     if gains and (pending or not all(objective.exact)):
         options = dict(dtype=state.posteriors_M_K.dtype, device=state.weights_M.device, generator=generator)
-        information_R_V = estimate_information(objective.get_batch(), state.num_samples, **options)
+        information_R_V = estimate_information(objective.get_batch(), state.num_samples, state=state, **options)
         information_R_B = information_R_V[:, objective.per_point - 1 :: objective.per_point]
         if pending:
             used = information_R_B[:, pending - 1].mean().item()

@@ -6,6 +6,7 @@
 __all__ = []
 
 # %% ../nbs/92e_resampling.ipynb #e1a0c004
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,33 +24,26 @@ def _settle(weights_R_M: Tensor, others_R_1: Tensor, num_samples: int) -> Tensor
 
 # %% ../nbs/92e_resampling.ipynb #4c3b9619
 def _sorted_threshold(weights_R_M: Tensor, num_samples: int) -> Tensor:
-    "The same without a question to a GPU: of all numbers of heavy ones the first that leaves nothing heavier."
-    sorted_R_m = weights_R_M.sort(1, descending=True).values[:, :num_samples]
-    rest_R_m = weights_R_M.sum(1, keepdim=True) - sorted_R_m.cumsum(1) + sorted_R_m
-    places_m = num_samples - torch.arange(sorted_R_m.shape[1], device=weights_R_M.device)
-    thresholds_R_m = rest_R_m.clamp_min_(0) / places_m
-    found_R_m = sorted_R_m <= thresholds_R_m
-    threshold_R_1 = thresholds_R_m.gather(1, found_R_m.byte().argmax(1, keepdim=True))
-    return threshold_R_1 * found_R_m.any(1, keepdim=True)  # 0 where all are heavy
+    "The same without a question to a GPU: the least of what the rest weighs for each place that is left to it."
+    m = min(num_samples, weights_R_M.shape[1])
+    rest_R_m = weights_R_M.sort(1).values.cumsum(1)[:, -m:]
+    places_m = torch.arange(num_samples - m + 1, num_samples + 1, device=weights_R_M.device)
+    return (rest_R_m / places_m).amin(1, keepdim=True)
 
 # %% ../nbs/92e_resampling.ipynb #4c3b961a
 def find_threshold(weights_R_M: Tensor, num_samples: int) -> Tensor:  # thresholds_R_1
-    "What is heavier survives as it is; the others share the places that are left. 0 where fewer are alive."
+    "What is heavier survives as it is; the others share the places that are left. Below all where fewer are alive."
     if weights_R_M.device.type != "cpu":
         return _sorted_threshold(weights_R_M, num_samples)
     return _settle(weights_R_M, torch.zeros_like(weights_R_M[:, :1]), num_samples)
 
 
-BLOCK = 2**17  # weights that a processor looks at at a time, so that they stay in its cache
-
-
 def find_heavy(weights_M: Tensor, num_samples: int) -> tuple[Tensor, Tensor]:
     "The threshold of one row, and the positions of what is heavier."
-    if weights_M.device.type == "cpu" and len(weights_M) > 16 * num_samples:  # few matter
+    if weights_M.device.type == "cpu" and len(weights_M) > 2 * num_samples:  # few matter
         total = weights_M.sum()
         least = total / num_samples / 8
-        parts = weights_M.split(BLOCK)
-        large_h = torch.cat([(part > least).nonzero()[:, 0] + BLOCK * at for at, part in enumerate(parts)])
+        large_h = torch.from_numpy(np.flatnonzero(weights_M.numpy() > least.item()))  # NumPy finds few among many sooner
         weights_h = weights_M[large_h]
         threshold = _settle(weights_h[None], total - weights_h.sum(), num_samples)[0, 0]
         if threshold >= least:
@@ -69,13 +63,13 @@ def choose_survivors(weights_R_M: Tensor, num_samples: int, shifts_R_1: Tensor) 
     places_R_1 = num_samples - heavy_R_M.sum(1, keepdim=True)
     # systematic resampling: one shift for all places
     positions_R_M = cumulative_R_M / cumulative_R_M[:, -1:].clamp_min(1e-300) * places_R_1 + shifts_R_1
-    teeth_R_M = positions_R_M.floor_().diff(dim=1, prepend=torch.zeros_like(threshold_R_1)) > 0
-    return heavy_R_M | teeth_R_M, torch.where(heavy_R_M, weights_R_M, threshold_R_1)
+    before_R_M = torch.nn.functional.pad(positions_R_M.floor_()[:, :-1], (1, 0))
+    return heavy_R_M | (positions_R_M > before_R_M), weights_R_M.maximum(threshold_R_1)
 
 # %% ../nbs/92e_resampling.ipynb #7d10a3c6
-def find_places(survivors_R_M: Tensor, num: int) -> Tensor:  # positions_R_num
-    "Positions of the survivors of each row, in order, and 0 where there are fewer. (Nothing here waits for a GPU.)"
-    places_R_M = torch.where(survivors_R_M, survivors_R_M.cumsum(1) - 1, num)
-    positions_M = torch.arange(places_R_M.shape[1], device=places_R_M.device)
-    found_R_num1 = places_R_M.new_zeros(len(places_R_M), num + 1)  # what does not survive goes into the last column
-    return found_R_num1.scatter_(1, places_R_M, positions_M.expand_as(places_R_M))[:, :num]
+def gather_survivors(survivors_R_M: Tensor, num: int, *values_R_M: Tensor) -> list[Tensor]:  # each values_R_num
+    "What belongs to the survivors of each row, in order, and 0 where there are fewer. (Nothing here waits for a GPU.)"
+    places_R_M = survivors_R_M.cumsum(1) * survivors_R_M
+    # what does not survive goes into the first column, and one too many, by rounding, into the last
+    found = (x_R_M.new_zeros(len(x_R_M), 1 + num + 1) for x_R_M in values_R_M)
+    return [into.scatter_(1, places_R_M, x_R_M)[:, 1:-1] for into, x_R_M in zip(found, values_R_M)]

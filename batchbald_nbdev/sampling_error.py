@@ -7,6 +7,7 @@ __all__ = ['leave_each_out', 'error_over_samples']
 
 # %% ../nbs/04b_how_sure.ipynb #b0a50004
 import math
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -24,10 +25,11 @@ def sum_over_configurations(weights_M: Tensor, posteriors_M_K: Tensor) -> Tensor
     "Weighted sums of W_mk, of W_mk log W_mk and of (1 - W_mk) log (1 - W_mk), for each parameter sample."
     (M, K), weights_M = posteriors_M_K.shape, weights_M.to(posteriors_M_K.dtype)
     step = max(1, BLOCK // K) if weights_M.device.type == "cpu" else M
-    sums_3_K = torch.zeros(3, K, dtype=torch.double, device=weights_M.device)
-    for weights_m, W_m_K in zip(weights_M.split(step), posteriors_M_K.split(step)):
-        sums_3_K += torch.stack([weights_m @ W_m_K, weights_m @ plogp(W_m_K), weights_m @ plogp(1 - W_m_K)])
-    return sums_3_K
+    sums = [
+        torch.stack([weights_m @ W_m_K, weights_m @ plogp(W_m_K), weights_m @ plogp(1 - W_m_K)]).double()
+        for weights_m, W_m_K in zip(weights_M.split(step), posteriors_M_K.split(step))
+    ]
+    return reduce(torch.add, sums)
 
 # %% ../nbs/04b_how_sure.ipynb #b0a50019
 def values_from_sums(sums_3_K: Tensor) -> tuple[Tensor, Tensor]:  # values_K, bias

@@ -18,7 +18,7 @@ from batchbald_nbdev.checks import (
     as_float_tensor, as_tensor, check_count, check_generator, check_positions, full_precision, warn,
 )
 from .collect import collect_log_probs
-from .information import Predictions, needs_disagreement, plogp
+from .information import Predictions, needs_disagreement, sum_entropy
 from .joint_entropy import uniform
 from .plain_batchbald import as_batch, judge_samples
 from .sampling_error import sum_over_configurations
@@ -30,7 +30,7 @@ class _Judge:
     def __init__(self, predictions: Predictions, M: int, generator: torch.Generator):
         self.probs_B_K_C, self.M, self.generator = predictions.read(), M, generator
         (B, K, _), device = self.probs_B_K_C.shape, self.probs_B_K_C.device
-        self.entropies_B_K = -plogp(self.probs_B_K_C).sum(-1)
+        self.entropies_B_K = sum_entropy(self.probs_B_K_C)
         points_M = (torch.arange(M, device=device) + uniform((), generator, device)) * (K / M)
         self.owner_M = points_M.long().clamp_max(K - 1)  # the samples that are taken for the true one, evenly
         self.told_B_M = torch.zeros(B, M, dtype=torch.double, device=device)
@@ -54,7 +54,7 @@ def judge(self: _Judge, part_m: Tensor) -> None:
     weights_m = self.told_B_M.new_full((len(part_m),), 1 / self.M)
     told_m = torch.zeros_like(weights_m)
     for b in range(B):
-        entropies_m = -plogp(posteriors_m_K @ self.probs_B_K_C[b]).sum(1) - posteriors_m_K @ self.entropies_B_K[b]
+        entropies_m = sum_entropy(posteriors_m_K @ self.probs_B_K_C[b]) - posteriors_m_K @ self.entropies_B_K[b]
         told_m = told_m + entropies_m.double()
         self.told_B_M[b, part_m] = told_m
         likelihoods_C_K = self.probs_B_K_C[b].T.contiguous()

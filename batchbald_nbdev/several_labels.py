@@ -21,10 +21,12 @@ from batchbald_nbdev.checks import (
     as_float_tensor, as_tensor, brief, check_batch_size, check_count, check_generator, check_positions, choose_device,
     choose_dtype, full_precision, warn,
 )
-from .information import BLOCK_ELEMENTS, Predictions, check_label_axes, needs_disagreement, plogp
+from batchbald_nbdev.information import (
+    BLOCK_ELEMENTS, Predictions, check_label_axes, needs_disagreement, plogp, sum_entropy,
+)
 from .joint_entropy import FEW_CLASSES, NOTHING, WeightedJointEntropy, entropies_left, resample
 from .plain_batchbald import WARN_SHARE, BatchBALD, CeilingWarning, pick_batch
-from .resampling import choose_survivors, find_places
+from .resampling import choose_survivors, gather_survivors
 from .sampling_error import sum_over_configurations
 
 # %% ../nbs/07a_several_labels.ipynb #5e7a0010
@@ -91,14 +93,14 @@ def split(self: LabelPredictions, columns: int) -> tuple[Tensor, ...]:
 # %% ../nbs/07a_several_labels.ipynb #5e7a0020
 def _noise(probs_n_L_K_C: Tensor) -> Tensor:  # entropies_n_L, float64
     "Mean conditional entropy of every label."
-    return 0 - plogp(probs_n_L_K_C).sum((2, 3), dtype=torch.double) / probs_n_L_K_C.shape[2]
+    return sum_entropy(probs_n_L_K_C, (2, 3), torch.double) / probs_n_L_K_C.shape[2]
 
 
 def _sum_bald(pool: LabelPredictions) -> Tensor:  # scores_N
     parts, (_, L, _, C) = [], pool.shape
     for points_n in pool.split(L * C):
         probs_n_L_K_C = pool[points_n]
-        marginal_n_L = 0 - plogp(probs_n_L_K_C.mean(2, dtype=torch.double)).sum(-1)
+        marginal_n_L = sum_entropy(probs_n_L_K_C.mean(2, dtype=torch.double))
         parts.append((marginal_n_L - _noise(probs_n_L_K_C)).clamp_min(0).sum(1))
     return torch.cat(parts)
 
@@ -150,7 +152,7 @@ GROUP = 256  # configurations of a group that are looked at in one table, at mos
 def _group_bald(probs_n_L_K_C: Tensor) -> Tensor:  # scores_n
     "From one table with all configurations of a group."
     table_n_c_K = join_labels(probs_n_L_K_C.transpose(2, 3), GROUP)[:, 0]
-    marginal_n = 0 - plogp(table_n_c_K.mean(-1, dtype=torch.double)).sum(-1)
+    marginal_n = sum_entropy(table_n_c_K.mean(-1, dtype=torch.double))
     return (marginal_n - _noise(probs_n_L_K_C).sum(1)).clamp_min(0)
 
 # %% ../nbs/07a_several_labels.ipynb #5e7a0041
@@ -232,7 +234,7 @@ def _read(self: LabelRows, block_n: Tensor, probs_n_C_K: Tensor, entropies_n_K: 
         probs_p_L_C_K = log_probs_p_L_K_C.to(wide).exp().transpose(2, 3).to(probs.dtype).contiguous()
         probs_p_L_C_K.div_(probs_p_L_C_K.sum(2, keepdim=True))
         torch.nn.functional.threshold_(probs_p_L_C_K, NOTHING, 0.0)
-        entropies.copy_(-plogp(probs_p_L_C_K).sum(2).sum(1))
+        entropies.copy_(sum_entropy(probs_p_L_C_K, 2).sum(1))
         probs.copy_(join_labels(probs_p_L_C_K, self.most).flatten(1, 2))
     return probs_n_C_K, entropies_n_K
 
@@ -279,12 +281,11 @@ def _split_on(weights_n_m, posteriors_n_m_K, probs_n_c_m, table_n_c_K, num: int,
     weights_n_mc = (weights_n_m[:, None] * probs_n_c_m).transpose(1, 2).flatten(1)
     survivors_n_mc, weights_n_mc = choose_survivors(weights_n_mc, num, weights_n_mc.new_full((n, 1), shift))
     num = min(num, m * c)
-    places_n_s = find_places(survivors_n_mc, num)
-    alive_n_s = torch.arange(num, device=places_n_s.device) < survivors_n_mc.sum(1, keepdim=True)
-    rows_n_1 = torch.arange(n, device=places_n_s.device)[:, None]
-    joint_n_s_K = posteriors_n_m_K[rows_n_1, places_n_s // c] * table_n_c_K[rows_n_1, places_n_s % c]
+    children_n_mc = torch.arange(m * c, device=weights_n_mc.device).expand(n, m * c)
+    children_n_s, weights_n_s = gather_survivors(survivors_n_mc, num, children_n_mc, weights_n_mc)
+    rows_n_1 = torch.arange(n, device=weights_n_mc.device)[:, None]
+    joint_n_s_K = posteriors_n_m_K[rows_n_1, children_n_s // c] * table_n_c_K[rows_n_1, children_n_s % c]
     sums_n_s_1 = joint_n_s_K.sum(-1, keepdim=True).clamp_min(torch.finfo(joint_n_s_K.dtype).tiny)
-    weights_n_s = weights_n_mc.gather(1, places_n_s) * alive_n_s
     return weights_n_s / weights_n_s.sum(1, keepdim=True), joint_n_s_K.div_(sums_n_s_1)
 
 # %% ../nbs/07a_several_labels.ipynb #5e7a0057

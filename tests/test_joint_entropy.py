@@ -164,3 +164,47 @@ def test_runs_side_by_side_say_what_runs_one_by_one_say(monkeypatch):
     error = (together.var(0) + alone.var(0)).sqrt() / 64**0.5
     assert ((together.mean(0) - alone.mean(0)).abs() <= 5 * error + 1e-6).all()
     assert ((together.std(0)[6:] / alone.std(0)[6:] - 1).abs() < 0.5).all() and (alone.std(0)[6:] > 0).all()
+
+
+@pytest.mark.parametrize("num_samples, points", [(1024, 9), (50, 4), (4, 6), (4096, 3)])
+def test_what_a_search_has_enumerated_is_not_enumerated_again(num_samples, points):
+    from batchbald_nbdev.joint_entropy import estimate_information
+
+    x, g = (2 * torch.randn(points, 30, 4, generator=seeded(0))).log_softmax(-1), seeded(3)
+    anew = estimate_information(x, num_samples, generator=seeded(3))
+    state = WeightedJointEntropy(num_samples, 30, generator=g).add_variables(x)
+    g.manual_seed(3)
+    if not state.exact: torch.rand((), dtype=torch.double, generator=g)  # enumerating draws one number at its end
+    assert torch.equal(estimate_information(x, num_samples, state=state), anew)
+    told = [WeightedJointEntropy(10**6, 30).add_variables(x[:n]).information for n in range(1, len(state.told) + 1)]
+    assert torch.allclose(torch.tensor(state.told), torch.tensor(told), atol=1e-6)
+    if not state.exact: assert state.whole.exact and len(state.told) == 1 + len(state.whole.told)
+
+
+def test_runs_stop_following_what_has_nothing_left_to_tell(monkeypatch):
+    from batchbald_nbdev import joint_entropy
+    from batchbald_nbdev.joint_entropy import estimate_information
+
+    x, kept = (4 * torch.randn(64, 30, 4, generator=seeded(0))).log_softmax(-1), []
+    monkeypatch.setattr(joint_entropy, "ENTRIES", 1)  # one run after the other
+    undecided = joint_entropy._undecided
+    monkeypatch.setattr(joint_entropy, "_undecided", lambda *state: kept.append(undecided(*state)) or kept[-1])
+    some = estimate_information(x, 400)
+    monkeypatch.setattr(joint_entropy, "NOTHING_LEFT", -1.0)
+    every = estimate_information(x, 400)
+    assert 0 in map(len, kept) and any(0 < len(kept_m) < 100 for kept_m in kept)
+    assert torch.allclose(some[0, :7], every[0, :7], atol=1e-6)  # until something was left out the same draws
+    assert (some.diff(dim=1) >= 0).all()
+    error = (some[:, -1].var() + every[:, -1].var()).sqrt() / 4
+    assert (some[:, -1].mean() - every[:, -1].mean()).abs() < 5 * error
+
+
+def test_what_is_left_out_has_next_to_nothing_left_to_tell():
+    from batchbald_nbdev.joint_entropy import NOTHING_LEFT, _undecided, entropies_left
+
+    posteriors_M_K = torch.softmax(torch.linspace(0, 40, 50)[:, None] * torch.randn(50, 8, generator=seeded(1)), 1)
+    weights_M = torch.rand(50, generator=seeded(2)).double()
+    share_M = weights_M / weights_M.sum() * entropies_left(posteriors_M_K)
+    kept_m = _undecided(weights_M / weights_M.sum(), posteriors_M_K)
+    assert 0 < len(kept_m) < 50 and share_M.sum() - share_M[kept_m].sum() <= NOTHING_LEFT
+    assert share_M.sum() - share_M[kept_m[share_M[kept_m].argsort()[1:]]].sum() > NOTHING_LEFT  # and no more could go
