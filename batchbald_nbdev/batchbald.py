@@ -191,6 +191,7 @@ def _quantile(error: float, freedom: int) -> float:
 
 # %% ../nbs/04_fast_batchbald.ipynb #72d8d416
 LEVELS, FIRST = (64, 256, 1024), (16, 64)
+MANY = 6_000  # configurations beyond which half as many candidates are evaluated first
 
 
 def levels_of(device: torch.device) -> tuple[int, ...]:
@@ -209,7 +210,9 @@ class _Step:
         self.tolerance = TIES[state.posteriors_M_K.dtype]
         self.rows, self.bounds_N, self.elements = rows, bounds_N, elements
         self.looser = getattr(rows, "looser", None)
-        least, most = FIRST if self.looser is None else (2 * FIRST[0], 2 * FIRST[0])
+        half = self.looser is not None or len(self.weights_M) > MANY
+        most = FIRST[1] // 2 if half else FIRST[1]
+        least = FIRST[0] if self.looser is None else most
         open = int((bounds_N > -math.inf).sum()) if open is None else open  # how many can be picked
         self.few = min(max(least, len(bounds_N) // 64), most, open)
         # the largest gain that was evaluated, and by how much gains were above their bounds
