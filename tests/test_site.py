@@ -3,7 +3,7 @@
 What needs the site wants `make docs` first, what needs a browser wants Playwright (which `make docs` installs) and Chromium. Where
 something is missing, items are skipped and say so. Screenshots to look at go to results/site.
 """
-import html, http.server, json, os, re, socket, subprocess, sys, threading, time, urllib.request
+import html, http.server, json, os, re, shutil, socket, subprocess, sys, threading, time, urllib.request
 from functools import lru_cache, partial
 from html.parser import HTMLParser
 from pathlib import Path
@@ -11,6 +11,8 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 import yaml
+
+import bare
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "_docs"
@@ -41,7 +43,7 @@ def site():
     index = DOCS / "index.html"
     if not index.exists(): pytest.skip("there is no site: run `make docs`")
     if not (DOCS / "searchindex.js").exists(): pytest.skip("the site is Quarto's: run `make docs BUILDER=sphinx`")
-    sources = [*NOTEBOOKS, ROOT / "nbs/styles.css", ROOT / "nbs/site.js", ROOT / "_quarto.yml", ROOT / "tools/build_site.py", *(ROOT / "tools/site").glob("*.*"),
+    sources = [*NOTEBOOKS, ROOT / "nbs/styles.css", ROOT / "nbs/site.js", ROOT / "_quarto.yml", *(ROOT / f"tools/{o}.py" for o in ("build_site", "docs", "kept")), *(ROOT / "tools/site").glob("*.*"),
                *(ROOT / "tools/site").glob("[st]*/*")]
     newer = [str(o.relative_to(ROOT)) for o in sources if o.stat().st_mtime > index.stat().st_mtime]
     if newer: pytest.skip(f"the site is older than {newer[0]}: run `make docs`")
@@ -89,6 +91,76 @@ def visit(browser, address):
     yield visit
     for context in contexts: context.close()
     assert not trouble
+
+
+# ---- When it is built ----
+
+@pytest.fixture
+def tree(tmp_path, monkeypatch):
+    "The tools that say what a tree gives, on a copy of this one."
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    import docs, kept
+
+    bare.copy_tracked(tmp_path / "tree")
+    for module, name in [(kept, "ROOT"), (docs, "ROOT")]: monkeypatch.setattr(module, name, tmp_path / "tree")
+    monkeypatch.setattr(kept, "CACHE", tmp_path / "cache")
+    return tmp_path / "tree", docs, kept
+
+
+def test_what_goes_into_the_site_is_seen_to_change(tree):
+    folder, docs, _ = tree
+    before = docs.number_of_tree("sphinx")
+    parts = ["nbs/05_kbald.ipynb", "nbs/styles.css", "nbs/site.js", "nbs/images/loop.svg", "batchbald_nbdev/kbald.py", "batchbald_nbdev/_modidx.py", "_quarto.yml",
+             "settings.ini", "CHANGELOG.md", "tools/build_site.py", "tools/colab.py", "tools/site/conf.py", "tools/site/package-lock.json",
+             "tools/site/static/site.css", "tools/site/templates/page.html"]
+    for name in parts:
+        path = folder / name
+        text = path.read_bytes()
+        path.write_bytes(text + b" ")
+        assert docs.number_of_tree("sphinx") != before, name
+        path.write_bytes(text)
+    path.rename(path.with_name("other.html"))
+    assert docs.number_of_tree("sphinx") != before
+    path.with_name("other.html").rename(path)
+    (folder / "README.md").write_text("no part of the site")
+    assert docs.number_of_tree("sphinx") == before != docs.number_of_tree("quarto")
+
+
+def test_what_is_kept_is_made_once_and_as_a_whole(tree):
+    _, _, kept = tree
+    def fails(): raise ValueError("no page")
+    with pytest.raises(ValueError, match="no page"): kept.keep("pages/one", fails)
+    assert kept.keep("pages/one", lambda: b"made") == kept.keep("pages/one", fails) == b"made"
+    kept.keep("pages/two", lambda: b"made too")
+    kept.forget_others("pages/*", ["pages/two"])
+    assert [o.name for o in (kept.CACHE / "pages").iterdir()] == ["two"]
+
+
+@pytest.mark.slow
+def test_a_site_that_was_edited_is_the_one_that_is_built_anew(tree):
+    "Pages that were kept are those that would be made; what was touched in the site itself is mended; where nothing changed nothing is built."
+    folder, _, kept = tree
+    modules = ROOT / "tools/site/node_modules"
+    if not modules.exists(): pytest.skip("npm installed nothing yet: run `make docs BUILDER=sphinx`")
+    shutil.copytree(modules, folder / "tools/site/node_modules")
+
+    def build():
+        done = subprocess.run([sys.executable, "tools/docs.py", "sphinx"], cwd=folder, env={**os.environ, "PYTHONPATH": str(folder)}, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return {str(o.relative_to(folder)): kept.number_of(o) for part in ("_docs", "_proc") for o in kept.files_of(folder / part)}, "is what this tree gives" in done.stdout
+
+    first, unchanged = build()
+    assert not unchanged and build() == (first, True)
+    chapter = folder / "nbs/05_kbald.ipynb"
+    nb = json.loads(chapter.read_text(encoding="utf-8"))
+    nb["cells"][-1]["source"] = "A paragraph that was not there."
+    chapter.write_text(json.dumps(nb), encoding="utf-8")
+    edited, unchanged = build()
+    assert not unchanged and {o for o in first if first[o] != edited[o]} == {"_docs/kbald.html", "_docs/searchindex.js", "_proc/05_kbald.ipynb"}
+    (folder / "_docs/kbald.html").write_text("somebody was here")
+    assert build() == (edited, False)
+    shutil.rmtree(folder / ".docs_cache")
+    assert build() == (edited, False)
 
 
 # ---- The files ----

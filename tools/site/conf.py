@@ -1,9 +1,11 @@
 "Sphinx's settings. tools/build_site.py writes what it reads, and gives the two folders in the environment."
-import html, json, os, re
+import html, json, os, re, sys
 from pathlib import Path
 
 from docutils import nodes
 from PIL import Image
+
+sys.modules["rfc3987_syntax"] = None  # else jsonschema takes seconds to prepare for kinds of addresses that no notebook has
 
 _facts = json.loads((Path(os.environ["SITE_SOURCE"]) / "site.json").read_text(encoding="utf-8"))
 _website, _pages = _facts["website"], _facts["pages"]
