@@ -259,6 +259,13 @@ def is_table(output):
     return sum(len(re.findall(r"\S {2,}(?=\S)", line)) > 1 for line in text.splitlines()) > 1
 
 
+def wrap_sentences(output):
+    "Break long lines of a printed text between words, other than those of a table."
+    data, key = (output, "text") if "text" in output else (output.get("data", {}), "text/plain")
+    def wrapped(line): return [line] if len(line) <= WIDTH or re.search(r"\S {2,}(?=\S)", line) else textwrap.wrap(line, WIDTH, break_long_words=False, break_on_hyphens=False)
+    if key in data: data[key] = "\n".join(o for line in "".join(data[key]).split("\n") for o in wrapped(line))
+
+
 class PageFilter(FilterDefaults):
     "nbdev's processing of a notebook, with exported code folded below its documentation."
 
@@ -272,7 +279,9 @@ class PageFilter(FilterDefaults):
         for cell in nb.cells:
             if cell.cell_type != "code": continue
             if "#| code-fold: true" not in cell.source: cell.source = fit_lines(cell.source)
-            if any(map(is_table, cell.outputs)): cell.source = f"#| classes: aligned\n{cell.source}"
+            if any(map(is_table, cell.outputs)):
+                cell.source = f"#| classes: aligned\n{cell.source}"
+                for output in cell.outputs: wrap_sentences(output)
             for data in (o["data"] for o in cell.outputs if "show_doc(" in cell.source and "text/markdown" in o.get("data", {})):
                 data["text/markdown"] = mend_documentation("".join(data["text/markdown"]), properties)
         documented = {o for cell in nb.cells for o in re.findall(r"^show_doc\(([\w.]+)", cell.source, re.MULTILINE)}
