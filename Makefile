@@ -80,7 +80,7 @@ outputs: $(DEV_INSTALLED) ## run notebooks in place, all or NBS="nbs/01_bald.ipy
 	$(BIN)/python tools/readme.py
 
 docs: $(DOCS_INSTALLED) ## build the site in _docs, with Quarto, or else with Sphinx and npm
-	$(BIN)/python tools/build_site.py $(BUILDER)
+	$(BIN)/python tools/docs.py $(BUILDER)
 
 bench: $(BENCH_INSTALLED) ## time BatchBALD against other libraries and by itself, into benchmarks/records (some 5 minutes)
 	@set -e; for o in $(BENCHMARKS); do echo "== $$o"; .venv-bench/bin/python benchmarks/$$o.py; done

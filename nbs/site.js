@@ -26,22 +26,30 @@ document.addEventListener("click", event => {
   openLarge(picture)
 })
 
-// Equations wider than the page are written smaller, down to seven tenths; what is wider still scrolls, with the keyboard too
+// What is wider than its box scrolls with the keyboard too
+function letScroll(box) {
+  const scrolls = box.scrollWidth > box.clientWidth + 1
+  box.classList.toggle("scrolls", scrolls)
+  if (scrolls) box.tabIndex = 0
+  else box.removeAttribute("tabindex")
+}
+
+// Equations wider than the page are written smaller, down to seven tenths
 function fitEquations() {
   for (const box of document.querySelectorAll("mjx-container[display='true']")) {
     box.style.fontSize = ""
     const share = box.clientWidth / box.scrollWidth
-    if (share >= 1) continue
-    const size = parseFloat(getComputedStyle(box).fontSize)
-    box.style.fontSize = `${Math.max(0.7, 0.98 * share) * size}px`
-    const scrolls = box.scrollWidth > box.clientWidth + 1
-    box.classList.toggle("scrolls", scrolls)
-    if (scrolls) box.tabIndex = 0
+    if (share < 1) box.style.fontSize = `${Math.max(0.7, 0.98 * share) * parseFloat(getComputedStyle(box).fontSize)}px`
   }
+}
+
+function fitToWidth() {
+  fitEquations()
+  document.querySelectorAll("mjx-container[display='true'], .table-wrapper, .table-responsive, .cell_output pre, .cell-output pre").forEach(letScroll)
 }
 
 addEventListener("load", async () => {
   await window.MathJax?.startup?.promise
-  fitEquations()
-  addEventListener("resize", fitEquations)
+  fitToWidth()
+  addEventListener("resize", fitToWidth)
 })

@@ -3,7 +3,7 @@
 What needs the site wants `make docs` first, what needs a browser wants Playwright (which `make docs` installs) and Chromium. Where
 something is missing, items are skipped and say so. Screenshots to look at go to results/site.
 """
-import html, http.server, json, os, re, socket, subprocess, sys, threading, time, urllib.request
+import html, http.server, json, os, re, shutil, socket, subprocess, sys, threading, time, urllib.request
 from functools import lru_cache, partial
 from html.parser import HTMLParser
 from pathlib import Path
@@ -11,6 +11,8 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 import yaml
+
+import bare
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "_docs"
@@ -41,7 +43,7 @@ def site():
     index = DOCS / "index.html"
     if not index.exists(): pytest.skip("there is no site: run `make docs`")
     if not (DOCS / "searchindex.js").exists(): pytest.skip("the site is Quarto's: run `make docs BUILDER=sphinx`")
-    sources = [*NOTEBOOKS, ROOT / "nbs/styles.css", ROOT / "nbs/site.js", ROOT / "_quarto.yml", ROOT / "tools/build_site.py", *(ROOT / "tools/site").glob("*.*"),
+    sources = [*NOTEBOOKS, ROOT / "nbs/styles.css", ROOT / "nbs/site.js", ROOT / "_quarto.yml", *(ROOT / f"tools/{o}.py" for o in ("build_site", "docs", "kept")), *(ROOT / "tools/site").glob("*.*"),
                *(ROOT / "tools/site").glob("[st]*/*")]
     newer = [str(o.relative_to(ROOT)) for o in sources if o.stat().st_mtime > index.stat().st_mtime]
     if newer: pytest.skip(f"the site is older than {newer[0]}: run `make docs`")
@@ -89,6 +91,76 @@ def visit(browser, address):
     yield visit
     for context in contexts: context.close()
     assert not trouble
+
+
+# ---- When it is built ----
+
+@pytest.fixture
+def tree(tmp_path, monkeypatch):
+    "The tools that say what a tree gives, on a copy of this one."
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    import docs, kept
+
+    bare.copy_tracked(tmp_path / "tree")
+    for module, name in [(kept, "ROOT"), (docs, "ROOT")]: monkeypatch.setattr(module, name, tmp_path / "tree")
+    monkeypatch.setattr(kept, "CACHE", tmp_path / "cache")
+    return tmp_path / "tree", docs, kept
+
+
+def test_what_goes_into_the_site_is_seen_to_change(tree):
+    folder, docs, _ = tree
+    before = docs.number_of_tree("sphinx")
+    parts = ["nbs/05_kbald.ipynb", "nbs/styles.css", "nbs/site.js", "nbs/images/loop.svg", "batchbald_nbdev/kbald.py", "batchbald_nbdev/_modidx.py", "_quarto.yml",
+             "settings.ini", "CHANGELOG.md", "tools/build_site.py", "tools/colab.py", "tools/site/conf.py", "tools/site/package-lock.json",
+             "tools/site/static/site.css", "tools/site/templates/page.html"]
+    for name in parts:
+        path = folder / name
+        text = path.read_bytes()
+        path.write_bytes(text + b" ")
+        assert docs.number_of_tree("sphinx") != before, name
+        path.write_bytes(text)
+    path.rename(path.with_name("other.html"))
+    assert docs.number_of_tree("sphinx") != before
+    path.with_name("other.html").rename(path)
+    (folder / "README.md").write_text("no part of the site")
+    assert docs.number_of_tree("sphinx") == before != docs.number_of_tree("quarto")
+
+
+def test_what_is_kept_is_made_once_and_as_a_whole(tree):
+    _, _, kept = tree
+    def fails(): raise ValueError("no page")
+    with pytest.raises(ValueError, match="no page"): kept.keep("pages/one", fails)
+    assert kept.keep("pages/one", lambda: b"made") == kept.keep("pages/one", fails) == b"made"
+    kept.keep("pages/two", lambda: b"made too")
+    kept.forget_others("pages/*", ["pages/two"])
+    assert [o.name for o in (kept.CACHE / "pages").iterdir()] == ["two"]
+
+
+@pytest.mark.slow
+def test_a_site_that_was_edited_is_the_one_that_is_built_anew(tree):
+    "Pages that were kept are those that would be made; what was touched in the site itself is mended; where nothing changed nothing is built."
+    folder, _, kept = tree
+    modules = ROOT / "tools/site/node_modules"
+    if not modules.exists(): pytest.skip("npm installed nothing yet: run `make docs BUILDER=sphinx`")
+    shutil.copytree(modules, folder / "tools/site/node_modules")
+
+    def build():
+        done = subprocess.run([sys.executable, "tools/docs.py", "sphinx"], cwd=folder, env={**os.environ, "PYTHONPATH": str(folder)}, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return {str(o.relative_to(folder)): kept.number_of(o) for part in ("_docs", "_proc") for o in kept.files_of(folder / part)}, "is what this tree gives" in done.stdout
+
+    first, unchanged = build()
+    assert not unchanged and build() == (first, True)
+    chapter = folder / "nbs/05_kbald.ipynb"
+    nb = json.loads(chapter.read_text(encoding="utf-8"))
+    nb["cells"][-1]["source"] = "A paragraph that was not there."
+    chapter.write_text(json.dumps(nb), encoding="utf-8")
+    edited, unchanged = build()
+    assert not unchanged and {o for o in first if first[o] != edited[o]} == {"_docs/kbald.html", "_docs/searchindex.js", "_proc/05_kbald.ipynb"}
+    (folder / "_docs/kbald.html").write_text("somebody was here")
+    assert build() == (edited, False)
+    shutil.rmtree(folder / ".docs_cache")
+    assert build() == (edited, False)
 
 
 # ---- The files ----
@@ -367,9 +439,37 @@ TOO_LONG = """() => [...document.querySelectorAll("div.math")].filter(o => {
 TOO_WIDE = """() => [document.documentElement, document.querySelector(".content")].filter(o => o.scrollWidth > o.clientWidth).map(o => `${o.className}: ${o.scrollWidth}`)"""
 
 
+# Texts that are seen, each with its element; `VISIBLE` begins what follows
+VISIBLE = """() => {
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT), texts = []
+  while (walker.nextNode()) {
+    const text = walker.currentNode, o = text.parentElement
+    if (!text.data.trim() || o.closest("script, style, noscript, mjx-container, :disabled") || !o.checkVisibility({visibilityProperty: true, opacityProperty: true})) continue
+    texts.push([text.data.trim(), o])
+  }
+"""
+SMALL = VISIBLE + """
+  return texts.filter(([, o]) => parseFloat(getComputedStyle(o).fontSize) < 10.5).map(([text]) => text)
+}"""
+# Contrast of what is read with the ground below it: less than 4.5, which WCAG asks for
+DIM = VISIBLE + r"""
+  const numbers = colour => { const all = colour.match(/[\d.]+/g).map(Number); return [...all.slice(0, 3), all[3] ?? 1] }
+  const mix = (above, below) => [0, 1, 2].map(i => above[i] * above[3] + below[i] * (1 - above[3]))
+  const light = colour => [0.2126, 0.7152, 0.0722].reduce((sum, share, i) => sum + share * ((colour[i] / 255 + 0.055) / 1.055) ** 2.4, 0)
+  const ground = o => { const own = numbers(getComputedStyle(o).backgroundColor); return own[3] === 1 || o === document.body ? own : mix(own, ground(o.parentElement)) }
+  return texts.filter(([, o]) => o.closest("article")).map(([text, o]) => {
+    const below = ground(o), style = getComputedStyle(o), shades = [mix(numbers(o.closest("svg") ? style.fill : style.color), below), below].map(light).sort((a, b) => b - a)
+    return [text, (shades[0] + 0.05) / (shades[1] + 0.05)]
+  }).filter(([text, contrast]) => contrast < 4.5 && text !== "¶" && text !== "#")
+}"""
+# What scrolls in its box and neither says so nor is reached by the keyboard
+UNSEEN = """() => [...document.querySelectorAll(".table-wrapper, .cell_output pre, mjx-container[display='true']")].filter(o => o.checkVisibility() && o.scrollWidth > o.clientWidth + 1)
+  .filter(o => o.tabIndex !== 0 || getComputedStyle(o).backgroundImage === "none").map(o => o.textContent.slice(0, 80))"""
+
+
 @pytest.mark.parametrize("name", PAGES)
 def test_page_in_a_browser(visit, name):
-    "No error, no other host, all math typeset and numbered, all pictures there, not heavy, not wider than a phone."
+    "No error, no other host, all math typeset and numbered, all pictures there, not heavy, not wider than a phone, all text large and clear enough in light and dark."
     page = visit(f"{name}.html")
     assert page.evaluate(UNTYPESET) == []
     assert page.evaluate("[...document.images].filter(o => !o.naturalWidth || !o.alt).map(o => o.src)") == []
@@ -381,8 +481,15 @@ def test_page_in_a_browser(visit, name):
         assert page.locator(".eqno a").count() == len(numbers)
     page.set_viewport_size({"width": 1400, "height": 1000})
     assert page.evaluate(TOO_LONG) == []
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        assert page.evaluate(DIM) == [], scheme
+    assert page.evaluate(SMALL) == []
     page.set_viewport_size({"width": 390, "height": 844})
     assert page.evaluate(TOO_WIDE) == []
+    page.wait_for_timeout(300)  # what scrolls is looked for after a change of width
+    assert page.evaluate(UNSEEN) == []
+    assert page.evaluate(SMALL) == []
 
 
 # Text outputs that are cut at the right, other than tables, which scroll
@@ -407,6 +514,48 @@ def test_tables_fit_a_laptop_and_those_of_names_a_phone(visit):
     assert [visit(f"{name}.html", 1280).evaluate(wide) for name in ("experiments", "from_batchbald_redux")] == [[], []]
     page = visit("from_batchbald_redux.html", 390)
     assert page.evaluate(wide.replace(".table-wrapper", ".renamed .table-wrapper")) == []
+    assert visit("index.html", 390).evaluate(wide) == []
+
+
+def test_names_in_tables_break_on_a_phone_and_nowhere_else(visit):
+    broken = """() => [...document.querySelectorAll('table code.literal')].filter(o => o.textContent.length < 20)
+      .filter(o => new Set([...o.getClientRects()].map(o => o.top)).size > 1).map(o => o.textContent)"""
+    assert visit("experiments.html", 1280).evaluate(broken) == []
+    names = visit("experiments.html", 390).locator("table .pre:has(wbr)")
+    assert names.count() and set(names.evaluate_all("all => all.map(o => getComputedStyle(o).whiteSpace)")) == {"normal"}
+
+
+def test_sentences_beside_a_printed_table_are_broken():
+    sentence, row = "a sentence that goes on, " * 6, "a    b    " + "c" * 99
+    cases = {"stream": {"text": [f"{sentence}\n", row]}, "value": {"data": {"text/plain": f"{sentence}\n{row}"}}, "picture": {"data": {"image/png": ""}}}
+    for output in cases.values(): the_builder().wrap_sentences(output)
+    assert cases["stream"]["text"] == cases["value"]["data"]["text/plain"] and cases["picture"] == {"data": {"image/png": ""}}
+    *lines, last = cases["stream"]["text"].split("\n")
+    assert last == row and " ".join(lines) == sentence.strip() and max(map(len, lines)) <= 90
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_printed_tables_are_not_much_wider_than_a_laptop(visit, width):
+    wide = "() => [...document.querySelectorAll('.cell_output pre')].filter(o => o.scrollWidth > 1100).map(o => o.textContent)"
+    for name in ("command_line", "epig", "experiments"): assert visit(f"{name}.html", width).evaluate(wide) == []
+
+
+def test_code_on_a_phone_goes_on_to_the_right_of_where_it_begins(visit):
+    "And is copied as it was written."
+    page = visit("kbald.html", 390, 844)
+    lines = page.evaluate("""() => [...document.querySelectorAll(".cell_input pre .line")].filter(o => o.checkVisibility()).map(o => {
+      const range = document.createRange()
+      range.selectNodeContents(o)
+      const [first, ...others] = [...range.getClientRects()].filter(o => o.width > 1), left = o.getBoundingClientRect().left
+      return [Number(o.style.getPropertyValue("--indent")), first.left - left, Math.min(...others.filter(o => o.top > first.top + 9).map(o => o.left - left))]
+    }).filter(([, , left]) => isFinite(left))""")
+    assert len(lines) > 100 and not [o for o in lines if abs(o[1]) > 1 or o[2] < min(7 * (o[0] + 1), 120)]
+    copied, written = page.evaluate("""() => {
+      const pre = [...document.querySelectorAll(".cell_input pre")].filter(o => o.checkVisibility() && o.querySelector(".line"))[3]
+      getSelection().selectAllChildren(pre)
+      return [getSelection().toString(), pre.textContent]
+    }""")
+    assert copied.rstrip() == written.rstrip() and "\n" in copied.rstrip()
 
 
 @pytest.mark.parametrize("name", ["information", "kbald", "epig"])
@@ -532,6 +681,20 @@ def test_landing_page_has_promise_picture_and_doors(visit):
     assert doors.nth(2).bounding_box()["y"] < picture.bounding_box()["y"]
     doors.nth(0).click()
     page.wait_for_url("**/information.html")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_keyboard_is_seen_where_it_is(visit, scheme):
+    "What Tab reaches, or its box, has an outline."
+    page = visit("epig.html", scheme=scheme)
+    outlines = "() => [document.activeElement, document.activeElement.parentElement].map(o => getComputedStyle(o)).filter(o => o.outlineStyle !== 'none' && parseFloat(o.outlineWidth) >= 1).length"
+    kinds = set()
+    page.evaluate("() => document.querySelectorAll('.sidebar-tree a').forEach((o, i) => { if (i > 3) o.tabIndex = -1 })")  # those are alike
+    for _ in range(30):
+        page.keyboard.press("Tab")
+        kinds.add(page.evaluate("document.activeElement.tagName"))
+        assert page.evaluate(outlines), page.evaluate("document.activeElement.outerHTML")[:300]
+    assert kinds >= {"A", "INPUT", "BUTTON", "SUMMARY"}
 
 
 def test_search_finds_a_word_of_the_book(visit):

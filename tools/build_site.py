@@ -1,27 +1,29 @@
-"""Build the site in _docs from the outputs that the notebooks hold: no notebook runs.
-
-    python tools/build_site.py            with Quarto where it is installed, else with Sphinx
-    python tools/build_site.py sphinx     with Sphinx in any case
+"""How docs.py builds the site in _docs, from the outputs that the notebooks hold: no notebook runs.
 
 nbdev turns the notebooks into pages in _proc: documentation of exported names, links to symbols, hidden cells gone. Either builder
 starts from those, and takes title and sidebar from _quarto.yml. Sphinx reads another Markdown (MyST) and no cell options, so for
 Sphinx the pages are translated.
+
+Pages and pictures are made side by side, and those that were made before are kept (kept.py).
 """
-import argparse, ast, html, importlib, inspect, io, json, os, re, shutil, subprocess, sys, textwrap
+import ast, html, importlib, inspect, io, json, multiprocessing, os, re, shutil, subprocess, sys, textwrap
+from concurrent.futures import ProcessPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import black, yaml
+for _library in ("OMP", "OPENBLAS", "MKL"): os.environ.setdefault(f"{_library}_NUM_THREADS", "1")  # processes run side by side
+
+import black, PIL, yaml
 from execnb.nbio import mk_cell
-from nbdev import serve
+from nbdev import serve, serve_drv
 from nbdev.config import get_config
 from nbdev.processors import FilterDefaults, rm_export
 from PIL import Image
 
 import colab
+from kept import CACHE, ROOT, environment, files_of, forget_others, keep, number_of
 
-ROOT = Path(__file__).resolve().parent.parent
 SITE = ROOT / "tools/site"  # what Sphinx needs beside pages
 PAGES = ROOT / "_proc"
 DOCS = ROOT / "_docs"
@@ -31,6 +33,15 @@ _number = re.compile(r"^\d+[a-zA-Z0-9]*_")  # of a notebook; its page has none
 
 
 class SiteError(ValueError): "The site cannot be built; the message says why."
+
+
+PROCESSES = min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
+
+
+def side_by_side(function, items):
+    "What a function gives for each item, in processes that begin with what this one has imported."
+    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    with ProcessPoolExecutor(PROCESSES, context) as pool: return list(pool.map(function, items))
 
 
 # ---- Pages, for either builder ----
@@ -248,19 +259,29 @@ def is_table(output):
     return sum(len(re.findall(r"\S {2,}(?=\S)", line)) > 1 for line in text.splitlines()) > 1
 
 
+def wrap_sentences(output):
+    "Break long lines of a printed text between words, other than those of a table."
+    data, key = (output, "text") if "text" in output else (output.get("data", {}), "text/plain")
+    def wrapped(line): return [line] if len(line) <= WIDTH or re.search(r"\S {2,}(?=\S)", line) else textwrap.wrap(line, WIDTH, break_long_words=False, break_on_hyphens=False)
+    if key in data: data[key] = "\n".join(o for line in "".join(data[key]).split("\n") for o in wrapped(line))
+
+
 class PageFilter(FilterDefaults):
     "nbdev's processing of a notebook, with exported code folded below its documentation."
 
     def base_procs(self): return [fold_export if o is rm_export else o for o in super().base_procs()]
 
     def __call__(self, nb):
+        ids = {o.id for o in nb.cells}
         super().__call__(nb)
         properties = {o for cell in nb.cells for o in cell.get("properties_", ())}
         fold_checks(nb.cells)
         for cell in nb.cells:
             if cell.cell_type != "code": continue
             if "#| code-fold: true" not in cell.source: cell.source = fit_lines(cell.source)
-            if any(map(is_table, cell.outputs)): cell.source = f"#| classes: aligned\n{cell.source}"
+            if any(map(is_table, cell.outputs)):
+                cell.source = f"#| classes: aligned\n{cell.source}"
+                for output in cell.outputs: wrap_sentences(output)
             for data in (o["data"] for o in cell.outputs if "show_doc(" in cell.source and "text/markdown" in o.get("data", {})):
                 data["text/markdown"] = mend_documentation("".join(data["text/markdown"]), properties)
         documented = {o for cell in nb.cells for o in re.findall(r"^show_doc\(([\w.]+)", cell.source, re.MULTILINE)}
@@ -279,6 +300,37 @@ class PageFilter(FilterDefaults):
                 sources.append(mk_cell(anchors, "markdown"))
             sources.append(cell)
         nb.cells = cells + sources
+        for i, cell in enumerate(o for o in nb.cells if o.get("id") not in ids): cell["id"] = f"made-{i}"  # nbdev draws lots
+
+
+@lru_cache(maxsize=None)
+def number_of_tools():
+    "A number of what makes a page, apart from its notebook: these tools, the package, which documents itself, and settings."
+    return number_of(environment(), *files_of(ROOT / "tools", "*.py"), *files_of(get_config().lib_path, "**/*.py"), get_config().config_file)
+
+
+def kept_page(notebook): return f"pages/{notebook.stem}-{number_of(number_of_tools(), notebook)}.ipynb"
+
+
+def make_page(notebook):
+    "The page of a notebook, as bytes."
+    with TemporaryDirectory() as folder:
+        page = Path(folder, "page.ipynb")
+        serve_drv.main((notebook, page, PageFilter))
+        return page.read_bytes()
+
+
+def keep_page(notebook): keep(kept_page(notebook), lambda: make_page(notebook))
+
+
+def fill_pages(main, files, **options):
+    "Stands for nbdev's `parallel`: a page whose notebook and tools are those of an earlier build is not made again."
+    targets = {source.resolve(): target for source, target, _ in files}
+    missing = [o for o in targets if not (CACHE / kept_page(o)).exists()]
+    if missing: importlib.import_module(f"{get_config().lib_path.name}.all")  # once, for all processes
+    side_by_side(keep_page, sorted(missing, key=lambda o: -o.stat().st_size))
+    for source, target in targets.items(): shutil.copyfile(CACHE / kept_page(source), target)
+    forget_others("pages/*.ipynb", map(kept_page, targets))
 
 
 def doors():
@@ -370,8 +422,8 @@ def number_figures(nb, chapter):
 def make_pages():
     "Fill _proc."
     os.chdir(ROOT)
-    serve.FilterDefaults = PageFilter
-    serve.proc_nbs(force=True, n_workers=0)
+    serve.parallel = fill_pages
+    serve.proc_nbs(force=True)
     index = PAGES / "index.ipynb"
     nb = json.loads(index.read_text(encoding="utf-8"))
     # The doors stand above the picture (a badge is no picture: it stands in a link)
@@ -387,7 +439,10 @@ def make_pages():
         facts[page] = split_front_matter(nb)[0]
         number_figures(nb, chapter_number(notebook))
         (PAGES / notebook).write_text(json.dumps(nb), encoding="utf-8")
-    names = api_page({page: o["title"] for page, o in facts.items()})
+    titles = {page: o["title"] for page, o in facts.items()}
+    kept_names = f"api-{number_of(number_of_tools(), json.dumps(titles))}.md"
+    names = keep(kept_names, lambda: api_page(titles).encode()).decode()
+    forget_others("api-*.md", [kept_names])
     (PAGES / "api.md").write_text(names, encoding="utf-8")
     title, _, about, *_ = names.splitlines()
     (PAGES / "llms.txt").write_text(contents({**facts, "api": {"title": title.lstrip("# "), "description": about}}), encoding="utf-8")
@@ -554,8 +609,10 @@ def write_sphinx_source(folder):
 def write_static(folder):
     "Styles, and what npm brings, so that a page asks no other host for anything."
     if not shutil.which("npm"): raise SiteError("npm is missing: install Node.js (https://nodejs.org), or Quarto (https://quarto.org)")
-    done = subprocess.run(["npm", "ci", "--no-audit", "--no-fund", "--loglevel=error"], cwd=SITE, capture_output=True, text=True)
-    if done.returncode: raise SiteError(f"`npm ci` failed in {SITE.relative_to(ROOT)}:\n{done.stderr}")
+    installed = SITE / "node_modules/.package-lock.json"  # npm writes it last
+    if not installed.exists() or installed.stat().st_mtime < max((SITE / o).stat().st_mtime for o in ("package.json", "package-lock.json")):
+        done = subprocess.run(["npm", "ci", "--no-audit", "--no-fund", "--loglevel=error"], cwd=SITE, capture_output=True, text=True)
+        if done.returncode: raise SiteError(f"`npm ci` failed in {SITE.relative_to(ROOT)}:\n{done.stderr}")
     shutil.copytree(SITE / "static", folder)
     for name in ("styles.css", "site.js"): shutil.copy(ROOT / "nbs" / name, folder)
     modules = SITE / "node_modules"
@@ -567,14 +624,26 @@ def write_static(folder):
             shutil.copy(path, destination)
 
 
-def shrink_pictures(folder):
+def shrunk(data):
     "Figures need few colours: 256 of them halve a file, and nobody sees it. What is transparent or hardly smaller stays as it was."
-    for path in folder.glob("*.png"):
-        with Image.open(path) as picture:
-            if picture.mode != "P" and picture.convert("RGBA").getextrema()[3][0] == 255:
-                small = io.BytesIO()
-                picture.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
-                if small.tell() < 0.8 * path.stat().st_size: path.write_bytes(small.getvalue())
+    with Image.open(io.BytesIO(data)) as picture:
+        if picture.mode == "P" or picture.convert("RGBA").getextrema()[3][0] < 255: return data
+        small = io.BytesIO()
+        picture.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
+    return small.getvalue() if small.tell() < 0.8 * len(data) else data
+
+
+def kept_picture(path): return f"pictures/{number_of(PIL.__version__, inspect.getsource(shrunk), path.read_bytes())}.png"
+
+
+def shrink_picture(path):
+    "Put a small picture in place of one; its number in `CACHE`."
+    kept = kept_picture(path)
+    path.write_bytes(keep(kept, lambda: shrunk(path.read_bytes())))
+    return kept
+
+
+def shrink_pictures(folder): forget_others("pictures/*.png", side_by_side(shrink_picture, files_of(folder, "*.png")))
 
 
 def build_with_sphinx():
@@ -584,7 +653,7 @@ def build_with_sphinx():
         source.mkdir()
         write_sphinx_source(source)
         write_static(static)
-        command = [sys.executable, "-m", "sphinx", "-b", "html", "-q", "-E", "-W", "--keep-going", "-c", SITE, "-d", folder / "doctrees", source, output]
+        command = [sys.executable, "-m", "sphinx", "-b", "html", "-q", "-E", "-W", "--keep-going", "-j", f"{PROCESSES}", "-c", SITE, "-d", folder / "doctrees", source, output]
         done = subprocess.run(command, env={**os.environ, "SITE_SOURCE": str(source), "SITE_STATIC": str(static)})
         if done.returncode: raise SiteError("Sphinx warned or failed, see above")
         shrink_pictures(output / "_images")
@@ -593,13 +662,10 @@ def build_with_sphinx():
         shutil.move(output, DOCS)
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("builder", nargs="?", choices=["quarto", "sphinx"], default="quarto" if shutil.which("quarto") else "sphinx")
-    args = parser.parse_args()
+def build(builder):
+    "Fill _docs, with `quarto` or `sphinx`."
     try:
         make_pages()
-        {"quarto": build_with_quarto, "sphinx": build_with_sphinx}[args.builder]()
+        {"quarto": build_with_quarto, "sphinx": build_with_sphinx}[builder]()
         shutil.copy(PAGES / "llms.txt", DOCS)
     except (SiteError, subprocess.CalledProcessError) as error: sys.exit(f"{error}")
-    print(f"{DOCS.relative_to(ROOT)}/index.html, built with {args.builder.title()}")

@@ -1,9 +1,11 @@
 "Sphinx's settings. tools/build_site.py writes what it reads, and gives the two folders in the environment."
-import html, json, os, re
+import html, json, os, re, sys
 from pathlib import Path
 
 from docutils import nodes
 from PIL import Image
+
+sys.modules["rfc3987_syntax"] = None  # else jsonschema takes seconds to prepare for kinds of addresses that no notebook has
 
 _facts = json.loads((Path(os.environ["SITE_SOURCE"]) / "site.json").read_text(encoding="utf-8"))
 _website, _pages = _facts["website"], _facts["pages"]
@@ -59,6 +61,14 @@ def add_facts(app, pagename, templatename, context, doctree):
     context["metatags"] = context.get("metatags", "") + f'<meta name="description" content="{description}">{fonts}'
 
 
+def hang(match):
+    "A line of code that a phone breaks, in a box of its own, so that it goes on to the right of where it begins."
+    text = html.unescape(re.sub("<[^>]+>", "", match[0]))
+    if len(text) <= 36: return match[0]
+    line = re.sub("^((?:<[^>]+>)*)( +)", r'\1<span class="indent">\2</span>', match[0])
+    return f'<span class="line" style="--indent: {len(text) - len(text.lstrip())}">{line}</span>'
+
+
 def finish_markup(app, pagename, templatename, context, doctree):
     "What Sphinx's own markup lacks: room kept for pictures and links to their full size, short code in one piece, numbers of chapters in a column."
     sources = {name: path for path, name in app.builder.images.items()}
@@ -69,9 +79,16 @@ def finish_markup(app, pagename, templatename, context, doctree):
         wide = " wide" if width > 480 else ""
         return f'<a class="picture{wide}" style="--full: {width}px" href="_images/{match[2]}" title="Open large"><img{match[1]} src="_images/{match[2]}" width="{width}" height="{height}"{match[3]}></a>'
 
+    def breakable(match):
+        name = re.sub(r"([_.])", r"\1<wbr>", match[2])
+        return f'{match[1] or ""}">{name}<'
+
     if body := context.get("body"):
         body = re.sub(r'<img([^>]*) src="_images/([^"]*\.(?:png|jpe?g))"([^>]*?) ?/?>', linked, body)
-        context["body"] = re.sub(r'<span class="pre">([^<]{1,24})</span>', r'<span class="pre short">\1</span>', body)
+        body = re.sub(r'<span class="pre">([^<]{1,24})</span>', r'<span class="pre short">\1</span>', body)
+        body = re.sub(r'(<div class="highlight-\w+ notranslate"><div class="highlight"><pre>)(.*?)(?=</pre>)',
+                      lambda code: code[1] + re.sub(".+", hang, code[2]), body, flags=re.DOTALL)
+        context["body"] = re.sub(r"<table\b.*?</table>", lambda table: re.sub(r'(?<=<span class="pre)( short)?">([\w.]+)<', breakable, table[0]), body, flags=re.DOTALL)
     if tree := context.get("furo_navigation_tree"):
         context["furo_navigation_tree"] = re.sub(r">(\d+[a-z]*)\u2002", r'><span class="number">\1 </span>', tree)
 
