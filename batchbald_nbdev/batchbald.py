@@ -345,7 +345,7 @@ def keep_telling(configurations: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor,
     return tuple(x[kept_m] for x in configurations)
 
 # %% ../nbs/04_fast_batchbald.ipynb #82283ed1
-MOST, LAST, LATE = 512, 16, 1  # candidates of a late pick, those evaluated in full, and the level that they race on
+MOST, LAST, LATE = 256, 16, 1  # candidates of a late pick, those evaluated in full, and the level that they race on
 
 
 @patch

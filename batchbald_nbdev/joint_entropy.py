@@ -461,7 +461,7 @@ def _add_to_runs(weights_R_M: Tensor, posteriors_R_M_K: Tensor, probs_K_C: Tenso
     return gains_R, weights_R_m / weights_R_m.sum(1, keepdim=True), posteriors_m_K.view(R, num, K)
 
 # %% ../nbs/02_joint_entropy.ipynb #fdd0fd69
-NOTHING_LEFT = 1e-7  # nats: what labels can tell so little of need not be followed further
+NOTHING_LEFT = 1e-5  # nats, far below any standard error: where no more is left to tell, runs need not go on
 
 
 def _nothing_left(weights_M: Tensor, posteriors_M_K: Tensor) -> bool:
