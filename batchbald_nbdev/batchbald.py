@@ -89,11 +89,11 @@ def __call__(self: Rows, block_n: Tensor) -> tuple[Tensor, Tensor]:
 
 # %% ../nbs/04_fast_batchbald.ipynb #fce216e4
 @full_precision
-def _entropies_by_configuration(posteriors_K_m: Tensor, probs_n_C_K: Tensor, some: int | None = None) -> Tensor:
+def _entropies_by_configuration(posteriors_K_m: Tensor, probs_n_C_K: Tensor, some=None, dtype=None) -> Tensor:
     "Entropy of each candidate's label under each configuration, entropies_n_m; `some` configurations at a time."
     n, C, K = probs_n_C_K.shape
     probs_nC_K, parts = probs_n_C_K.view(n * C, K), posteriors_K_m.split(some or posteriors_K_m.shape[1], 1)
-    return concat([sum_entropy((probs_nC_K @ part).view(n, C, -1), 1) for part in parts], 1)
+    return concat([sum_entropy((probs_nC_K @ part).view(n, C, -1), 1, dtype) for part in parts], 1)
 
 
 @full_precision
@@ -105,6 +105,9 @@ def _gains_by_configuration(
     return torch.addmm(entropies_n_m, entropies_n_K, posteriors_K_m, alpha=-1)
 
 # %% ../nbs/04_fast_batchbald.ipynb #b2893674
+SOME = 256  # configurations that are worked on together, at least
+
+
 @full_precision
 def mean_gains(
     weights_M: Tensor,
@@ -116,10 +119,9 @@ def mean_gains(
 ) -> Tensor:  # gains_n, float64
     "Their mean over all configurations."
     C, M = probs_n_C_K.shape[1], len(weights_M)
-    parts, some = probs_n_C_K.split(max(1, elements // (C * M))), max(1, elements // C)
-    entropies_n = concat(
-        [_entropies_by_configuration(posteriors_K_M, part, some).double() @ weights_M for part in parts]
-    )
+    parts, some = probs_n_C_K.split(max(1, elements // (C * M))), max(SOME, elements // C)
+    entropies = (_entropies_by_configuration(posteriors_K_M, part, some, torch.double) for part in parts)
+    entropies_n = concat([entropies_n_M @ weights_M for entropies_n_M in entropies])
     return torch.addmv(entropies_n, entropies_n_K.double(), known_K, alpha=-1).clamp_min_(0)
 
 # %% ../nbs/04_fast_batchbald.ipynb #fb21052b
@@ -177,7 +179,7 @@ def _fit(self: _Level, controls_r_m: Tensor, means_r: Tensor) -> None:
 @patch
 @full_precision
 def __call__(self: _Level, probs_n_C_K: Tensor, entropies_n_K: Tensor) -> tuple[Tensor, Tensor]:
-    some = max(1, 2**18 // probs_n_C_K.shape[1])  # configurations at a time, where there are many classes
+    some = max(SOME, 2**18 // probs_n_C_K.shape[1])  # configurations at a time, where there are many classes
     scaled_n_m = _gains_by_configuration(self.posteriors_K_m, probs_n_C_K, entropies_n_K, some) * self.scale_m
     rest_n_m = torch.addmm(scaled_n_m, scaled_n_m @ self.basis_m_p, self.basis_m_p.T, alpha=-1)
     return scaled_n_m.double() @ self.estimate_m, (rest_n_m * self.error_m).norm(dim=1)
@@ -245,7 +247,7 @@ def bound(self: _Step, racing: bool) -> tuple[Tensor, Tensor | None, Tensor]:
     rows_n, gains_r_M = self.rows(first_n), None
     if racing:
         step = max(1, self.elements // (len(self.weights_M) * rows_n[0].shape[1]))
-        some = max(1, self.elements // rows_n[0].shape[1])  # configurations, where one candidate has too many
+        some = max(SOME, self.elements // rows_n[0].shape[1])  # configurations, where one candidate has too many
         parts = [
             _gains_by_configuration(self.posteriors_K_M, *part, some) for part in zip(*(x.split(step) for x in rows_n))
         ]
@@ -477,8 +479,7 @@ def add(self: Racing, pick: int) -> None:
     BatchBALD.add(self, pick)
     self.open -= 1
     if self.options["race_error"] and not self.state.exact and self.told_apart is None:
-        unknown = -self.states[-1][1].sum().item()  # what is left to know about the parameters
-        self.error = max(self.error, abs(self.state.information + unknown - math.log(self.states[-1].shape[1])))
+        self.error = max(self.error, abs(self.state.miss()))
         if self.state.information - told <= self.error:
             self.told_apart = len(self.exact)
 

@@ -375,9 +375,9 @@ def _branch(weights_M: Tensor, posteriors_M_K: Tensor, rows_C1_K: Tensor) -> tup
     for part in zip(*(x.split(rows_at_a_time(weights_M_C)) for x in (weights_M, posteriors_M_K, weights_M_C))):
         weights_m, posteriors_m_K, weights_m_C = part
         probs_C_m, known_1_m = _label_probs(posteriors_m_K, rows_C1_K).split([C, 1])
-        gains.append(sum_entropy(probs_C_m, 0) - known_1_m[0])
+        gains.append(sum_entropy(probs_C_m, 0, torch.double) - known_1_m[0])
         weights_m_C.copy_(probs_C_m.T).mul_(weights_m[:, None])
-    return concat(gains).double(), weights_M_C.flatten()
+    return concat(gains), weights_M_C.flatten()
 
 # %% ../nbs/02_joint_entropy.ipynb #aa288167
 @patch
@@ -450,7 +450,7 @@ def _add_to_runs(weights_R_M: Tensor, posteriors_R_M_K: Tensor, probs_K_C: Tenso
     "Add a variable to every one of R runs: gains_R, and the weights_R_m and posteriors_R_m_K of their survivors."
     (R, M, K), C, probs_C_K = posteriors_R_M_K.shape, probs_K_C.shape[1], probs_K_C.T.contiguous()
     probs_C_RM = _label_probs(posteriors_R_M_K.reshape(R * M, K), probs_C_K)
-    entropies_R_M = sum_entropy(probs_C_RM, 0).double().view(R, M)
+    entropies_R_M = sum_entropy(probs_C_RM, 0, torch.double).view(R, M)
     known_R_M = (posteriors_R_M_K @ sum_entropy(probs_C_K, 0)).double()
     gains_R = ((entropies_R_M - known_R_M) * weights_R_M).sum(1).clamp_min(0)
     weights_R_MC = (weights_R_M * probs_C_RM.view(C, R, M)).permute(1, 2, 0).flatten(1)
@@ -554,6 +554,8 @@ def estimate_information(
     last = len(state.told) - 1  # exact one variable longer than all configurations are there
     information_R_B[:, : last + 1] = torch.tensor(state.told, dtype=torch.double, device="cpu")
     if not state.exact:
-        runs_R_b = _run_on(state.whole, probs_B_K_C[last:], max(1, num_samples // 4))
+        whole = copy(state.whole)
+        whole.generator = generator
+        runs_R_b = _run_on(whole, probs_B_K_C[last:], max(1, num_samples // 4))
         information_R_B[:, last:] = state.told[-1] + (runs_R_b - runs_R_b[:, :1])
     return information_R_B

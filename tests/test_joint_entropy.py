@@ -175,7 +175,7 @@ def test_what_a_search_has_enumerated_is_not_enumerated_again(num_samples, point
     state = WeightedJointEntropy(num_samples, 30, generator=g).add_variables(x)
     g.manual_seed(3)
     if not state.exact: torch.rand((), dtype=torch.double, generator=g)  # enumerating draws one number at its end
-    assert torch.equal(estimate_information(x, num_samples, state=state), anew)
+    assert torch.equal(estimate_information(x, num_samples, state=state, generator=g), anew)
     told = [WeightedJointEntropy(10**6, 30).add_variables(x[:n]).information for n in range(1, len(state.told) + 1)]
     assert torch.allclose(torch.tensor(state.told), torch.tensor(told), atol=1e-6)
     if not state.exact: assert state.whole.exact and len(state.told) == 1 + len(state.whole.told)
