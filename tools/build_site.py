@@ -306,10 +306,42 @@ def fold_export(cell):
         cell.defines_ = list(dict.fromkeys(names_of(tree)))  # a name that ends in _ is not written to the file
         cell.properties_ = set(properties_of(tree))
         inside = {f"{node.name}.{o.name}" for node in tree.body if isinstance(node, ast.ClassDef) for o in node.body if isinstance(o, ast.FunctionDef)}
-        titles = list(dict.fromkeys(o for o in [*cell.defines_, *entries_of(tree)] if o not in inside))
-        summary = f"Source of {', '.join(titles[:4])}{' and more' * (len(titles) > 4)}" if titles else "Imports"
+        cell.titles_ = [o for o in dict.fromkeys([*cell.defines_, *entries_of(tree)]) if o not in inside]
+        calls = dict.fromkeys(ast.unparse(o.value.func) for o in tree.body if isinstance(o, ast.Expr) and isinstance(o.value, ast.Call))
         cell.shown_ = "shown" in directives
-        if not cell.shown_: fold(cell, summary)
+        if not cell.shown_: fold(cell, label_of(cell.titles_) if cell.titles_ else f"Call of {', '.join(calls)}" if calls else "Imports")
+
+
+def label_of(titles): return f"Source of {', '.join(titles[:4])}{' and more' * (len(titles) > 4)}"
+
+
+def name_fold(cell):
+    "Say what is in a cell that asks to be folded, where it does not say so itself."
+    options, source = split_options(cell.source)
+    if options.get("code-fold") != "true" or "code-summary" in options: return
+    try: body = ast.parse(source).body
+    except SyntaxError: return
+    helpers = [o.name for o in body if isinstance(o, (ast.FunctionDef, ast.ClassDef))]
+    is_picture = any(o.startswith("image/") for output in cell.outputs for o in output.get("data", {}))
+    summary = "Imports" if title_of(source, False) == "Imports" else "Code of the figure" if is_picture else label_of(helpers) if helpers else None
+    if summary: cell.source = cell.source.replace("#| code-fold: true\n", f'#| code-fold: true\n#| code-summary: "{summary}"\n', 1)
+
+
+def merged_sources(cells):
+    "Cells in which exported code that is folded in a row, with nothing but anchors between, is folded once."
+    result, anchors = [], []
+    for cell in cells:
+        is_anchor = cell.cell_type == "markdown" and re.fullmatch(r'(<span id="[^"]*"></span>)+', cell.source)
+        before = result[-1] if result else {}
+        if is_anchor and before.get("titles_"): anchors.append(cell)
+        elif cell.get("titles_") and before.get("titles_") and not cell.shown_ and not before.shown_:
+            titles = list(dict.fromkeys(before.titles_ + cell.titles_))
+            source = "\n\n\n".join(split_options(o.source)[1] for o in (before, cell))
+            before.titles_, before.source = titles, source
+            fold(before, label_of(titles))
+            result[-1:-1], anchors = anchors, []
+        else: result, anchors = [*result, *anchors, cell], []
+    return [*result, *anchors]
 
 
 def one_comment_each(line):
@@ -358,6 +390,7 @@ class PageFilter(FilterDefaults):
         fold_checks(nb.cells)
         for cell in nb.cells:
             if cell.cell_type != "code": continue
+            name_fold(cell)
             if "#| code-fold: true" not in cell.source: cell.source = fit_lines(cell.source)
             if any(map(is_table, cell.outputs)):
                 cell.source = f"#| classes: aligned\n{cell.source}"
@@ -379,7 +412,7 @@ class PageFilter(FilterDefaults):
             if anchors := "".join(f'<span id="{o.lower()}"></span>' for o in cell.defines_ if o not in documented):
                 sources.append(mk_cell(anchors, "markdown"))
             sources.append(cell)
-        nb.cells = cells + sources
+        nb.cells = merged_sources(cells + sources)
         for i, cell in enumerate(o for o in nb.cells if o.get("id") not in ids): cell["id"] = f"made-{i}"  # nbdev draws lots
 
 
