@@ -335,6 +335,29 @@ def test_labels_of_folded_code_name_each_name_once(site):
             assert len(set(names)) == len(names), (page, label)
 
 
+def test_what_is_folded_in_a_row_is_folded_once_and_says_what_it_is():
+    from execnb.nbio import mk_cell
+    build_site = the_builder()
+
+    def page(*sources):
+        cells = [mk_cell(o, "markdown" if o[0] == "<" else "code") for o in sources]
+        for cell in cells:
+            if cell.cell_type == "code": cell.outputs, cell.directives_ = [], {"exporti": []} if cell.source.startswith(("def", "D", "call")) else {}
+            if cell.cell_type == "code": build_site.fold_export(cell)
+            if cell.cell_type == "code": build_site.name_fold(cell)
+        made = build_site.merged_preambles(build_site.merged_sources(cells))
+        return [re.findall('code-summary: "(.*)"', o.source) + [build_site.split_options(o.source)[1]] for o in made]
+
+    assert page("def f(): 1", '<span id="g"></span>', "def g(): 2") == [['<span id="g"></span>'], ["Source of f, g", "def f(): 1\n\n\ndef g(): 2"]]
+    assert page("def f(): 1", "<p>Prose</p>", "def g(): 2")[::2] == [["Source of f", "def f(): 1"], ["Source of g", "def g(): 2"]]
+    assert page("D: dict = {}")[0][0] == "Source of D" and page("call(1)")[0][0] == "Call of call"
+    folded = "#| code-fold: true\n"
+    assert page(f"{folded}import a", f"{folded}B = 1", f"{folded}import c") == [["Imports and settings", "import a\n\nB = 1\n\nimport c"]]
+    assert page(f"{folded}import a", f"{folded}import b")[0][0] == "Imports"
+    assert page(f"{folded}class A: pass")[0][0] == "Source of A"
+    assert page("import a", "x = 1") == [["import a"], ["x = 1"]]  # not folded
+
+
 def test_pictures_lead_to_their_full_size_and_keep_room(site):
     from PIL import Image
     count = 0
@@ -436,8 +459,10 @@ def test_lines_are_broken_so_that_nothing_else_changes(source):
     ("for a, b in c.items(): print(a, b)  # " + "what it does " * 5, ["# " + ("what it does " * 5).strip(), "for a, b in c.items(): print(a, b)"]),
     ("assert (\n    a > b\n)  # since it is", ["# since it is", "assert a > b"]),
     ("def f(\n    S,\n):  # " + "what it is " * 7 + "\n    return S", ["# " + ("what it is " * 7).strip(), "def f(S):", "    return S"]),
+    ("def f(\n    a,  # one\n) -> int:  # " + "what it is " * 7 + "here\n    return a",
+     ["    a,  # one", "    # " + "what it is " * 7 + "here", ") -> int:", "    return a"]),
     ("x = [\n    [1, 2],  # one\n    [3, 4],\n]", ["x = [", "    [1, 2],  # one", "    [3, 4],", "]"]),
-], ids=["parameter", "loop", "brackets", "head", "rows"])
+], ids=["parameter", "loop", "brackets", "head", "returned", "rows"])
 def test_comments_stand_above_what_they_make_too_long(source, shown):
     lines = the_builder().fit_lines(source).splitlines()
     at = lines.index(shown[0])

@@ -157,6 +157,7 @@ def raised_comments(source, raises=lambda i, line: len(line) > WIDTH):
         if token.type != tokenize.COMMENT or not raises(token.start[0] - 1, lines[token.start[0] - 1]): continue
         i, column = token.start[0] - 1, token.start[1]
         code, indent = lines[i][:column].rstrip(), re.match(" *", lines[i])[0]
+        if re.match(r" *[])}]", code): indent += "    "  # above what closes a bracket it stands in line with what is inside
         above = textwrap.wrap(token.string[1:].strip(), WIDTH - len(indent) - 2)
         lines[i:i + 1] = [*(f"{indent}# {o}" for o in above), *([code] if code else [])]
     return "\n".join(lines)
@@ -306,7 +307,8 @@ def fold_export(cell):
         cell.defines_ = list(dict.fromkeys(names_of(tree)))  # a name that ends in _ is not written to the file
         cell.properties_ = set(properties_of(tree))
         inside = {f"{node.name}.{o.name}" for node in tree.body if isinstance(node, ast.ClassDef) for o in node.body if isinstance(o, ast.FunctionDef)}
-        cell.titles_ = [o for o in dict.fromkeys([*cell.defines_, *entries_of(tree)]) if o not in inside]
+        annotated = [o.target.id for o in tree.body if isinstance(o, ast.AnnAssign)]
+        cell.titles_ = [o for o in dict.fromkeys([*cell.defines_, *annotated, *entries_of(tree)]) if o not in inside]
         calls = dict.fromkeys(ast.unparse(o.value.func) for o in tree.body if isinstance(o, ast.Expr) and isinstance(o.value, ast.Call))
         cell.shown_ = "shown" in directives
         if not cell.shown_: fold(cell, label_of(cell.titles_) if cell.titles_ else f"Call of {', '.join(calls)}" if calls else "Imports")
@@ -323,8 +325,29 @@ def name_fold(cell):
     except SyntaxError: return
     helpers = [o.name for o in body if isinstance(o, (ast.FunctionDef, ast.ClassDef))]
     is_picture = any(o.startswith("image/") for output in cell.outputs for o in output.get("data", {}))
-    summary = "Imports" if title_of(source, False) == "Imports" else "Code of the figure" if is_picture else label_of(helpers) if helpers else None
+    are_imports = [isinstance(o, (ast.Import, ast.ImportFrom)) for o in body]
+    settles = all(is_import or isinstance(o, ast.Assign) or isinstance(o, ast.Expr) for o, is_import in zip(body, are_imports)) and not cell.outputs
+    if is_picture: summary = "Code of the figure"
+    elif helpers: summary = label_of(helpers)
+    elif all(are_imports): summary = "Imports"
+    else: summary = "Imports and settings" if settles and any(are_imports) else "Settings" if settles else None
     if summary: cell.source = cell.source.replace("#| code-fold: true\n", f'#| code-fold: true\n#| code-summary: "{summary}"\n', 1)
+
+
+_preamble = re.compile(r'#\| code-fold: true\n#\| code-summary: "(Imports|Settings|Imports and settings)"\n')
+
+
+def merged_preambles(cells):
+    "Cells in which imports and settings that stand in a row are folded once."
+    result = []
+    for cell in cells:
+        found = [_preamble.match(o.source) for o in (*result[-1:], cell) if o.cell_type == "code"]
+        if len(found) == 2 and all(found):
+            titles = {o[1] for o in found}
+            result[-1].source = "\n\n".join(split_options(o.source)[1] for o in (result[-1], cell))
+            fold(result[-1], titles.pop() if len(titles) == 1 else "Imports and settings")
+        else: result.append(cell)
+    return result
 
 
 def merged_sources(cells):
@@ -412,7 +435,7 @@ class PageFilter(FilterDefaults):
             if anchors := "".join(f'<span id="{o.lower()}"></span>' for o in cell.defines_ if o not in documented):
                 sources.append(mk_cell(anchors, "markdown"))
             sources.append(cell)
-        nb.cells = merged_sources(cells + sources)
+        nb.cells = merged_preambles(merged_sources(cells + sources))
         for i, cell in enumerate(o for o in nb.cells if o.get("id") not in ids): cell["id"] = f"made-{i}"  # nbdev draws lots
 
 
