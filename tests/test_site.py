@@ -3,7 +3,7 @@
 What needs the site wants `make docs` first, what needs a browser wants Playwright (which `make docs` installs) and Chromium. Where
 something is missing, items are skipped and say so. Screenshots to look at go to results/site.
 """
-import html, http.server, json, os, re, shutil, socket, subprocess, sys, threading, time, urllib.request
+import html, http.server, io, json, os, re, shutil, socket, subprocess, sys, threading, time, tokenize, urllib.request
 from functools import lru_cache, partial
 from html.parser import HTMLParser
 from pathlib import Path
@@ -335,6 +335,29 @@ def test_labels_of_folded_code_name_each_name_once(site):
             assert len(set(names)) == len(names), (page, label)
 
 
+def test_what_is_folded_in_a_row_is_folded_once_and_says_what_it_is():
+    from execnb.nbio import mk_cell
+    build_site = the_builder()
+
+    def page(*sources):
+        cells = [mk_cell(o, "markdown" if o[0] == "<" else "code") for o in sources]
+        for cell in cells:
+            if cell.cell_type == "code": cell.outputs, cell.directives_ = [], {"exporti": []} if cell.source.startswith(("def", "D", "call")) else {}
+            if cell.cell_type == "code": build_site.fold_export(cell)
+            if cell.cell_type == "code": build_site.name_fold(cell)
+        made = build_site.merged_preambles(build_site.merged_sources(cells))
+        return [re.findall('code-summary: "(.*)"', o.source) + [build_site.split_options(o.source)[1]] for o in made]
+
+    assert page("def f(): 1", '<span id="g"></span>', "def g(): 2") == [['<span id="g"></span>'], ["Source of f, g", "def f(): 1\n\n\ndef g(): 2"]]
+    assert page("def f(): 1", "<p>Prose</p>", "def g(): 2")[::2] == [["Source of f", "def f(): 1"], ["Source of g", "def g(): 2"]]
+    assert page("D: dict = {}")[0][0] == "Source of D" and page("call(1)")[0][0] == "Call of call"
+    folded = "#| code-fold: true\n"
+    assert page(f"{folded}import a", f"{folded}B = 1", f"{folded}import c") == [["Imports and settings", "import a\n\nB = 1\n\nimport c"]]
+    assert page(f"{folded}import a", f"{folded}import b")[0][0] == "Imports"
+    assert page(f"{folded}class A: pass")[0][0] == "Source of A"
+    assert page("import a", "x = 1") == [["import a"], ["x = 1"]]  # not folded
+
+
 def test_pictures_lead_to_their_full_size_and_keep_room(site):
     from PIL import Image
     count = 0
@@ -352,13 +375,66 @@ def test_pictures_lead_to_their_full_size_and_keep_room(site):
 CHAPTERS = [o for o in NOTEBOOKS if o.name[0] in "01"]
 
 
+def shown_code(site, page):
+    "Code of a page that is not folded, cell by cell."
+    markup = re.sub(r"<details class=\"[^\"]*\bhide\b.*?</details>", "", (site / f"{page}.html").read_text(encoding="utf-8"), flags=re.DOTALL)
+    return [text_of(block) for block in re.findall(r'<div class="cell_input.*?<pre>(.*?)</pre>', markup, re.DOTALL)]
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_shown_code_fits(site, page):
     "No line of code that is shown is longer than 90 characters."
-    markup = re.sub(r"<details class=\"[^\"]*\bhide\b.*?</details>", "", (site / f"{page}.html").read_text(encoding="utf-8"), flags=re.DOTALL)
-    code = re.findall(r'<div class="cell_input.*?<pre>(.*?)</pre>', markup, re.DOTALL)
-    long = [o for block in code for o in text_of(block).splitlines() if len(o) > the_builder().WIDTH]
+    long = [o for code in shown_code(site, page) for o in code.splitlines() if len(o) > the_builder().WIDTH]
     assert not [o for o in long if not re.fullmatch(r""" *f"\{[^{}]*\}"[,)]*""", o)]  # one expression in a string cannot be broken
+
+
+def broken_brackets(code):
+    """Brackets over several lines: what stands in them, the line that they would make without comments, and whether a comment
+    alone tears them: one that stands in them beside one thing, or behind them."""
+    lines, opened, comments = code.splitlines(), [], {}
+    tokens = [o for o in tokenize.generate_tokens(io.StringIO(code).readline) if o.type != tokenize.NL]
+    for o in tokens:
+        if o.type == tokenize.COMMENT:
+            comments[o.start[0]] = o
+            lines[o.start[0] - 1] = lines[o.start[0] - 1][:o.start[1]].rstrip()
+    for i, o in enumerate(tokens):
+        inside = opened[-1] if opened else {}
+        if o.type == tokenize.COMMENT and inside: inside["comments"] += 1
+        if o.string == "," and inside: inside["commas"] += 1
+        if o.type == tokenize.OP and o.string in "([{": opened.append({"start": o.start, "commas": 0, "comments": 0})
+        if o.type != tokenize.OP or o.string not in ")]}": continue
+        first, last = opened[-1]["start"][0], o.start[0]
+        inside = opened.pop()
+        if first == last: continue
+        parts = [part.strip() for part in lines[first - 1:last] if part.strip()]
+        parts = [a.removesuffix(",") if b[0] in ")]}" else a for a, b in zip(parts, parts[1:])] + parts[-1:]
+        indent = len(lines[first - 1]) - len(lines[first - 1].lstrip())
+        joined = re.sub(r"(?<=[(\[{]) | (?=[)\]}])", "", " ".join(parts))
+        content = re.sub(r"\s|,(?=[)\]}])", "", "".join([lines[first - 1][inside["start"][1]:], *lines[first:last - 1], lines[last - 1][:o.end[1]]]))
+        within = [row for row in comments if first <= row < last]
+        behind = last in comments and not within and " def " not in f" {joined}".replace("->", " def ")
+        yield content, " " * indent + joined, bool(inside["comments"] and not inside["commas"] and last - first < 4 or behind)
+
+
+@lru_cache(maxsize=None)
+def broken_in_notebooks():
+    "What brackets hold that notebooks break themselves."
+    def broken(cell):
+        try: return [o[0] for o in broken_brackets("".join(cell["source"]))]
+        except (tokenize.TokenError, SyntaxError): return []
+    return {o for notebook in NOTEBOOKS for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code" for o in broken(cell)}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_no_bracket_is_broken_for_a_comment(site, page):
+    "A comment stands above its line rather than within a type or among arguments, and what would fit in a line is not broken."
+    found = []
+    for code in shown_code(site, page):
+        try: brackets = list(broken_brackets(code))
+        except (tokenize.TokenError, SyntaxError): continue  # magics and the like
+        fitting = [o for o in brackets if len(o[1]) <= the_builder().WIDTH]
+        found += [joined for content, joined, is_torn in fitting if is_torn or content not in broken_in_notebooks()]
+    assert not found
 
 
 @pytest.mark.parametrize("source", [
@@ -375,6 +451,22 @@ def test_lines_are_broken_so_that_nothing_else_changes(source):
     assert max(map(len, fitted.splitlines())) <= 90
     same = lambda o: re.sub(r"\\n|\s", "", ast.dump(ast.parse(o)))
     assert same(fitted) == same(source)
+
+
+@pytest.mark.parametrize("source, shown", [
+    ("def f(\n    a: int | None = None,  # " + "what it is " * 7 + "\n):\n    return first(a), [b for b in range(100) if b % 2], " + "a, " * 20,
+     ["    # " + ("what it is " * 7).strip(), "    a: int | None = None,", "):"]),
+    ("for a, b in c.items(): print(a, b)  # " + "what it does " * 5, ["# " + ("what it does " * 5).strip(), "for a, b in c.items(): print(a, b)"]),
+    ("assert (\n    a > b\n)  # since it is", ["# since it is", "assert a > b"]),
+    ("def f(\n    S,\n):  # " + "what it is " * 7 + "\n    return S", ["# " + ("what it is " * 7).strip(), "def f(S):", "    return S"]),
+    ("def f(\n    a,  # one\n) -> int:  # " + "what it is " * 7 + "here\n    return a",
+     ["    a,  # one", "    # " + "what it is " * 7 + "here", ") -> int:", "    return a"]),
+    ("x = [\n    [1, 2],  # one\n    [3, 4],\n]", ["x = [", "    [1, 2],  # one", "    [3, 4],", "]"]),
+], ids=["parameter", "loop", "brackets", "head", "returned", "rows"])
+def test_comments_stand_above_what_they_make_too_long(source, shown):
+    lines = the_builder().fit_lines(source).splitlines()
+    at = lines.index(shown[0])
+    assert lines[at:at + len(shown)] == shown
 
 
 def test_checks_are_told_from_what_shows_something():

@@ -6,8 +6,9 @@ Sphinx the pages are translated.
 
 Pages and pictures are made side by side, and those that were made before are kept (kept.py).
 """
-import ast, html, importlib, inspect, io, json, multiprocessing, os, re, shutil, subprocess, sys, textwrap
+import ast, html, importlib, inspect, io, json, multiprocessing, os, re, shutil, subprocess, sys, textwrap, tokenize
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -146,12 +147,20 @@ def fold_checks(cells):
         if title := folded_as(source, outputs, [o[1:] for o in code[i + 1:]]): fold(cell, title)
 
 
-def wrapped_comments(line):
-    "A line that is too long for its comment, with the comment above it."
-    match = re.fullmatch(r"( *)(.*?)(?:  |(?<=^))# (.*)", line) if len(line) > WIDTH and line.count("#") == 1 else None
-    if not match: return [line]
-    above = textwrap.wrap(match[3], WIDTH - len(match[1]) - 2)
-    return [*(f"{match[1]}# {o}" for o in above), *([f"{match[1]}{match[2]}"] if match[2] else [])]
+def is_too_long(text): return max(map(len, text.splitlines()), default=0) > WIDTH
+
+
+def raised_comments(source, raises=lambda i, line: len(line) > WIDTH):
+    "Code in which comments behind it stand above their lines, where a line is too long with its comment, or others."
+    lines = source.splitlines()
+    for token in reversed(list(tokenize.generate_tokens(io.StringIO(source).readline))):
+        if token.type != tokenize.COMMENT or not raises(token.start[0] - 1, lines[token.start[0] - 1]): continue
+        i, column = token.start[0] - 1, token.start[1]
+        code, indent = lines[i][:column].rstrip(), re.match(" *", lines[i])[0]
+        if re.match(r" *[])}]", code): indent += "    "  # above what closes a bracket it stands in line with what is inside
+        above = textwrap.wrap(token.string[1:].strip(), WIDTH - len(indent) - 2)
+        lines[i:i + 1] = [*(f"{indent}# {o}" for o in above), *([code] if code else [])]
+    return "\n".join(lines)
 
 
 def wrapped_string(line):
@@ -187,31 +196,103 @@ def wrapped_documentation(text):
     return "\n".join(lines)
 
 
+def start_of(node): return min([node.lineno, *(o.lineno for o in getattr(node, "decorator_list", ()))])
+
+
+def spans(text):
+    "First and last line of each statement that has its lines to itself, or of its head, where its body stands below."
+    lines = text.splitlines()
+    def begins(node): return not lines[node.lineno - 1].encode()[:node.col_offset].strip()
+    for node in ast.walk(ast.parse(text)):
+        if not isinstance(node, ast.stmt) or not begins(node): continue
+        if getattr(node, "body", None) and begins(node.body[0]):
+            end = start_of(node.body[0]) - 1
+            while re.match(r"\s*(#|$)", lines[end - 1]): end -= 1
+            yield start_of(node), end, True
+        elif re.match(rb"\s*(#|$)", lines[node.end_lineno - 1].encode()[node.end_col_offset:]):
+            yield start_of(node), node.end_lineno, False
+
+
+def raised_from_end(text):
+    "A statement or its head, with what is said behind it above it; above its last line, if that is what a function returns."
+    margin, last = re.match(" *", text)[0], text.count("\n")
+    *lines, end = raised_comments(text, lambda i, line: i == last).splitlines()
+    above = [margin + o.lstrip() for o in lines[last:]]
+    return "\n".join([*lines[:last], *above, end] if is_signature(text) else [*above, *lines[:last], end])
+
+
+def wrapped_piece(text, is_head, **mode):
+    "A statement or its head, as black wraps it where it stands."
+    margin, text = re.match(" *", text)[0], raised_from_end(text)
+    is_other = re.search(r"^ *elif\b", text, re.MULTILINE)
+    alone = re.sub(r"^( *)elif\b", r"\1if", text, count=1, flags=re.MULTILINE) if is_other else text
+    around = [f"{'    ' * i}if 1:" for i in range(len(margin) // 4)]
+    whole = "\n".join([*around, alone, *([f"{margin}    pass"] * is_head)])
+    wrapped = black.format_str(whole, mode=replace(_black, **mode)).rstrip().splitlines()
+    wrapped = "\n".join(wrapped[len(around):len(wrapped) - is_head])
+    return re.sub(r"^( *)if\b", r"\1elif", wrapped, count=1, flags=re.MULTILINE) if is_other else wrapped
+
+
+_behind = re.compile(r"^ *[])}].*  # ", re.MULTILINE)  # a comment behind what closes a bracket
+
+
+def is_signature(text): return re.match(r"(@.*\n *)*(async )?def\b", text.strip()) and "->" in text
+
+
+def joined_pieces(text):
+    "Code in which no statement is in several lines only so that a comment fits behind it."
+    lines = text.splitlines()
+    for start, end, is_head in sorted(spans(text), reverse=True):
+        piece = "\n".join(lines[start - 1:end])
+        if start == end or is_signature(piece) or not _behind.match(lines[end - 1]) or piece.count("#") > 1: continue
+        joined = wrapped_piece(piece, is_head, magic_trailing_comma=False).splitlines()
+        if sum(not o.lstrip().startswith("#") for o in joined) == 1: lines[start - 1:end] = joined
+        elif len(lines[end - 1]) > WIDTH: lines[start - 1:end] = raised_from_end(piece).splitlines()
+    return "\n".join(lines)
+
+
+def wrapped_pieces(text):
+    "Code of which black has wrapped the statements with a line that is too long, and no others."
+    lines, above = text.splitlines(), len(text)
+    while (i := max((i for i, o in enumerate(lines[:above]) if len(o) > WIDTH), default=None)) is not None:
+        around = [o for o in spans("\n".join(lines)) if o[0] <= i + 1 <= o[1]]
+        if around:
+            start, end, is_head = min(around, key=lambda o: o[1] - o[0])
+            lines[start - 1:end] = wrapped_piece("\n".join(lines[start - 1:end]), is_head).splitlines()
+            i = start - 1
+        above = i
+    return "\n".join(lines)
+
+
+def wrapped_strings(text): return "\n".join(o for line in text.splitlines() for o in wrapped_string(line))
+
+
 def fit_statement(text):
     "One statement in lines that fit, or as it is where that would change what it does."
     same = lambda source: re.sub(r"\\n|\s", "", ast.dump(ast.parse(source)))  # lines of documentation are broken elsewhere
-    for lines in (str.splitlines, lambda text: black.format_str(text, mode=_black).rstrip().splitlines()):  # the first is quick
-        fitted = [p for line in lines(text) for o in wrapped_comments(line) for p in wrapped_string(o)]
-        if max(map(len, fitted)) <= WIDTH: break
-    fitted = wrapped_documentation("\n".join(fitted))
-    return fitted if same(fitted) == same(text) else text
+    try:
+        fitted = wrapped_documentation(wrapped_strings(text))
+        for wrap in (wrapped_pieces, lambda text: black.format_str(text, mode=_black).rstrip()):
+            if is_too_long(fitted): fitted = wrapped_documentation(wrapped_strings(raised_comments(wrap(fitted))))
+        return fitted if same(fitted) == same(text) else text
+    except (SyntaxError, black.InvalidInput): return text
 
 
 def fit_lines(source):
     "Code of which no line is cut at the right edge of a page. Statements that fit stay as they are."
     source = re.sub(r"  # fmt: \w+$", "", source, flags=re.MULTILINE)  # words to a formatter
-    lines, result = source.splitlines(), []
-    if max(map(len, lines), default=0) <= WIDTH: return source
-    try: body = ast.parse(source).body
-    except SyntaxError: return source
-    done = 0
+    if not is_too_long(source) and not _behind.search(source): return source
+    try: source = raised_comments(joined_pieces(source))
+    except (SyntaxError, tokenize.TokenError): return source  # magics and the like
+    body = ast.parse(source).body
+    lines, result, done = source.splitlines(), [], 0
     for node in body:
-        start = min([node.lineno, *(o.lineno for o in getattr(node, "decorator_list", ()))]) - 1
+        start = start_of(node) - 1
         if start < done: continue  # it shares a line with the one before
-        result += [o for line in lines[done:start] for o in wrapped_comments(line)]
+        result += lines[done:start]
         text, done = "\n".join(lines[start:node.end_lineno]), node.end_lineno
-        result.append(fit_statement(text) if max(map(len, text.splitlines())) > WIDTH else text)
-    return "\n".join(result + [o for line in lines[done:] for o in wrapped_comments(line)])
+        result.append(fit_statement(text) if is_too_long(text) else text)
+    return "\n".join(result + lines[done:])
 
 
 def fold(cell, summary): cell.source = f'#| code-fold: true\n#| code-summary: "{summary}"\n{cell.source}'
@@ -226,10 +307,64 @@ def fold_export(cell):
         cell.defines_ = list(dict.fromkeys(names_of(tree)))  # a name that ends in _ is not written to the file
         cell.properties_ = set(properties_of(tree))
         inside = {f"{node.name}.{o.name}" for node in tree.body if isinstance(node, ast.ClassDef) for o in node.body if isinstance(o, ast.FunctionDef)}
-        titles = list(dict.fromkeys(o for o in [*cell.defines_, *entries_of(tree)] if o not in inside))
-        summary = f"Source of {', '.join(titles[:4])}{' and more' * (len(titles) > 4)}" if titles else "Imports"
+        annotated = [o.target.id for o in tree.body if isinstance(o, ast.AnnAssign)]
+        cell.titles_ = [o for o in dict.fromkeys([*cell.defines_, *annotated, *entries_of(tree)]) if o not in inside]
+        calls = dict.fromkeys(ast.unparse(o.value.func) for o in tree.body if isinstance(o, ast.Expr) and isinstance(o.value, ast.Call))
         cell.shown_ = "shown" in directives
-        if not cell.shown_: fold(cell, summary)
+        if not cell.shown_: fold(cell, label_of(cell.titles_) if cell.titles_ else f"Call of {', '.join(calls)}" if calls else "Imports")
+
+
+def label_of(titles): return f"Source of {', '.join(titles[:4])}{' and more' * (len(titles) > 4)}"
+
+
+def name_fold(cell):
+    "Say what is in a cell that asks to be folded, where it does not say so itself."
+    options, source = split_options(cell.source)
+    if options.get("code-fold") != "true" or "code-summary" in options: return
+    try: body = ast.parse(source).body
+    except SyntaxError: return
+    helpers = [o.name for o in body if isinstance(o, (ast.FunctionDef, ast.ClassDef))]
+    is_picture = any(o.startswith("image/") for output in cell.outputs for o in output.get("data", {}))
+    are_imports = [isinstance(o, (ast.Import, ast.ImportFrom)) for o in body]
+    settles = all(is_import or isinstance(o, ast.Assign) or isinstance(o, ast.Expr) for o, is_import in zip(body, are_imports)) and not cell.outputs
+    if is_picture: summary = "Code of the figure"
+    elif helpers: summary = label_of(helpers)
+    elif all(are_imports): summary = "Imports"
+    else: summary = "Imports and settings" if settles and any(are_imports) else "Settings" if settles else None
+    if summary: cell.source = cell.source.replace("#| code-fold: true\n", f'#| code-fold: true\n#| code-summary: "{summary}"\n', 1)
+
+
+_preamble = re.compile(r'#\| code-fold: true\n#\| code-summary: "(Imports|Settings|Imports and settings)"\n')
+
+
+def merged_preambles(cells):
+    "Cells in which imports and settings that stand in a row are folded once."
+    result = []
+    for cell in cells:
+        found = [_preamble.match(o.source) for o in (*result[-1:], cell) if o.cell_type == "code"]
+        if len(found) == 2 and all(found):
+            titles = {o[1] for o in found}
+            result[-1].source = "\n\n".join(split_options(o.source)[1] for o in (result[-1], cell))
+            fold(result[-1], titles.pop() if len(titles) == 1 else "Imports and settings")
+        else: result.append(cell)
+    return result
+
+
+def merged_sources(cells):
+    "Cells in which exported code that is folded in a row, with nothing but anchors between, is folded once."
+    result, anchors = [], []
+    for cell in cells:
+        is_anchor = cell.cell_type == "markdown" and re.fullmatch(r'(<span id="[^"]*"></span>)+', cell.source)
+        before = result[-1] if result else {}
+        if is_anchor and before.get("titles_"): anchors.append(cell)
+        elif cell.get("titles_") and before.get("titles_") and not cell.shown_ and not before.shown_:
+            titles = list(dict.fromkeys(before.titles_ + cell.titles_))
+            source = "\n\n\n".join(split_options(o.source)[1] for o in (before, cell))
+            before.titles_, before.source = titles, source
+            fold(before, label_of(titles))
+            result[-1:-1], anchors = anchors, []
+        else: result, anchors = [*result, *anchors, cell], []
+    return [*result, *anchors]
 
 
 def one_comment_each(line):
@@ -278,6 +413,7 @@ class PageFilter(FilterDefaults):
         fold_checks(nb.cells)
         for cell in nb.cells:
             if cell.cell_type != "code": continue
+            name_fold(cell)
             if "#| code-fold: true" not in cell.source: cell.source = fit_lines(cell.source)
             if any(map(is_table, cell.outputs)):
                 cell.source = f"#| classes: aligned\n{cell.source}"
@@ -299,7 +435,7 @@ class PageFilter(FilterDefaults):
             if anchors := "".join(f'<span id="{o.lower()}"></span>' for o in cell.defines_ if o not in documented):
                 sources.append(mk_cell(anchors, "markdown"))
             sources.append(cell)
-        nb.cells = cells + sources
+        nb.cells = merged_preambles(merged_sources(cells + sources))
         for i, cell in enumerate(o for o in nb.cells if o.get("id") not in ids): cell["id"] = f"made-{i}"  # nbdev draws lots
 
 
