@@ -59,7 +59,6 @@ def _tops(bounds_n: Tensor, kept_r: Tensor) -> tuple[float, float]:
     return tuple(x.max().item() if len(x) else -math.inf for x in (bounds_n[kept_r], bounds_n))
 
 # %% ../nbs/04a_many_machines.ipynb #01cc41c3
-#| code-fold: true
 def _front(bounds_r: Tensor, at_r: Tensor, log_probs_r_K_C: Tensor, slack: float) -> list[tuple[float, int, Tensor]]:
     "Of the points within `slack` of the highest bound, each that is above all before it."
     best, highest = [], -math.inf
@@ -89,7 +88,6 @@ def _make_part(
     return _Part(bounds_n, at_r, log_probs_r_K_C, _Answer(shape, best, _tops(bounds_n, at_r), unseen, violation))
 
 # %% ../nbs/04a_many_machines.ipynb #1191d414
-#| code-fold: true
 _chunks_read = count()
 
 
@@ -146,7 +144,6 @@ def _read_again(part: _Part, log_probs_n_K_C) -> Tensor:
     return x
 
 # %% ../nbs/04a_many_machines.ipynb #6063c724
-#| code-fold: true
 def _look(
     part: _Part,
     log_probs_n_K_C,  # its chunk computed again, or None to look among the rows that it keeps
@@ -269,7 +266,6 @@ def _drop_ties(pair: tuple[float, float], answered: int, tie: float) -> tuple[fl
     return tuple(-math.inf if side < answered and bound <= tie else bound for side, bound in enumerate(pair))
 
 # %% ../nbs/04a_many_machines.ipynb #1f90b0fb
-#| code-fold: true
 @patch
 def choose(self: _Leader, state: WeightedJointEntropy, taken: list[int]) -> tuple[int, float, Tensor]:
     "Position, gain and log_probs_1_K_C of the best point that is not taken."
