@@ -67,9 +67,11 @@ def entries_of(tree):
     return (o.value.id for o in targets if isinstance(o, ast.Subscript) and isinstance(o.value, ast.Name))
 
 
-def calls_of(tree):
-    "What is called at the top level for what it does: `register_image_set`."
-    return (ast.unparse(node.value.func) for node in tree.body if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call))
+def effects_of(tree):
+    "What is called at the top level for what it does, `register_image_set`, or gets a value with a type, `methods: dict = {}`."
+    for node in tree.body:
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call): yield ast.unparse(node.value.func)
+        if isinstance(node, ast.AnnAssign): yield ast.unparse(node.target)
 
 
 def properties_of(tree):
@@ -232,7 +234,7 @@ def fold_export(cell):
         cell.properties_ = set(properties_of(tree))
         inside = {f"{node.name}.{o.name}" for node in tree.body if isinstance(node, ast.ClassDef) for o in node.body if isinstance(o, ast.FunctionDef)}
         titles = list(dict.fromkeys(o for o in [*cell.defines_, *entries_of(tree)] if o not in inside))
-        titles = titles or list(dict.fromkeys(calls_of(tree)))
+        titles = titles or list(dict.fromkeys(effects_of(tree)))
         summary = f"Source of {', '.join(titles[:4])}{' and more' * (len(titles) > 4)}" if titles else "Imports"
         cell.shown_ = "shown" in directives
         if not cell.shown_: fold(cell, summary)
