@@ -146,8 +146,8 @@ def _states(self: _Expansion, done: int, r: int) -> Iterator[tuple[Tensor, Tenso
         for i in range(1, r):
             products_s_M_K = (products_s_M_K[:, :, None] * picks_B_C_K[members_s_r[:, i]][:, None]).flatten(1, 2)
         products_M_K = products_s_M_K.flatten(0, 1)
-        products_M_K = products_M_K[products_M_K.sum(1) > 0]  # what cannot happen has no posterior
-        posteriors_M_K = products_M_K / products_M_K.sum(1, keepdim=True)
+        sums_M_1 = products_M_K.sum(1, keepdim=True)
+        posteriors_M_K = products_M_K / sums_M_1.clamp_min(torch.finfo(sums_M_1.dtype).tiny)  # 0 for what cannot happen
         yield products_M_K.mean(1, dtype=torch.double), posteriors_M_K.T.contiguous(), len(chunk)
 
 # %% ../nbs/05_kbald.ipynb #d1c9de6a
@@ -167,16 +167,19 @@ def _new_sums(self: _Expansion, candidates_n: Tensor, done: int, elements: int) 
 # %% ../nbs/05_kbald.ipynb #5b8a4ed3
 @patch
 def add(self: _Expansion, pick: int) -> None:
-    self.picks.append(self.rows.predictions[pick : pick + 1][0])
+    probs_1_C_K, _ = self.rows(torch.tensor([pick], device=self.device))
+    self.picks.append(probs_1_C_K[0].T)
 
 # %% ../nbs/05_kbald.ipynb #71a3b4f3
 @patch
 def gains(self: _Expansion, candidates_n: Tensor) -> Tensor:
     "Bring candidates up to date; their gains."
     m = len(self.picks)
-    for done in self.done_N[candidates_n].unique().tolist():
-        if done < m and self.k > 1:
-            group_n = candidates_n[self.done_N[candidates_n] == done]
+    done_n = self.done_N[candidates_n]
+    least, most = torch.stack(done_n.aminmax()).tolist() if len(done_n) else (m, m)  # most often all are alike
+    for done in range(least, most + 1):
+        group_n = candidates_n if least == most else candidates_n[done_n == done]
+        if done < m and self.k > 1 and len(group_n):
             step = partial(self._new_sums, group_n, done)
             sums_r_n, self.elements = halving(step, self.elements)
             self.sums_r_N[:, group_n] += sums_r_n

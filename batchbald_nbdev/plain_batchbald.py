@@ -30,6 +30,7 @@ class Objective:
         self.gains_N, self.tolerance = gains_N, tolerance  # last known gains; -inf for points that cannot be picked
         self.gains_N[barred] = -math.inf
         self.current_N = torch.zeros_like(gains_N, dtype=torch.bool)  # which of them hold for the batch as it is
+        self.stale = True  # does none?
 
     def gains(self, candidates_n: Tensor) -> Tensor:  # gains_n, float64
         raise NotImplementedError
@@ -53,21 +54,26 @@ def best(self: Objective) -> tuple[int, float]:
 @patch
 def look(self: Objective) -> None:
     "Bring up to date, by the highest bounds first, every candidate that might have the largest gain."
-    best = self.gains_N.masked_fill(~self.current_N, -math.inf).max()  # stays where it is: a GPU need not be waited for
-    stale_n = ((self.gains_N > -math.inf) & ~self.current_N).nonzero()[:, 0]
+    best, stale_N = -math.inf, self.gains_N > -math.inf
+    if not self.stale:  # the best stays where it is: a GPU need not be waited for
+        best, stale_N = self.gains_N.masked_fill(~self.current_N, -math.inf).max(), stale_N & ~self.current_N
+    stale_n = stale_N.nonzero()[:, 0]
     stale_n = stale_n[self.gains_N[stale_n].argsort(descending=True, stable=True)]
-    for block_n in stale_n.split(self.block):
-        block_n = block_n[self.gains_N[block_n] >= best - self.tolerance]
-        if not len(block_n):
-            break
+    for at, block_n in enumerate(stale_n.split(self.block)):
+        if at or not self.stale:
+            block_n = block_n[self.gains_N[block_n] >= best - self.tolerance]
+            if not len(block_n):
+                break
         self.gains_N[block_n], self.current_N[block_n] = self.gains(block_n), True
-        best = torch.maximum(best, self.gains_N[block_n].max())
+        best = self.gains_N[block_n].max().clamp_min(best)
+    self.stale = False
 
 # %% ../nbs/03_batchbald.ipynb #a0e1b936
 @patch
 def take(self: Objective, pick: int) -> None:
     "Make a point a pick; what was known of the others is a bound from now on."
     self.gains_N[pick] = -math.inf
+    self.stale = True
     if self.lazy:
         self.current_N[:] = False
     self.add(pick)

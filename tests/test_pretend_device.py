@@ -366,7 +366,7 @@ def test_training(name, said):
 # What a batch of ten may cost at most, kernels and reads by the host: of 2,000 points and of 20,000
 FEW = {
     "get_batchbald_batch": {2_000: (2_000, 90), 20_000: (2_400, 100)},
-    "get_kbald_batch": {2_000: (850, 95), 20_000: (2_200, 165)},
+    "get_kbald_batch": {2_000: (640, 51), 20_000: (1_900, 110)},
     "get_bald_batch": {2_000: (40, 12), 20_000: (100, 12)},
 }
 
