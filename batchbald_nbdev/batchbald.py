@@ -204,19 +204,23 @@ def levels_of(device: torch.device) -> tuple[int, ...]:
 class _Step:
     "What is known while one pick is looked for. Gains stay on the device, so that a GPU need not be waited for."
 
-    def __init__(self, state, rows: Rows, bounds_N: Tensor, elements: int, incumbent=-math.inf, violation=0.0, open=None, late=False):
+    def __init__(
+        self, state, rows: Rows, bounds_N: Tensor, elements: int,
+        incumbent: float = -math.inf, violation: float = 0.0, candidates: int | None = None, late: bool = False,
+    ):  # fmt: skip
         left_M = entropies_left(state.posteriors_M_K)
         self.left = state.weights_M @ left_M
         bounds_N.clamp_max_(self.left)  # nobody can tell more than what is left to know
-        self._take(*(keep_telling if late else tuple)((state.weights_M, left_M, state.posteriors_M_K)))
+        configurations = state.weights_M, left_M, state.posteriors_M_K
+        self._take(*(keep_telling(*configurations) if late else configurations))
         self.tolerance = TIES[state.posteriors_M_K.dtype]
         self.rows, self.bounds_N, self.elements = rows, bounds_N, elements
         self.looser = getattr(rows, "looser", None)
         half = self.looser is not None or len(self.weights_M) > MANY
         most = FIRST[1] // 2 if half else FIRST[1]
         least = FIRST[0] if self.looser is None else most
-        open = int((bounds_N > -math.inf).sum()) if open is None else open  # how many can be picked
-        self.few = min(max(least, len(bounds_N) // 64), most, open)
+        candidates = int((bounds_N > -math.inf).sum()) if candidates is None else candidates
+        self.few = min(max(least, len(bounds_N) // 64), most, candidates)
         # the largest gain that was evaluated, and by how much gains were above their bounds
         self.seen_2 = bounds_N.new_tensor([incumbent, violation])
 
@@ -339,12 +343,11 @@ def separate(self: _Step, rest_n: Tensor, levels: list[tuple[_Level, float]], la
             self.note(block_n, self.bounds_N[block_n], self.evaluate(rows_n))
 
 # %% ../nbs/04_fast_batchbald.ipynb #82283ed0
-def keep_telling(configurations: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, ...]:  # weights_M, left_M, posteriors_M_K
-    "Leave out configurations that together can tell less than a thousandth of what all can."
-    weights_M, left_M, _ = configurations
+def keep_telling(weights_M: Tensor, left_M: Tensor, posteriors_M_K: Tensor) -> tuple[Tensor, ...]:
+    "All three without configurations that together can tell less than a thousandth of what all can."
     share_M = weights_M * left_M
     kept_m = (share_M >= 1e-3 * share_M.mean()).nonzero()[:, 0]
-    return tuple(x[kept_m] for x in configurations)
+    return tuple(x[kept_m] for x in (weights_M, left_M, posteriors_M_K))
 
 # %% ../nbs/04_fast_batchbald.ipynb #82283ed1
 MOST, LAST, LATE = 256, 16, 1  # candidates of a late pick, those evaluated in full, and the level that they race on
@@ -390,10 +393,10 @@ def best_candidate(
     incumbent: float = -math.inf,  # a gain found elsewhere: what cannot reach it need not be looked at
     violation: float = 0.0,  # by how much gains were seen above their bounds elsewhere
     late: bool = False,  # need candidates not be told apart?
-    open: int | None = None,  # how many can be picked, if that is known
+    candidates: int | None = None,  # how many can be picked, if that is known
 ) -> tuple[int, Tensor]:
     "Position of the largest gain, and by how much gains were seen above their bounds."
-    step = _Step(state, rows, bounds_N, elements, incumbent, violation, open, late)
+    step = _Step(state, rows, bounds_N, elements, incumbent, violation, candidates, late)
     if late:
         if step.left <= step.tolerance:  # nothing is left to learn: all tie
             return first_best(bounds_N.clamp_max(0), 0.0), step.violation
@@ -449,7 +452,7 @@ class Racing(BatchBALD):
         self.elements = min(2**18 if predictions.device.type == "cpu" else 2**24, max_bytes // 16)
         self.options = options | {"generator": torch.Generator().manual_seed(0)}
         self.error = 0.0  # of the joint information, as far as it was seen
-        self.open = int((self.gains_N > -math.inf).sum())  # points that can be picked
+        self.candidates = int((self.gains_N > -math.inf).sum())  # points that can be picked
 
     def find_bounds(self, predictions) -> Tensor:  # bounds_N
         "What no gain exceeds, before anything is picked."
@@ -466,7 +469,7 @@ class Racing(BatchBALD):
         state = self.search_state()
 
         def step(elements):
-            how = self.options | {"elements": elements, "late": self.told_apart is not None, "open": self.open}
+            how = self.options | {"elements": elements, "late": self.told_apart is not None, "candidates": self.candidates}
             return best_candidate(state, self.rows, self.gains_N, **how)[0]
 
         pick, self.elements = halving(step, self.elements)
@@ -477,7 +480,7 @@ class Racing(BatchBALD):
 def add(self: Racing, pick: int) -> None:
     told = self.state.information
     BatchBALD.add(self, pick)
-    self.open -= 1
+    self.candidates -= 1
     if self.options["race_error"] and not self.state.exact and self.told_apart is None:
         self.error = max(self.error, abs(self.state.miss()))
         if self.state.information - told <= self.error:

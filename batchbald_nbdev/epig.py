@@ -240,13 +240,12 @@ def _reached(log_probs_B_K_C: Tensor, y: Tensor, num_samples: int, options: dict
     at_first = unknown(state.weights_M, state.posteriors_M_K)
     reached_R_B = at_first.new_zeros(REPEATS, len(probs_B_K_C))
     for b, probs_K_C in enumerate(probs_B_K_C):
-        before = copy.copy(state)
         state._add(probs_K_C)
         if not state.exact:
             break
         reached_R_B[:, b] = at_first - unknown(state.weights_M, state.posteriors_M_K)
     if not state.exact:
-        for runs, i, _, *states_r in runs_on(before, probs_B_K_C[b:], max(1, num_samples // 4)):
+        for runs, i, _, *states_r in runs_on(state.whole, probs_B_K_C[b:], max(1, num_samples // 4)):
             reached_R_B[runs, b + i] = at_first - torch.stack([unknown(*state_m) for state_m in zip(*states_r)])
     return reached_R_B.cpu()
 

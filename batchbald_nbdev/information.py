@@ -127,7 +127,7 @@ def _as_axes(axes: int | Iterable[int], ndim: int, name: str) -> frozenset[int]:
 def _axes_entropy(joint_probs: Tensor, axes: Iterable[int]) -> float:
     "Entropy of the variables on these axes."
     gone = [v for v in range(joint_probs.ndim) if v not in axes]
-    return 0 - plogp(joint_probs.sum(gone) if gone else joint_probs).sum().item()
+    return sum_entropy((joint_probs.sum(gone) if gone else joint_probs).flatten()).item()
 
 # %% ../nbs/00_information.ipynb #d30f1812
 def compute_axes_entropy(

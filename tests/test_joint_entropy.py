@@ -208,3 +208,13 @@ def test_what_is_left_out_has_next_to_nothing_left_to_tell():
     kept_m = _undecided(weights_M / weights_M.sum(), posteriors_M_K)
     assert 0 < len(kept_m) < 50 and share_M.sum() - share_M[kept_m].sum() <= NOTHING_LEFT
     assert share_M.sum() - share_M[kept_m[share_M[kept_m].argsort()[1:]]].sum() > NOTHING_LEFT  # and no more could go
+
+
+def test_what_a_label_tells_is_a_float64_sum_of_its_products():
+    from batchbald_nbdev.joint_entropy import _branch, _label_probs
+
+    rows_C1_K, W_M_K = torch.softmax(0.5 * torch.randn(5_001, 20, generator=seeded(0)), 0), torch.full((1, 20), 0.05)
+    gains_M, _ = _branch(torch.ones(1).double(), W_M_K, rows_C1_K)
+    *probs_C_M, known_M = _label_probs(W_M_K, rows_C1_K).double()
+    probs_C_M = torch.stack(probs_C_M)
+    assert (gains_M - (-torch.xlogy(probs_C_M, probs_C_M).sum(0) - known_M)).abs().max() < 1e-7
