@@ -270,3 +270,38 @@ def test_gains_are_float64_sums_of_their_products(M):
     expected_n = -torch.xlogy(products_n_C_M, products_n_C_M).sum(1) @ weights_M - entropies_n_K.double() @ known_K
     gains_n = batchbald.mean_gains(weights_M, W_K_M, known_K, probs_n_C_K, entropies_n_K, 2**18)
     assert (gains_n - expected_n).abs().max() < 1e-7
+
+
+def make_step(N=30, M=200):
+    x, state = pool(N, 20, 4), WeightedJointEntropy(M, 20)
+    return batchbald._Step(state, batchbald.Rows(x, torch.float32, "cpu", 2**24), compute_bald(x), 2**18)
+
+
+def test_a_step_knows_the_best_gain_and_by_how_much_gains_were_above_their_bounds():
+    step = make_step()
+    step.note(torch.tensor([3, 5]), torch.tensor([0.3, 0.9], dtype=torch.double), torch.tensor([0.5, 0.4], dtype=torch.double))
+    assert (step.incumbent.item(), round(step.violation.item(), 9)) == (0.5, 0.2)
+    assert step.bounds_N[[3, 5]].tolist() == [0.5, 0.4]
+    step.note(torch.tensor([7]), torch.tensor([0.6], dtype=torch.double), torch.tensor([0.45], dtype=torch.double))  # neither is new
+    assert (step.incumbent.item(), round(step.violation.item(), 9)) == (0.5, 0.2)
+    assert step.reaches(torch.tensor([0.0, 0.099, 0.101, 0.5], dtype=torch.double)).tolist() == [False, False, True, True]
+
+
+def test_where_nothing_is_left_to_learn_bounds_below_a_tie_do_not_reach():
+    step = make_step()
+    step.note(torch.tensor([0]), torch.tensor([0.1], dtype=torch.double), torch.tensor([0.0], dtype=torch.double))
+    tie = step.tolerance
+    assert step.reaches(torch.tensor([0.0, 0.5 * tie, 2 * tie], dtype=torch.double)).tolist() == [False, False, True]
+
+
+def test_what_late_picks_leave_out_could_tell_next_to_nothing():
+    shares_M = torch.logspace(-9, 0, 400, dtype=torch.double)
+    weights_M, left_M = shares_M.sqrt() / shares_M.sqrt().sum(), shares_M.sqrt()
+    kept = batchbald.keep_telling(weights_M, left_M, torch.rand(400, 5))
+    told, all_told = kept[0] @ kept[1], weights_M @ left_M
+    assert len(kept[0]) == len(kept[1]) == len(kept[2]) < 400 and told >= (1 - 1e-3) * all_told
+
+
+@pytest.mark.parametrize("N", [1, 2, 12, 20])
+def test_a_batch_of_the_whole_pool_has_each_point_once(N):
+    assert sorted(get_batchbald_batch(pool(N, 30, 4), N, 300).indices) == list(range(N))
