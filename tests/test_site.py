@@ -478,6 +478,9 @@ def test_checks_are_told_from_what_shows_something():
     for shown in ("def f(): return 1\nassert f() == 1", "x = 1", "assert x\nx", "for i in range(3): print(i)"): assert folded(shown, []) is None
     assert folded("assert x", [{"output_type": "stream", "text": "said"}]) is None
     assert folded("from batchbald_nbdev.all import *", []) is None  # which is what a reader writes
+    assert folded("def f(x): return x\nassert f(1)\nassert f(2)\nassert f(3)", []) == "Check"  # what it defines is there to check
+    assert folded("def f(x):\n" + "    x += 1\n" * 7 + "assert f(1)", []) == "Check"
+    assert folded("def f(x):\n" + "    x += 1\n" * 7 + "    return x", []) is None
     made = "pool = 1\nassert pool"
     assert folded(made, [], [("y = 2", []), ("pool + 1", ["3"])]) is None  # needed below
     for later in ([], [("pool = 2\npool", ["2"])], [("assert pool", [])]): assert folded(made, [], later) == "Check"

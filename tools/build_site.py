@@ -120,10 +120,17 @@ def is_needed(names, sources):
 def folded_as(source, outputs, later=()):
     """The title under which a cell that exports nothing is folded, or None: imports, and checks that show nothing.
 
-    What `later` cells go on with is not folded, and neither is an import of everything, which says how it is done."""
+    What `later` cells go on with is not folded unless it is long, and neither is an import of everything, which says how it is done."""
     title = title_of(source, bool(outputs))
-    if not title or title == "Imports": return title
+    if not title or title == "Imports" or is_long_check(source): return title
     return None if is_needed(names_needed(source)[1], [o for o, shown in later if not title_of(o, bool(shown))]) else title
+
+
+def is_long_check(source):
+    "Whether a cell that shows nothing is there to check, whatever it defines on the way: it ends in a check, and is long or has three."
+    body = ast.parse(source).body
+    checks = sum(is_check(o) for node in body for o in ast.walk(node) if isinstance(o, ast.stmt))
+    return checks >= 3 or bool(body) and is_check(body[-1]) and len(source.splitlines()) >= 9
 
 
 @lru_cache(maxsize=None)
@@ -133,7 +140,8 @@ def title_of(source, shows):
     except SyntaxError: return None  # magics and the like
     if body and all(isinstance(o, (ast.Import, ast.ImportFrom)) for o in body):
         return None if any(o.name == "*" for node in body for o in node.names) else "Imports"
-    if shows or not any(map(is_check, body)) or not all(is_check(o) or isinstance(o, ast.Assign) for o in body): return None
+    checks_only = any(map(is_check, body)) and all(is_check(o) or isinstance(o, ast.Assign) for o in body)
+    if shows or not (checks_only or is_long_check(source)): return None
     called = [ast.unparse(o.func).split(".")[-1] for o in ast.walk(ast.parse(source)) if isinstance(o, ast.Call)]
     of = list(dict.fromkeys(o for o in called if o in package_names()))
     return f"Check of {', '.join(of[:3])}" if of else "Check"
