@@ -118,6 +118,9 @@ class Drop(Step):
     def run(self, values, kept):
         return values[0] if self.is_folded else values[0] * kept.scale(self.cut.layer)
 
+    def run_whole(self, x):
+        return x
+
 # %% ../nbs/92c_smaller_networks.ipynb #a9e1b847
 class Multiply(Step):
     "Dropout of single entries of an image or a sequence."
@@ -150,6 +153,9 @@ class ByChannel(Step):
         if form.zeros and not self.keeps_zeros:
             form = Form(varies=True)
         self.takes, self.form = [form.cut], form
+
+    def run_whole(self, x):
+        return self.call(x)
 
 # %% ../nbs/92c_smaller_networks.ipynb #b4ddee1b
 def select_columns(weight: Tensor, cut: Cut, kept: Kept) -> Tensor:
@@ -208,6 +214,9 @@ class Norm(ByChannel):
             numbers = [o if o is None else o.index_select(0, index) for o in numbers]
         return self.call(values[0], *numbers)
 
+    def run_whole(self, x):
+        return self.call(x, *self.numbers)
+
 # %% ../nbs/92c_smaller_networks.ipynb #a4d46956
 class Sum(Step):
     "The sum of two values of one shape."
@@ -263,6 +272,94 @@ def fold_scales(steps: list[Step]) -> None:
         if isinstance(source, Weighted) and sum(source in o.inputs for o in steps) == 1:
             source.scaled_by, step.is_folded = step.cut.layer, True
 
+# %% ../nbs/92c_smaller_networks.ipynb #5a1e0014
+def find_keeps(masks: dict[str, Tensor]) -> dict[str, float]:
+    "What share of its entries the masks of a layer keep, 1 - p, by its name."
+    return {name.removesuffix(".mask"): (mask > 0).float().mean().item() for name, mask in masks.items()}
+
+# %% ../nbs/92c_smaller_networks.ipynb #5a1e0004
+def count_gain(layer: Weighted, keeps: dict[str, float], num_samples: int) -> float:
+    "How many times fewer multiply-adds where masks add up contributions; 0 where those are no use."
+    source = layer.inputs[0].form
+    if source.varies or not source.cut:
+        return 0.0
+    positions = layer.weight[0].numel() / (layer.inputs[0].features[0] / source.cut.block)
+    return positions * math.prod(keeps[cut.layer] for cut in layer.cuts) / (1 + positions / num_samples)
+
+# %% ../nbs/92c_smaller_networks.ipynb #5a1e0007
+def find_chain(layer: Weighted, steps: list[Step]) -> list[Step]:
+    "A layer, and the steps channel by channel behind it that nobody but the next reads."
+    chain = [layer]
+    while True:
+        end = chain[-1]
+        users = [step for step in steps if end in step.inputs]
+        follows = len(users) == 1 and isinstance(users[0], ByChannel | Drop) and list(users[0].takes) == [end.form.cut]
+        if not follows or isinstance(users[0], Drop) and not users[0].is_folded:
+            return chain
+        chain += users
+
+# %% ../nbs/92c_smaller_networks.ipynb #5a1e0009
+BLOCK = 2**25  # bytes of contributions at a time
+CACHE = 2**22  # bytes of sums at a time
+
+
+class Shared:
+    "A layer whose input masks share, and its chain."
+
+    def __init__(self, chain: list[Step], num_samples: int, size: int):  # bytes of a number
+        self.layer, self.chain, self.last, self.cut = chain[0], chain[1:], chain[-1], chain[0].takes[0]
+        self.channels = self.layer.inputs[0].features[0] // self.cut.block
+        sums, results = math.prod(self.layer.features), math.prod(self.last.features)
+        contributions = (self.channels + 1) * sums
+        self.rows = BLOCK // (contributions * size)  # inputs at a time
+        self.masks = max(1, min(num_samples, contributions // results, CACHE // (sums * size)))  # at a time
+        self.few = max(1, CACHE // (self.masks * sums * size))  # inputs whose sums are there at a time
+        self.numbers = contributions + self.masks * results  # that one input needs
+
+    def contribute(self, x: Tensor) -> Tensor:  # (channels + 1, n, ..., outputs) of inputs in full
+        "What each channel adds; the bias is one more, which every mask keeps."
+        features, *space = self.layer.features
+        parts = x.new_empty(self.channels + 1, len(x), *space, features)
+        for part, x_part, weight in zip(parts, x.split(self.cut.block, 1), self.layer.weight.split(self.cut.block, 1)):
+            part.copy_(self.layer.call(x_part, weight, None).movedim(1, -1))
+        parts[-1] = 0 if self.layer.bias is None else self.layer.bias
+        return parts
+
+    def weigh(self, masks: list[Kept]) -> Tensor:  # (masks, channels + 1)
+        "By what each mask multiplies contributions."
+        kept = torch.stack([mask.masks[self.cut.layer].flatten() > 0 for mask in masks])
+        kept = torch.cat([kept, kept.new_ones(len(masks), 1)], 1).to(self.layer.weight)
+        if self.layer.scaled_by:
+            kept *= kept.new_tensor([[mask.scale(self.layer.scaled_by)] for mask in masks])
+        return kept
+
+    def add_up(self, parts: Tensor, masks: list[Kept]) -> Tensor:  # (masks, n, outputs, ...) behind the chain
+        weights, results = self.weigh(masks), []
+        for part in parts.split(self.few, 1):
+            value = (weights @ part.flatten(1)).view(-1, *part.shape[2:]).movedim(-1, 1)
+            for step in self.chain:
+                value = step.run_whole(value)
+            value = value.movedim(1, -1)
+            results.append(value.reshape(len(masks), -1, *value.shape[1:]))
+        return torch.cat(results, 1).movedim(-1, 2)
+
+    def take(self, value: Tensor, kept: Kept) -> Tensor:  # of one mask, in the form that its chain gives
+        return select(value, kept.index(self.last.form.cut)) if self.last.form.cut else value
+
+# %% ../nbs/92c_smaller_networks.ipynb #5a1e0012
+_GAIN = 4  # times fewer multiply-adds that make up for writing sums
+_ROWS = 8  # inputs in a block, at least
+
+
+def find_shared(steps: list[Step], example: Tensor, masks: dict[str, Tensor]) -> list[Shared]:
+    "The layers whose contributions masks had better add up."
+    keeps, num_samples = find_keeps(masks), len(next(iter(masks.values())))
+    if example.device.type != "cpu":
+        return []
+    layers = [step for step in steps if isinstance(step, Weighted) and count_gain(step, keeps, num_samples) >= _GAIN]
+    found = [Shared(find_chain(layer, steps), num_samples, example.element_size()) for layer in layers]
+    return [shared for shared in found if shared.rows >= _ROWS]
+
 # %% ../nbs/92c_smaller_networks.ipynb #b3885403
 def _find_last_reads(steps: list[Step]) -> dict[Step, list[Step]]:  # values by the step after which they can go
     order = sorted(steps, key=lambda step: step.form.varies)  # what is done once comes first
@@ -282,13 +379,15 @@ def _lay_out(x: Tensor, steps: list[Step]) -> Tensor:
 class SmallerNetworks:
     "A model as one network for each mask. Called with masks and inputs it gives outputs_K_n_C."
 
-    def __init__(self, steps: list[Step], example: Tensor):
+    def __init__(self, steps: list[Step], example: Tensor, masks: dict[str, Tensor] | None = None):  # to share for
         settle(steps)
         fold_scales(steps)
-        self.example, self.goes = example, _find_last_reads(steps)
+        self.steps, self.example, self.goes = steps, example, _find_last_reads(steps)
         self.input, self.last = steps[0], steps[-1]
+        self.shared = find_shared(steps, example, masks) if masks else []
         self.once = [step for step in steps[1:] if not step.form.varies]
-        self.each = [step for step in steps if step.form.varies]
+        added = {step for shared in self.shared for step in (shared.layer, *shared.chain)}
+        self.each = [step for step in steps if step.form.varies and step not in added]
 
     def fits(self, x) -> bool:
         "Are these inputs of the kind that it was made for?"
@@ -304,8 +403,22 @@ class SmallerNetworks:
             for o in self.goes[step]:
                 del values[o]
         samples = range(len(next(iter(masks.values()))))
-        kept = (Kept({name: mask[k] for name, mask in masks.items()}, x.device) for k in samples)
-        return torch.stack([self._run_one(dict(values), one) for one in kept])
+        kept = [Kept({name: mask[k] for name, mask in masks.items()}, x.device) for k in samples]
+        blocks = -(-len(x) // min((shared.rows for shared in self.shared), default=max(1, len(x))))
+        parts = zip(*(value.chunk(max(1, blocks)) for value in values.values()))
+        return torch.cat([self._run_block(dict(zip(values, part)), kept) for part in parts], 1)
+
+    def _run_block(self, values: dict[Step, Tensor], kept: list[Kept]) -> Tensor:  # outputs_K_n_C
+        parts = [shared.contribute(values[shared.layer.inputs[0]]) for shared in self.shared]
+        at_a_time = min((shared.masks for shared in self.shared), default=len(kept))
+        outputs = []
+        for start in range(0, len(kept), at_a_time):
+            some = kept[start : start + at_a_time]
+            added = [shared.add_up(part, some) for shared, part in zip(self.shared, parts)]
+            for k, one in enumerate(some):
+                own = {o.last: o.take(value[k], one) for o, value in zip(self.shared, added)}
+                outputs.append(self._run_one({**values, **own}, one))
+        return torch.stack(outputs)
 
     def _run_one(self, values: dict[Step, Tensor], kept: Kept) -> Tensor:  # outputs_n_C
         def read(o, cut): return bring(values[o], o.form, cut, kept, o.features[0])
@@ -332,15 +445,15 @@ def count_copied(steps: list[Step], keeps: dict[str, float]) -> float:
 
 # %% ../nbs/92c_smaller_networks.ipynb #06280fd4
 def count_numbers(smaller: SmallerNetworks) -> int:
-    "Numbers that are there at once, at most, for one input."
+    "Numbers that are there for one input, at most."
     def size(steps): return sum(math.prod(o.features) for o in steps)
 
     there, most = {smaller.input}, 0
-    for step in (*smaller.once, *smaller.each):
+    for step in (*smaller.once, *(o.last for o in smaller.shared), *smaller.each):
         there.add(step)
         most = max(most, size(there) + step.form.varies * size(step.inputs))
         there.difference_update(smaller.goes[step])
-    return most
+    return most + sum(o.numbers for o in smaller.shared)
 
 # %% ../nbs/92c_smaller_networks.ipynb #c3e0fac5
 def count_bytes(smaller: SmallerNetworks) -> tuple[int, int]:  # at most at once, and then of one sample's outputs

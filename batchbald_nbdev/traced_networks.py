@@ -24,7 +24,7 @@ from .batchbald import is_out_of_memory
 from .bayesian_models import ConsistentDropout, ConsistentDropout2d
 from .inputs import agree
 from .smaller_networks import ByChannel, Drop, Multiply, Norm, Reshape, SmallerNetworks, Step, Sum
-from .smaller_networks import Weighted, count_bytes, count_copied, count_saved
+from .smaller_networks import BLOCK, Weighted, count_bytes, count_copied, count_saved, find_keeps
 
 # %% ../nbs/92d_traced_networks.ipynb #a118960b
 def _is_layer(module: nn.Module) -> bool:
@@ -390,13 +390,13 @@ def _check_same(outputs: Tensor, expected: Tensor) -> None:
 
 # %% ../nbs/92d_traced_networks.ipynb #9e904de6
 def make_smaller(
-    model: nn.Module, state: dict[str, Tensor], masks: dict[str, Tensor], example: Tensor
+    model: nn.Module, state: dict[str, Tensor], masks: dict[str, Tensor], example: Tensor, share: bool = True
 ) -> SmallerNetworks:
     "Smaller networks for `masks` (K, *mask shape) by the names of their buffers. Raises what stands in the way."
     for name, mask in masks.items():
         if not ((mask == 0) | (mask == mask.max())).all():
             raise UnknownStep(f"{name} has other entries than zero and one number")
-    smaller = SmallerNetworks(read_steps(model, state, masks, example), example)
+    smaller = SmallerNetworks(read_steps(model, state, masks, example), example, masks if share else None)
     if len(smaller.last.features) != 1:
         raise UnknownStep("outputs are no logits (n, C)")
     few, noise = {name: mask[:4] for name, mask in masks.items()}, _draw_like(example)
@@ -419,17 +419,17 @@ def find_smaller(
     "The model as one network for each mask, if it is certain that it gives the same, and faster."
     if not masks or not isinstance(example, Tensor):
         return None
-    keeps = {name.removesuffix(".mask"): (mask > 0).float().mean().item() for name, mask in masks.items()}
+    keeps = find_keeps(masks)
     often = rows, len(next(iter(masks.values()))), example.device
     if not is_worth_it(work * (1 - min(keeps.values()) ** 2), *often):
         return None
     try:
-        smaller = make_smaller(model, state, masks, example)
+        smaller = make_smaller(model, state, masks, example, share=max_bytes >= 4 * BLOCK)
     except Exception as error:  # a `forward` may say anything to a tensor without numbers
         if is_out_of_memory(error):
             raise
         return None
-    saved, copied = count_saved(smaller.each, keeps), count_copied(smaller.each, keeps)
+    saved, copied = count_saved(smaller.steps, keeps), count_copied(smaller.each, keeps)
     rows = min(rows, max_bytes // count_bytes(smaller)[0])
     worth = saved * rows >= _COPIES * copied and copied * example.element_size() <= max_bytes
     return smaller if worth and is_worth_it(saved, rows, *often[1:]) else None

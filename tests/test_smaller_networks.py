@@ -214,6 +214,59 @@ def test_networks_that_are_made_up(seed):
     check(nn.Sequential(*layers), x, K=5, p=[0.1, 0.5, 0.9][seed % 3])
 
 
+# Contributions that masks add up
+
+
+ROOM = {"much": (2**25, 2**22), "little": (2**15, 1)}  # bytes of contributions and of sums at a time
+
+
+@pytest.fixture(params=ROOM)
+def summed(request, monkeypatch):
+    "Contributions are added up wherever they can be."
+    for name, value in zip(("_GAIN", "_ROWS", "BLOCK", "CACHE"), (1e-9, 1, *ROOM[request.param])): monkeypatch.setattr(smaller_networks, name, value)
+
+
+NONE_SHARED = {  # where the first layer with weights reads what varies, or what is not cut by channels
+    "drop, norm, relu", "reflected edges", "groups", "transposed", "other norms", "single entries of maps", "two in a row", "outputs that are cut", "unflattened", "sequences", "residual, same",
+    "residual, two layers", "residual, in place, before", "gated",
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_contributions_give_the_same(name, summed):
+    shape, make = NETWORKS[name]
+    for n in (1, 7): smaller = check(make(), torch.randn(n, *shape, generator=seeded(1), dtype=torch.double), K=8)
+    if smaller_networks.CACHE > 1: assert bool(smaller.shared) == (name not in NONE_SHARED), name
+    test_one_sample_and_masks_that_keep_nothing_or_all(name)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_contributions_in_networks_that_are_made_up(seed, summed): test_networks_that_are_made_up(seed)
+
+
+@pytest.mark.parametrize("p, K, shared", [(0.5, 100, True), (0.5, 20, False), (0.1, 20, True), (0.9, 100, False)])
+def test_contributions_are_added_up_where_that_is_less_work(p, K, shared):
+    "A convolution of 5 x 5 pixels: 25 (1 - p)^2 beside 1 + 25 / K."
+    model, x = networks.make_mnist_cnn().eval().requires_grad_(False), torch.randn(70, 1, 28, 28, generator=seeded())
+    masks = draw(model, x, K, p=p)
+    smaller = find_smaller(model, {}, masks, x[:1], rows=512)
+    assert bool(smaller.shared) == shared
+    assert not find_smaller(model, {}, masks, x[:1], rows=512, max_bytes=2**26).shared  # no room for blocks
+    few = {name: mask[:5] for name, mask in masks.items()}
+    assert_close(smaller(few, x), _run_one_by_one(model, {}, few, x), atol=1e-5, rtol=1e-5)
+
+
+def test_a_channel_contributes_once_for_all_masks(monkeypatch):
+    model, x = networks.make_mnist_cnn().eval().requires_grad_(False), torch.randn(70, 1, 28, 28, generator=seeded())
+    masks, seen = draw(model, x, 100), []
+    smaller = make_smaller(model, {}, masks, x[:1])
+    shared, = smaller.shared
+    def call(x, weight, bias, call=shared.layer.call): seen.append((tuple(x.shape[:2]), tuple(weight.shape[:2]), bias)); return call(x, weight, bias)
+    shared.layer.call = call
+    smaller(masks, x)
+    assert seen == [((35, 1), (64, 1), None)] * 64  # 70 inputs in two blocks of 32 channels each, and no mask
+
+
 # What is computed, and what not
 
 
