@@ -277,15 +277,6 @@ def find_keeps(masks: dict[str, Tensor]) -> dict[str, float]:
     "What share of its entries the masks of a layer keep, 1 - p, by its name."
     return {name.removesuffix(".mask"): (mask > 0).float().mean().item() for name, mask in masks.items()}
 
-# %% ../nbs/92c_smaller_networks.ipynb #5a1e0004
-def count_gain(layer: Weighted, keeps: dict[str, float], num_samples: int) -> float:
-    "How many times fewer multiply-adds where masks add up contributions; 0 where those are no use."
-    source = layer.inputs[0].form
-    if source.varies or not source.cut:
-        return 0.0
-    positions = layer.weight[0].numel() / (layer.inputs[0].features[0] / source.cut.block)
-    return positions * math.prod(keeps[cut.layer] for cut in layer.cuts) / (1 + positions / num_samples)
-
 # %% ../nbs/92c_smaller_networks.ipynb #5a1e0007
 def find_chain(layer: Weighted, steps: list[Step]) -> list[Step]:
     "A layer, and the steps channel by channel behind it that nobody but the next reads."
@@ -346,18 +337,33 @@ class Shared:
     def take(self, value: Tensor, kept: Kept) -> Tensor:  # of one mask, in the form that its chain gives
         return select(value, kept.index(self.last.form.cut)) if self.last.form.cut else value
 
+# %% ../nbs/92c_smaller_networks.ipynb #5a1e0004
+_CONTRIBUTION, _SUM, _RESULT = 3, 40, 120  # what they cost in multiply-adds
+
+
+def count_gain(chain: list[Step], keeps: dict[str, float], num_samples: int) -> float:
+    "How many times less it is to add up contributions; 0 where they are not the same for all masks."
+    layer, source = chain[0], chain[0].inputs[0]
+    if source.form.varies or not source.form.cut:
+        return 0.0
+    inputs, channels = layer.weight[0].numel(), source.features[0] // source.form.cut.block
+    left = math.prod(chain[-1].features) / math.prod(layer.features)
+    apart = inputs * math.prod(keeps[cut.layer] for cut in layer.cuts)
+    return apart / (channels + _CONTRIBUTION * inputs / num_samples + _SUM + _RESULT * left)
+
 # %% ../nbs/92c_smaller_networks.ipynb #5a1e0012
-_GAIN = 4  # times fewer multiply-adds that make up for writing sums
+_GAIN = 1.2  # at least so many times less
 _ROWS = 8  # inputs in a block, at least
 
 
 def find_shared(steps: list[Step], example: Tensor, masks: dict[str, Tensor]) -> list[Shared]:
     "The layers whose contributions masks had better add up."
-    keeps, num_samples = find_keeps(masks), len(next(iter(masks.values())))
     if example.device.type != "cpu":
         return []
-    layers = [step for step in steps if isinstance(step, Weighted) and count_gain(step, keeps, num_samples) >= _GAIN]
-    found = [Shared(find_chain(layer, steps), num_samples, example.element_size()) for layer in layers]
+    keeps, num_samples = find_keeps(masks), len(next(iter(masks.values())))
+    chains = [find_chain(step, steps) for step in steps if isinstance(step, Weighted)]
+    better = [chain for chain in chains if count_gain(chain, keeps, num_samples) >= _GAIN]
+    found = [Shared(chain, num_samples, example.element_size()) for chain in better]
     return [shared for shared in found if shared.rows >= _ROWS]
 
 # %% ../nbs/92c_smaller_networks.ipynb #b3885403
