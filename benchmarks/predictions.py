@@ -30,9 +30,9 @@ LOOP, MULTIPLIED, SMALLER = "plain loop", "multiplied masks", "collect_log_probs
 def list_cases(form: str) -> list[tuple[str, float, int, int]]:  # network, p, N, K
     if form == "tiny":
         return [("make_mlp", 0.5, 20, 3), ("make_mnist_cnn", 0.5, 16, 2), ("make_cifar10_resnet", 0.5, 2, 2)]
-    cases = [("make_mlp", 0.5, 5_000, 100), *((o, 0.5, 512, 20) for o in IMAGES), *((o, 0.5, 64, 20) for o in HEADS)]
+    cases = [("make_mlp", 0.5, 5_000, 100), *((o, 0.5, 512, 20) for o in IMAGES), ("make_mnist_cnn", 0.5, 512, 100), *((o, 0.5, 64, 20) for o in HEADS)]
     if form == "full":
-        cases += [(o, p, 512, 20) for o in IMAGES for p in (0.1, 0.9)] + [(o, 0.5, N, 100) for o in IMAGES for N in (512, 2_048)]
+        cases += [(o, p, 512, 20) for o in IMAGES for p in (0.1, 0.9)] + [("make_emnist_cnn", 0.5, 512, 100), *((o, 0.5, 2_048, 100) for o in IMAGES)]
     return cases
 
 
