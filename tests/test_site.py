@@ -511,6 +511,13 @@ def test_figures_have_captions(site, notebook):
     assert numbers == [f"{i + 1}" for i in range(len(captions))]
 
 
+def test_figures_of_results_are_told_by_their_captions(site):
+    markup = (site / "results.html").read_text(encoding="utf-8")
+    captions = re.findall(r'<div class="caption">\s*<p><strong>(Figure 12\.\d+)\.</strong>', markup)
+    assert captions == [f"Figure 12.{i + 1}" for i in range(len(captions))] and len(captions) > 15
+    assert re.findall(r'<img[^>]* alt="(Figure 12\.\d+)\.', markup) == captions and "the text around it says" not in markup
+
+
 # ---- In a browser ----
 
 # Math that was not typeset: elements without MathJax's output or with its error, and TeX in the text

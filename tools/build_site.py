@@ -703,7 +703,8 @@ def notebook_to_myst(nb):
             prose = source
             result.append({"cell_type": "markdown", "metadata": {}, "source": to_myst(source)})
         elif cell["cell_type"] == "code":
-            caption = after and re.search(r'<div class="caption"[^>]*>\n\n(.*)\n\n</div>', "".join(after["source"]), re.DOTALL)
+            shows = ["".join(o["data"].get("text/markdown", "")) for o in cell["outputs"] if "data" in o]  # where a cell writes its own caption
+            caption = re.search(r'<div class="caption"[^>]*>\n\n(.*?)\n\n</div>', "\n\n".join([*shows, "".join(after["source"]) if after else ""]), re.DOTALL)
             shown = code_cell(cell, plain(caption[1]) if caption else alternative(section, prose))
             if shown: result.append(shown)
     for number, cell in enumerate(result): cell["id"] = f"cell-{number}"
