@@ -29,6 +29,7 @@ from batchbald_nbdev.checks import (
 from .collect import autocast, collect_log_probs
 from .datasets import ActiveLearningData, get_balanced_indices
 from .information import check_log_probs
+from .inputs import agree
 from batchbald_nbdev.loop_checks import (
     check_done,
     check_initial,
@@ -103,6 +104,18 @@ class _Draws:
         "What `draw(generator, n)` gives, on the CPU wherever the models are, so that a GPU sees the same."
         return torch.stack([draw(generator, n) for generator, n in self.sources]).to(self.of_T.device)[self.of_T]
 
+# %% ../nbs/10_active_learning.ipynb #c1a00002
+@torch.no_grad()
+def takes_channels_innermost(model: nn.Module, x: Tensor) -> bool:
+    "Does a network with convolutions give the same for images with channels innermost in memory?"
+    if x.ndim != 4 or not any(isinstance(o, nn.Conv2d) for o in model.modules()):
+        return False
+    model, x = copy.deepcopy(model).eval(), torch.cat([x, x])
+    try:
+        return agree(model(x), model(x.to(memory_format=torch.channels_last)))
+    except RuntimeError:  # `view`, for example
+        return False
+
 # %% ../nbs/10_active_learning.ipynb #bfc60027
 def _move(tensor: Tensor, device: torch.device) -> Tensor:
     "A leaf on the device."
@@ -126,6 +139,11 @@ class _Stack:
         self.rows_T_1 = torch.arange(len(models), device=device)[:, None]
         self.draws = _Draws(keys, list(map(len, inputs)), device)
         self.was_run = False
+        alone_there = len(models) == 1 and device.type == "cpu"
+        self.innermost = alone_there and takes_channels_innermost(self.model, inputs[0][:1].to(device))
+
+    def lay_out(self, x: Tensor) -> Tensor:
+        return x.to(memory_format=torch.channels_last) if self.innermost else x
 
     def forward(self, parameters, buffers, masks, x: Tensor) -> Tensor:
         return functional_call(self.model, {**parameters, **buffers, **masks}, (x,))
@@ -133,7 +151,7 @@ class _Stack:
     def forward_all(self, masks: dict[str, Tensor], x_T_b: Tensor) -> Tensor:  # logits_T_b_C
         parts = self.parameters, self.buffers, masks
         if len(x_T_b) == 1 and self.was_run:  # `vmap` of one network takes longer, but refuses random draws
-            return self.forward(*({name: o[0] for name, o in part.items()} for part in parts), x_T_b[0])[None]
+            return self.forward(*({name: o[0] for name, o in part.items()} for part in parts), self.lay_out(x_T_b[0]))[None]
         self.was_run = True
         return vmap(self.forward)(*parts, x_T_b)
 
@@ -204,6 +222,7 @@ def _train_stack(
 ) -> list[tuple[dict[str, Tensor], int]]:  # for each network its weights, and the steps behind them
     "Steps until there were enough of them, or until no network has patience left."
     judge, bests, step = copy.deepcopy(stack.model).eval(), [_Best() for _ in stack.rows_T_1], 0
+    validation = [(stack.lay_out(x), y) for x, y in validation]
     for step in range(1, steps + 1):
         _step(stack, minibatch_size, precision)
         due = rule and (step % epoch_steps == 0 or step == steps)

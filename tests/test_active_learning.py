@@ -687,6 +687,36 @@ def test_what_has_stopped_is_not_computed_any_more_where_networks_go_one_by_one(
     assert steps == ([1] * (10 + 6 + 8) if stacks == [1, 1, 1] else [3] * 10)
 
 
+class Layout(nn.Module):
+    "Notes how images lie in memory while it is trained."
+    def __init__(self, seen): super().__init__(); self.seen = seen
+    def __deepcopy__(self, memo): return Layout(self.seen)
+    def forward(self, x):
+        if self.training: self.seen.append(x.stride(1) == 1 and x.is_contiguous(memory_format=torch.channels_last))
+        return x
+
+
+class InARow(nn.Module):
+    "Asks for the order of memory."
+    def forward(self, x): return x.view(len(x), -1)
+
+
+@pytest.mark.parametrize("flat, innermost", [(nn.Flatten, True), (InARow, False)])
+def test_convolutions_on_a_cpu_have_channels_innermost_where_the_network_allows_it(flat, innermost, monkeypatch):
+    seen = []
+    def make(): return nn.Sequential(nn.Conv2d(3, 4, 3), Layout(seen), ConsistentDropout2d(0.5), nn.BatchNorm2d(4), nn.ReLU(), flat(), nn.Linear(144, 3))
+    g = derive_generator(0, "images")
+    x, y, validation = torch.randn(12, 3, 8, 8, generator=g), torch.randint(3, (12,), generator=g), [(torch.randn(5, 3, 8, 8, generator=g), torch.tensor([0, 1, 2, 0, 1]))]
+    models = [make_seeded(make, derive_generator(0, "weights")) for _ in range(2)]
+    how = dict(steps=6, minibatch_size=8, early_stopping="loss", epoch_steps=2, validation=validation)
+    assert train_models(models[:1], [x], [y], [(0,)], **how) == [6]
+    assert seen[-5:] == [innermost] * 5
+    monkeypatch.setattr(active_learning, "takes_channels_innermost", lambda *_: False)
+    train_models(models[1:], [x], [y], [(0,)], **how)
+    for (name, one), other in zip(models[0].state_dict().items(), models[1].state_dict().values()): torch.testing.assert_close(one, other, atol=1e-3, rtol=1e-3)
+    assert seen[-5:] == [False] * 5
+
+
 def test_weights_that_are_no_numbers_name_their_network_also_one_by_one():
     xs, ys = zip(*(few_images(t) for t in range(2)))
     models = [make_seeded(make_small_cnn, derive_generator(t, "weights")) for t in range(2)]
