@@ -426,7 +426,7 @@ def collect_log_probs(
     num_samples: int,  # parameter samples, K
     *,
     generator: torch.Generator | None = None,  # for the masks; a fresh one seeded with 0 if None
-    masks: str = "independent",  # "balanced": each feature in as many masks; "orthogonal": each two, too (chapter 08d)
+    masks: str = "independent",  # "balanced": each feature in as many masks; "orthogonal": each two, too (chapter 8d)
     device=None,  # where to run the model; None means where its parameters are
     progress: bool = False,  # show a progress bar
     dtype: torch.dtype = torch.float32,  # of what is returned; torch.float16 or torch.bfloat16 for half the memory
@@ -440,9 +440,9 @@ def collect_log_probs(
 
     With several labels for each input, which `outputs` has to say, log_probs_N_L_K_C.
 
-    Orthogonal masks want dropout of 1/2; layers with another p get balanced ones. What batches say of
-    their errors takes masks for independent: under orthogonal ones `sampling_errors` are two
-    times too large and more, and `debiased_scores` farther off than plain scores.
+    Orthogonal masks want dropout of 1/2; layers with another p get balanced ones. The errors of a batch are
+    computed for independent masks. Under orthogonal masks `sampling_errors` are at least twice too large, and
+    `debiased_scores` add too much: plain scores are nearer to the truth.
 
     Masks are drawn on the generator's device, so one CPU generator gives the same masks everywhere. The model's mode is
     restored. A compiled model is run uncompiled, and one that `vmap` cannot run mask by mask, with a warning that this

@@ -517,7 +517,7 @@ def api_page(titles):
     "Every public name by chapter, with its first line of documentation."
     package = get_config().lib_path.name
     symbols = importlib.import_module(f"{package}._modidx").d["syms"]
-    lines = ["# All names", "", f"`from {package}.all import *` brings them all. Each name leads to the chapter that derives, checks and documents it."]
+    lines = ["# All names", "", f"`from {package}.all import *` brings those that people who use the package call. The others come from their module, whose name stands above each table: `from {package}.several_labels import get_multilabel_batchbald_batch`. Each name leads to the chapter that derives, checks and documents it."]
     modules = {page: name for name, links in symbols.items() for page in {link.split(".html")[0] for link, _ in links.values()}}
     for page, title in titles.items():
         if page not in modules: continue
