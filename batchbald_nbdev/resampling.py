@@ -10,6 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+# %% ../nbs/92e_resampling.ipynb #4c3b9619
+def _sorted_threshold(weights_R_M: Tensor, num_samples: int) -> Tensor:
+    "Thresholds of rows, without a question to a GPU: the least of what the rest weighs for each place left to it."
+    m = min(num_samples, weights_R_M.shape[1])
+    rest_R_m = weights_R_M.sort(1).values.cumsum(1)[:, -m:]
+    places_m = torch.arange(num_samples - m + 1, num_samples + 1, device=weights_R_M.device)
+    return (rest_R_m / places_m).amin(1, keepdim=True)
+
 # %% ../nbs/92e_resampling.ipynb #4c3b9618
 def _settle(weights_R_M: Tensor, others_R_1: Tensor, num_samples: int) -> Tensor:  # thresholds_R_1
     "Thresholds of rows, of which light weights that sum to `others_R_1` were left out."
@@ -21,14 +29,6 @@ def _settle(weights_R_M: Tensor, others_R_1: Tensor, num_samples: int) -> Tensor
         if torch.equal(now_R_M, heavy_R_M):
             return threshold_R_1
         heavy_R_M = now_R_M
-
-# %% ../nbs/92e_resampling.ipynb #4c3b9619
-def _sorted_threshold(weights_R_M: Tensor, num_samples: int) -> Tensor:
-    "The same without a question to a GPU: the least of what the rest weighs for each place that is left to it."
-    m = min(num_samples, weights_R_M.shape[1])
-    rest_R_m = weights_R_M.sort(1).values.cumsum(1)[:, -m:]
-    places_m = torch.arange(num_samples - m + 1, num_samples + 1, device=weights_R_M.device)
-    return (rest_R_m / places_m).amin(1, keepdim=True)
 
 # %% ../nbs/92e_resampling.ipynb #4c3b961a
 def find_threshold(weights_R_M: Tensor, num_samples: int) -> Tensor:  # thresholds_R_1

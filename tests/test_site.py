@@ -328,6 +328,24 @@ def test_old_names_do_not_lead_to_ours(site):
     assert not [o for o in old if "<a " in o] and sum("<a " in o for o in new) > len(new) / 2
 
 
+def test_names_lead_to_a_page_only_where_they_can_mean_one_thing():
+    from execnb.nbio import mk_cell
+    build_site = the_builder()
+
+    def linked(text):
+        cell = mk_cell(text, "markdown")
+        build_site.add_links(cell)
+        return re.findall(r"\[`([^`]+)`\]\([^)]*/([^)/]+)\)", cell.source)
+
+    assert linked("`get_bald_batch`, `compute_bald()`") == [("get_bald_batch", "bald.html#get_bald_batch"), ("compute_bald()", "bald.html#compute_bald")]
+    assert linked("`ConsistentDropout.draw_masks`") == [("ConsistentDropout.draw_masks", "bayesian_models.html#consistentdropout.draw_masks")]
+    assert linked("`WeightedJointEntropy.compute_gains`") == [("WeightedJointEntropy.compute_gains", "joint_entropy.html#weightedjointentropy.compute_gains")]
+    assert linked("`evaluate`") == [("evaluate", "active_learning.html#evaluate")]  # `_Step.evaluate` is nobody's to mean
+    # A method, said without its class, and a function of another page; a function and a method of one name; functions that are in no `__all__`
+    assert not linked("`compute_gains` `draw_masks` `select` `find_smaller` `_Unfit` `_Unfit.name` `nothing_at_all`")
+    assert not linked("```\n`get_bald_batch`\n```")
+
+
 def test_labels_of_folded_code_name_each_name_once(site):
     for page in PAGES:
         for label in re.findall(r'<p class="collapsed admonition-title">Source of (.*?)</p>', (site / f"{page}.html").read_text(encoding="utf-8")):

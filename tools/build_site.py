@@ -17,8 +17,9 @@ for _library in ("OMP", "OPENBLAS", "MKL"): os.environ.setdefault(f"{_library}_N
 
 import black, PIL, yaml
 from execnb.nbio import mk_cell
-from nbdev import serve, serve_drv
+from nbdev import processors, serve, serve_drv
 from nbdev.config import get_config
+from nbdev.doclinks import NbdevLookup
 from nbdev.processors import FilterDefaults, rm_export
 from PIL import Image
 
@@ -396,6 +397,34 @@ def mend_documentation(text, properties):
     return re.sub(r"^(```python\n)(.*?)(^```$)", mended, text, count=1, flags=re.MULTILINE | re.DOTALL)
 
 
+@lru_cache(maxsize=None)
+def clear_names():
+    """Public names that can mean only one thing: in `__all__` of one module, and no method of a public class.
+
+    nbdev links every name of the package, and of two of one name the first, public or not, so that a method said without its class
+    led to a function of another chapter."""
+    modules = importlib.import_module(f"{get_config().lib_path.name}._modidx").d["syms"]
+    names = [name for module in modules for name in getattr(importlib.import_module(module), "__all__", [])]
+    owned = [name.removeprefix(f"{module}.").split(".") for module, symbols in modules.items() for name in symbols]
+    methods = {o[1] for o in owned if len(o) == 2 and not o[0].startswith("_")}
+    return {name for name in names if names.count(name) == 1 and name not in methods}
+
+
+class ClearLookup(NbdevLookup):
+    "nbdev's addresses of names, for those that are public and, unless their class stands before them, can mean only one thing."
+    def doc(self, name):
+        is_clear = name in clear_names() if "." not in name else not re.search(r"(^|\.)_", name)
+        return super().doc(name) if is_clear else None
+
+
+def add_links(cell):
+    "As nbdev does, names in prose and documentation are linked to their pages; only clear ones."
+    lookup = ClearLookup()
+    if cell.cell_type == "markdown": cell.source = lookup.linkify(cell.source)
+    for data in (o["data"] for o in cell.get("outputs", []) if "text/markdown" in o.get("data", {})):
+        data["text/markdown"] = [lookup.link_line(o) for o in data["text/markdown"]]
+
+
 def is_table(output):
     "Whether columns of a printed text line up: at least two of its lines have two wide gaps. Such lines must not be wrapped."
     text = "".join(output.get("text", output.get("data", {}).get("text/plain", "")))
@@ -412,7 +441,9 @@ def wrap_sentences(output):
 class PageFilter(FilterDefaults):
     "nbdev's processing of a notebook, with exported code folded below its documentation."
 
-    def base_procs(self): return [fold_export if o is rm_export else o for o in super().base_procs()]
+    def base_procs(self):
+        ours = {rm_export: fold_export, processors.add_links: add_links}
+        return [ours.get(o, o) for o in super().base_procs()]
 
     def __call__(self, nb):
         ids = {o.id for o in nb.cells}
