@@ -110,9 +110,12 @@ def takes_channels_innermost(model: nn.Module, x: Tensor) -> bool:
     "Does a network with convolutions give the same for images with channels innermost in memory?"
     if x.ndim != 4 or not any(isinstance(o, nn.Conv2d) for o in model.modules()):
         return False
-    model, x = copy.deepcopy(model).eval(), torch.cat([x, x])
+    model, x = copy.deepcopy(model), torch.cat([x, x])
+    laid_out = x.to(memory_format=torch.channels_last)
     try:
-        return agree(model(x), model(x.to(memory_format=torch.channels_last)))
+        with torch.random.fork_rng(devices=[]):
+            model.train()(laid_out)
+        return agree(model.eval()(x), model(laid_out))
     except RuntimeError:  # `view`, for example
         return False
 

@@ -701,7 +701,11 @@ class InARow(nn.Module):
     def forward(self, x): return x.view(len(x), -1)
 
 
-@pytest.mark.parametrize("flat, innermost", [(nn.Flatten, True), (InARow, False)])
+class InARowInTraining(nn.Module):
+    def forward(self, x): return x.view(len(x), -1) if self.training else x.flatten(1)
+
+
+@pytest.mark.parametrize("flat, innermost", [(nn.Flatten, True), (InARow, False), (InARowInTraining, False)])
 def test_convolutions_on_a_cpu_have_channels_innermost_where_the_network_allows_it(flat, innermost, monkeypatch):
     seen = []
     def make(): return nn.Sequential(nn.Conv2d(3, 4, 3), Layout(seen), ConsistentDropout2d(0.5), nn.BatchNorm2d(4), nn.ReLU(), flat(), nn.Linear(144, 3))
