@@ -669,7 +669,7 @@ def test_code_on_a_phone_goes_on_to_the_right_of_where_it_begins(visit):
       const [first, ...others] = [...range.getClientRects()].filter(o => o.width > 1), left = o.getBoundingClientRect().left
       return [Number(o.style.getPropertyValue("--indent")), first.left - left, Math.min(...others.filter(o => o.top > first.top + 9).map(o => o.left - left))]
     }).filter(([, , left]) => isFinite(left))""")
-    assert len(lines) > 100 and not [o for o in lines if abs(o[1]) > 1 or o[2] < min(7 * (o[0] + 1), 120)]
+    assert len(lines) > 50 and not [o for o in lines if abs(o[1]) > 1 or o[2] < min(7 * (o[0] + 1), 120)]
     copied, written = page.evaluate("""() => {
       const pre = [...document.querySelectorAll(".cell_input pre")].filter(o => o.checkVisibility() && o.querySelector(".line"))[3]
       getSelection().selectAllChildren(pre)
