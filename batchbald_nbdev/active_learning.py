@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
 from .bald import CandidateBatch
+from .batchbald import is_out_of_memory
 from .bayesian_models import dropout_features, dropout_layers, make_consistent
 from batchbald_nbdev.checks import (
     as_float_tensor, check_count, check_number, check_positions, check_room, choose_device, full_precision,
@@ -105,18 +106,30 @@ class _Draws:
         return torch.stack([draw(generator, n) for generator, n in self.sources]).to(self.of_T.device)[self.of_T]
 
 # %% ../nbs/10_active_learning.ipynb #c1a00002
+def _learn(model: nn.Module, x: Tensor) -> list[Tensor]:
+    "Outputs of a copy in training, and gradients of its weights."
+    model = copy.deepcopy(model).train()
+    with torch.enable_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        outputs = model(x)
+        outputs.sum().backward()
+    return [outputs, *(o.grad for o in model.parameters() if o.grad is not None)]
+
+
 @torch.no_grad()
 def takes_channels_innermost(model: nn.Module, x: Tensor) -> bool:
-    "Does a network with convolutions give the same for images with channels innermost in memory?"
+    "Does a network with convolutions do the same for images like `x` with channels innermost in memory?"
     if x.ndim != 4 or not any(isinstance(o, nn.Conv2d) for o in model.modules()):
         return False
-    model, x = copy.deepcopy(model), torch.cat([x, x])
-    laid_out = x.to(memory_format=torch.channels_last)
+    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0), device="cpu")
+    x = torch.cat([x, noise.to(x) if x.is_floating_point() else x] * 2)
+    laid_out, model = x.to(memory_format=torch.channels_last), copy.deepcopy(model)
     try:
-        with torch.random.fork_rng(devices=[]):
-            model.train()(laid_out)
-        return agree(model.eval()(x), model(laid_out))
-    except RuntimeError:  # `view`, for example
+        same = all(agree(*pair) for pair in zip(_learn(model, x), _learn(model, laid_out)))
+        return same and agree(model.eval()(x), model(laid_out))
+    except Exception as error:  # `view`, for example, or whatever a `forward` says to few images
+        if is_out_of_memory(error):
+            raise
         return False
 
 # %% ../nbs/10_active_learning.ipynb #bfc60027

@@ -311,8 +311,9 @@ class Shared:
         "What each channel adds; the bias is one more, which every mask keeps."
         features, *space = self.layer.features
         parts = x.new_empty(self.channels + 1, len(x), *space, features)
-        for part, x_part, weight in zip(parts, x.split(self.cut.block, 1), self.layer.weight.split(self.cut.block, 1)):
-            part.copy_(self.layer.call(x_part, weight, None).movedim(1, -1))
+        pieces = zip(x.split(self.cut.block, 1), self.layer.weight.split(self.cut.block, 1))
+        for i, (x_part, weight) in enumerate(pieces):
+            parts[i] = self.layer.call(x_part, weight, None).movedim(1, -1)
         parts[-1] = 0 if self.layer.bias is None else self.layer.bias
         return parts
 

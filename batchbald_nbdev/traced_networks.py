@@ -423,13 +423,18 @@ def find_smaller(
     often = rows, len(next(iter(masks.values()))), example.device
     if not is_worth_it(work * (1 - min(keeps.values()) ** 2), *often):
         return None
-    try:
-        smaller = make_smaller(model, state, masks, example, share=max_bytes >= 4 * BLOCK)
-    except Exception as error:  # a `forward` may say anything to a tensor without numbers
-        if is_out_of_memory(error):
-            raise
-        return None
-    saved, copied = count_saved(smaller.steps, keeps), count_copied(smaller.each, keeps)
-    rows = min(rows, max_bytes // count_bytes(smaller)[0])
-    worth = saved * rows >= _COPIES * copied and copied * example.element_size() <= max_bytes
-    return smaller if worth and is_worth_it(saved, rows, *often[1:]) else None
+    for share in (True, False) if max_bytes >= 4 * BLOCK else (False,):  # sharing takes room, which inputs may need more
+        try:
+            smaller = make_smaller(model, state, masks, example, share=share)
+        except Exception as error:  # a `forward` may say anything to a tensor without numbers
+            if is_out_of_memory(error):
+                raise
+            return None
+        saved, copied = count_saved(smaller.steps, keeps), count_copied(smaller.each, keeps)
+        there = min(rows, max_bytes // count_bytes(smaller)[0])
+        worth = saved * there >= _COPIES * copied and copied * example.element_size() <= max_bytes
+        if worth and is_worth_it(saved, there, *often[1:]):
+            return smaller
+        if not smaller.shared:
+            break
+    return None

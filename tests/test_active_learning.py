@@ -705,7 +705,21 @@ class InARowInTraining(nn.Module):
     def forward(self, x): return x.view(len(x), -1) if self.training else x.flatten(1)
 
 
-@pytest.mark.parametrize("flat, innermost", [(nn.Flatten, True), (InARow, False), (InARowInTraining, False)])
+class Refuses(nn.Module):
+    def forward(self, x):
+        if not x.is_contiguous(): raise ValueError("want numbers in a row")
+        return x.flatten(1)
+
+
+class AsMemoryHasIt(nn.Module):
+    "Raises nothing, and gives other numbers."
+    def forward(self, x): return torch.as_strided(x, (len(x), x[0].numel()), (x[0].numel(), 1)) if self.training else x.flatten(1)
+
+
+FLATS = [(nn.Flatten, True), (InARow, False), (InARowInTraining, False), (Refuses, False), (AsMemoryHasIt, False)]
+
+
+@pytest.mark.parametrize("flat, innermost", FLATS, ids=[o.__name__ for o, _ in FLATS])
 def test_convolutions_on_a_cpu_have_channels_innermost_where_the_network_allows_it(flat, innermost, monkeypatch):
     seen = []
     def make(): return nn.Sequential(nn.Conv2d(3, 4, 3), Layout(seen), ConsistentDropout2d(0.5), nn.BatchNorm2d(4), nn.ReLU(), flat(), nn.Linear(144, 3))

@@ -256,6 +256,16 @@ def test_contributions_are_added_up_where_that_is_less_work(p, K, shared):
     assert_close(smaller(few, x), _run_one_by_one(model, {}, few, x), atol=1e-5, rtol=1e-5)
 
 
+def test_smaller_networks_are_not_lost_where_sharing_takes_the_room():
+    "A wide layer behind, whose weights are copied for each mask, wants many inputs at a time."
+    model = nn.Sequential(nn.Conv2d(1, 16, 3, padding=1), Drop2d(0.2), nn.ReLU(), nn.Conv2d(16, 64, 5), Drop2d(0.2), nn.ReLU(), nn.Flatten(), nn.Linear(36864, 10)).eval().requires_grad_(False)
+    x = torch.randn(3, 1, 28, 28, generator=seeded())
+    masks = draw(model, x, 100)
+    assert make_smaller(model, {}, masks, x[:1]).shared
+    smaller = find_smaller(model, {}, masks, x[:1], rows=64, max_bytes=2**28)
+    assert smaller is not None and not smaller.shared
+
+
 def test_a_channel_contributes_once_for_all_masks(monkeypatch):
     model, x = networks.make_mnist_cnn().eval().requires_grad_(False), torch.randn(70, 1, 28, 28, generator=seeded())
     masks, seen = draw(model, x, 100), []
