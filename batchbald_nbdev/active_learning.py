@@ -121,7 +121,7 @@ def takes_channels_innermost(model: nn.Module, x: Tensor) -> bool:
     "Does a network with convolutions do the same for images like `x` with channels innermost in memory?"
     if x.ndim != 4 or not any(isinstance(o, nn.Conv2d) for o in model.modules()):
         return False
-    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0), device="cpu")
+    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float32, device="cpu")
     x = torch.cat([x, noise.to(x) if x.is_floating_point() else x] * 2)
     laid_out, model = x.to(memory_format=torch.channels_last), copy.deepcopy(model)
     try:
