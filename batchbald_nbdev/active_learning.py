@@ -30,7 +30,7 @@ from batchbald_nbdev.checks import (
 from .collect import autocast, collect_log_probs
 from .datasets import ActiveLearningData, get_balanced_indices
 from .information import check_log_probs
-from .inputs import agree
+from .inputs import agree, draw_like
 from batchbald_nbdev.loop_checks import (
     check_done,
     check_initial,
@@ -109,6 +109,7 @@ class _Draws:
 def _learn(model: nn.Module, x: Tensor) -> list[Tensor]:
     "Outputs of a copy in training, and gradients of its weights."
     model = copy.deepcopy(model).train()
+    model.zero_grad()
     with torch.enable_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         outputs = model(x)
@@ -121,8 +122,7 @@ def takes_channels_innermost(model: nn.Module, x: Tensor) -> bool:
     "Does a network with convolutions do the same for images like `x` with channels innermost in memory?"
     if x.ndim != 4 or not any(isinstance(o, nn.Conv2d) for o in model.modules()):
         return False
-    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float32, device="cpu")
-    x = torch.cat([x, noise.to(x) if x.is_floating_point() else x] * 2)
+    x = torch.cat([x, draw_like(x)] * 2)
     laid_out, model = x.to(memory_format=torch.channels_last), copy.deepcopy(model)
     try:
         same = all(agree(*pair) for pair in zip(_learn(model, x), _learn(model, laid_out)))
@@ -141,7 +141,7 @@ def _move(tensor: Tensor, device: torch.device) -> Tensor:
 class _Stack:
     "T networks of one architecture that are trained side by side, each on inputs of its own."
 
-    def __init__(self, models, inputs, labels, keys, learning_rate: float, device: torch.device):
+    def __init__(self, models, inputs, labels, keys, learning_rate: float, device: torch.device, innermost=False):
         self.model = copy.deepcopy(models[0]).to(device).train()
         self.layers = dropout_layers(self.model)
         self.features = dropout_features(copy.deepcopy(self.model).eval(), {}, inputs[0][:1].to(device))
@@ -154,9 +154,7 @@ class _Stack:
         )
         self.rows_T_1 = torch.arange(len(models), device=device)[:, None]
         self.draws = _Draws(keys, list(map(len, inputs)), device)
-        self.was_run = False
-        alone_there = len(models) == 1 and device.type == "cpu"
-        self.innermost = alone_there and takes_channels_innermost(self.model, inputs[0][:1].to(device))
+        self.was_run, self.innermost = False, innermost  # are images of a network by itself to be laid out so?
 
     def lay_out(self, x: Tensor) -> Tensor:
         return x.to(memory_format=torch.channels_last) if self.innermost else x
@@ -313,8 +311,10 @@ def train_models(
     learning_rate = check_number(learning_rate, "learning_rate")
     precision, trained = autocast(device, mixed_precision), []
     validation = _share(validation, device) if early_stopping else ()
+    on_cpu = device.type == "cpu"
+    innermost = on_cpu and takes_channels_innermost(copy.deepcopy(models[0]).to(device), inputs[0][:1].to(device))
     for part in _find_stacks(models, device):
-        stack = _Stack(models[part], inputs[part], labels[part], keys[part], learning_rate, device)
+        stack = _Stack(models[part], inputs[part], labels[part], keys[part], learning_rate, device, innermost)
         how = minibatch_size, precision, validation[part], early_stopping, patience, epoch_steps
         trained += _train_stack(stack, steps, *how)
     states, taken = zip(*trained)

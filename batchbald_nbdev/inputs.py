@@ -142,6 +142,12 @@ def agree(first: Tensor, second: Tensor) -> bool:
     slack = scale * SLACK.get(first.dtype, 1e-4)
     return torch.allclose(first.double(), second.double(), rtol=0, atol=slack, equal_nan=True)
 
+# %% ../nbs/92b_inputs.ipynb #c2a00001
+def draw_like(example: Tensor) -> Tensor:
+    "Other inputs of the same kind; whole numbers are left as they are."
+    noise = torch.randn(example.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float32, device="cpu")
+    return noise.to(example) if example.is_floating_point() else example
+
 # %% ../nbs/92b_inputs.ipynb #79a343d9
 def draws(model: Callable, x: Inputs) -> bool:
     "Does a model give different outputs for equal inputs, in one call or in two?"

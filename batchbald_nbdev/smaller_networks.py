@@ -410,21 +410,22 @@ class SmallerNetworks:
             for o in self.goes[step]:
                 del values[o]
         samples = range(len(next(iter(masks.values()))))
-        kept = [Kept({name: mask[k] for name, mask in masks.items()}, x.device) for k in samples]
-        blocks = -(-len(x) // min((shared.rows for shared in self.shared), default=max(1, len(x))))
-        parts = zip(*(value.chunk(max(1, blocks)) for value in values.values()))
-        return torch.cat([self._run_block(dict(zip(values, part)), kept) for part in parts], 1)
+        each = (Kept({name: mask[k] for name, mask in masks.items()}, x.device) for k in samples)
+        if not self.shared:
+            return torch.stack([self._run_one(dict(values), kept) for kept in each])
+        each, rows = list(each), min(shared.rows for shared in self.shared)
+        parts = zip(*(value.chunk(-(-len(x) // rows)) for value in values.values()))
+        return torch.cat([self._run_block(dict(zip(values, part)), each) for part in parts], 1)
 
-    def _run_block(self, values: dict[Step, Tensor], kept: list[Kept]) -> Tensor:  # outputs_K_n_C
+    def _run_block(self, values: dict[Step, Tensor], each: list[Kept]) -> Tensor:  # outputs_K_n_C
         parts = [shared.contribute(values[shared.layer.inputs[0]]) for shared in self.shared]
-        at_a_time = min((shared.masks for shared in self.shared), default=len(kept))
-        outputs = []
-        for start in range(0, len(kept), at_a_time):
-            some = kept[start : start + at_a_time]
+        at_a_time, outputs = min(shared.masks for shared in self.shared), []
+        for start in range(0, len(each), at_a_time):
+            some = each[start : start + at_a_time]
             added = [shared.add_up(part, some) for shared, part in zip(self.shared, parts)]
-            for k, one in enumerate(some):
-                own = {o.last: o.take(value[k], one) for o, value in zip(self.shared, added)}
-                outputs.append(self._run_one({**values, **own}, one))
+            for k, kept in enumerate(some):
+                own = {o.last: o.take(value[k], kept) for o, value in zip(self.shared, added)}
+                outputs.append(self._run_one({**values, **own}, kept))
         return torch.stack(outputs)
 
     def _run_one(self, values: dict[Step, Tensor], kept: Kept) -> Tensor:  # outputs_n_C

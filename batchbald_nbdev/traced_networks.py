@@ -22,7 +22,7 @@ from fastcore.basics import patch
 
 from .batchbald import is_out_of_memory
 from .bayesian_models import ConsistentDropout, ConsistentDropout2d
-from .inputs import agree
+from .inputs import agree, draw_like
 from .smaller_networks import ByChannel, Drop, Multiply, Norm, Reshape, SmallerNetworks, Step, Sum
 from .smaller_networks import BLOCK, Weighted, count_bytes, count_copied, count_saved, find_keeps
 
@@ -377,12 +377,6 @@ def count_work(layer: nn.Module, outputs) -> int:
     return outputs.numel() * layer.weight[0].numel() if weighted and isinstance(outputs, Tensor) else 0
 
 # %% ../nbs/92d_traced_networks.ipynb #e3f5a7b8
-def _draw_like(example: Tensor) -> Tensor:
-    "Other inputs of the same kind; whole numbers are left as they are."
-    noise = torch.randn(example.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float32, device="cpu")
-    return noise.to(example) if example.is_floating_point() else example
-
-
 def _check_same(outputs: Tensor, expected: Tensor) -> None:
     "Class by class, so that a large number for one of them does not hide what others say."
     if not all(agree(*pair) for pair in zip(outputs.T, expected.T)):
@@ -399,7 +393,7 @@ def make_smaller(
     smaller = SmallerNetworks(read_steps(model, state, masks, example), example, masks if share else None)
     if len(smaller.last.features) != 1:
         raise UnknownStep("outputs are no logits (n, C)")
-    few, noise = {name: mask[:4] for name, mask in masks.items()}, _draw_like(example)
+    few, noise = {name: mask[:4] for name, mask in masks.items()}, draw_like(example)
     for x in (example, noise):
         for k, outputs in enumerate(smaller(few, x)):
             mask = {name: mask[k] for name, mask in few.items()}

@@ -502,6 +502,7 @@ def test_checks_are_told_from_what_shows_something():
     made = "pool = 1\nassert pool"
     assert folded(made, [], [("y = 2", []), ("pool + 1", ["3"])]) is None  # needed below
     for later in ([], [("pool = 2\npool", ["2"])], [("assert pool", [])]): assert folded(made, [], later) == "Check"
+    assert folded("assert [i for i in range(3)]", [], [("i + 1", ["3"])]) == "Check"  # the `i` of a comprehension is nobody else's
 
 
 @pytest.mark.parametrize("notebook", CHAPTERS, ids=lambda o: o.name)

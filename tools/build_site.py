@@ -102,7 +102,9 @@ def names_needed(source):
     "Names that a cell reads before it gives them a value itself, and those that it gives one."
     needed, given = set(), set()
     for statement in ast.parse(source).body:
-        names = [o for o in ast.walk(statement) if isinstance(o, ast.Name)]
+        # What a comprehension counts with is nobody else's
+        own = {o for node in ast.walk(statement) if isinstance(node, ast.comprehension) for o in ast.walk(node.target)}
+        names = [o for o in ast.walk(statement) if isinstance(o, ast.Name) and o not in own]
         needed |= {o.id for o in names if isinstance(o.ctx, ast.Load)} - given
         given |= {o.id for o in names if isinstance(o.ctx, ast.Store)}
     return needed, given
