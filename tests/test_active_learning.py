@@ -688,11 +688,11 @@ def test_what_has_stopped_is_not_computed_any_more_where_networks_go_one_by_one(
 
 
 class Layout(nn.Module):
-    "Notes how images lie in memory while it is trained."
+    "Notes how images lie in memory: in training, and in `eval()`."
     def __init__(self, seen): super().__init__(); self.seen = seen
     def __deepcopy__(self, memo): return Layout(self.seen)
     def forward(self, x):
-        if self.training: self.seen.append(x.stride(1) == 1 and x.is_contiguous(memory_format=torch.channels_last))
+        self.seen[self.training].append(x.stride(1) == 1 and x.is_contiguous(memory_format=torch.channels_last))
         return x
 
 
@@ -716,23 +716,48 @@ class AsMemoryHasIt(nn.Module):
     def forward(self, x): return torch.as_strided(x, (len(x), x[0].numel()), (x[0].numel(), 1)) if self.training else x.flatten(1)
 
 
-FLATS = [(nn.Flatten, True), (InARow, False), (InARowInTraining, False), (Refuses, False), (AsMemoryHasIt, False)]
+class AsMemoryHasItInEval(nn.Module):
+    def forward(self, x): return x.flatten(1) if self.training else torch.as_strided(x, (len(x), x[0].numel()), (x[0].numel(), 1))
+
+
+FLATS = [(nn.Flatten, True), (InARow, False), (InARowInTraining, False), (Refuses, False), (AsMemoryHasIt, False), (AsMemoryHasItInEval, False)]
 
 
 @pytest.mark.parametrize("flat, innermost", FLATS, ids=[o.__name__ for o, _ in FLATS])
 def test_convolutions_on_a_cpu_have_channels_innermost_where_the_network_allows_it(flat, innermost, monkeypatch):
-    seen = []
+    seen = {True: [], False: []}
     def make(): return nn.Sequential(nn.Conv2d(3, 4, 3), Layout(seen), ConsistentDropout2d(0.5), nn.BatchNorm2d(4), nn.ReLU(), flat(), nn.Linear(144, 3))
     g = derive_generator(0, "images")
     x, y, validation = torch.randn(12, 3, 8, 8, generator=g), torch.randint(3, (12,), generator=g), [(torch.randn(5, 3, 8, 8, generator=g), torch.tensor([0, 1, 2, 0, 1]))]
     models = [make_seeded(make, derive_generator(0, "weights")) for _ in range(2)]
     how = dict(steps=6, minibatch_size=8, early_stopping="loss", epoch_steps=2, validation=validation)
     assert train_models(models[:1], [x], [y], [(0,)], **how) == [6]
-    assert seen[-5:] == [innermost] * 5
+    assert seen[True][-5:] == [innermost] * 5 and seen[False][-3:] == [innermost] * 3
     monkeypatch.setattr(active_learning, "takes_channels_innermost", lambda *_: False)
     train_models(models[1:], [x], [y], [(0,)], **how)
     for (name, one), other in zip(models[0].state_dict().items(), models[1].state_dict().values()): torch.testing.assert_close(one, other, atol=1e-3, rtol=1e-3)
-    assert seen[-5:] == [False] * 5
+    assert seen[True][-5:] == [False] * 5 and seen[False][-3:] == [False] * 3
+
+
+def test_blank_images_hide_no_order_of_memory():
+    image = torch.zeros(1, 3, 8, 8)
+    assert active_learning.takes_channels_innermost(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten()), image)
+    assert not active_learning.takes_channels_innermost(nn.Sequential(AsMemoryHasIt(), nn.Unflatten(1, (3, 8, 8)), nn.Conv2d(3, 4, 3), nn.Flatten()), image)
+
+
+def test_memory_that_runs_out_while_layouts_are_compared_is_no_answer():
+    class Full(nn.Module):
+        def forward(self, x): raise torch.OutOfMemoryError("no room")
+
+    with pytest.raises(torch.OutOfMemoryError): active_learning.takes_channels_innermost(nn.Sequential(nn.Conv2d(3, 4, 3), Full()), torch.zeros(1, 3, 8, 8))
+
+
+def test_layouts_are_compared_once_for_all_networks(monkeypatch):
+    looked = []
+    monkeypatch.setattr(active_learning, "takes_channels_innermost", lambda *_: bool(looked.append(1)))
+    xs, ys = zip(*(few_images(t) for t in range(3)))
+    train_models([make_seeded(make_small_cnn, derive_generator(t, "weights")) for t in range(3)], xs, ys, [(t,) for t in range(3)], steps=1, minibatch_size=4)
+    assert looked == [1]
 
 
 def test_weights_that_are_no_numbers_name_their_network_also_one_by_one():

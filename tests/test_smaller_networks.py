@@ -126,6 +126,11 @@ def gated(self, x):
     return self.fc2(F.softplus(self.drop3(self.fc1(torch.flatten(F.adaptive_max_pool2d(self.drop2(x), 4), 1)))))
 
 
+def branched(self, x):
+    x = self.conv2(F.relu(self.drop1(self.conv1(x))))
+    return self.fc2(self.drop3(self.fc1(F.adaptive_avg_pool2d(F.relu(x) - torch.tanh(x), 4).flatten(1))))
+
+
 def image(*layers): return (2, 6, 6), lambda: nn.Sequential(*(layer() if callable(layer) and not isinstance(layer, nn.Module) else layer for layer in layers))
 
 
@@ -174,7 +179,7 @@ NETWORKS = {
     "sequences": ((5, 6), lambda: nn.Sequential(nn.Linear(6, 8), Drop(), nn.ReLU(), nn.Linear(8, 6), Drop2d(), nn.Flatten(), nn.Linear(30, 4))),
     **{f"residual, {order}": ((2, 6, 6), lambda order=order: Residual(order)) for order in ("before", "same", "one mask", "two layers", "one layer", "then cut", "read twice", "dropped twice", "difference")},
     **{f"residual, in place, {order}": ((2, 6, 6), lambda order=order: Residual(order, True)) for order in ("before",)},
-    **{fn.__name__: ((2, 6, 6), lambda fn=fn, features=features: Functional(fn, features)) for fn, features in ((usual, 96), (by_shape, 24), (by_mean, 6), (by_cat, 14), (scaled, 96), (gated, 96))},
+    **{fn.__name__: ((2, 6, 6), lambda fn=fn, features=features: Functional(fn, features)) for fn, features in ((usual, 96), (by_shape, 24), (by_mean, 6), (by_cat, 14), (scaled, 96), (gated, 96), (branched, 96))},
 }
 
 
@@ -254,6 +259,16 @@ def test_contributions_are_added_up_where_that_is_less_work(p, K, shared):
     assert not find_smaller(model, {}, masks, x[:1], rows=512, max_bytes=2**26).shared  # no room for blocks
     few = {name: mask[:5] for name, mask in masks.items()}
     assert_close(smaller(few, x), _run_one_by_one(model, {}, few, x), atol=1e-5, rtol=1e-5)
+
+
+def test_contributions_are_added_up_on_a_cpu_and_in_blocks_of_some_inputs(monkeypatch):
+    model, x = networks.make_mnist_cnn().eval().requires_grad_(False), torch.randn(1, 1, 28, 28, generator=seeded())
+    masks = draw(model, x, 100)
+    steps, one = make_smaller(model, {}, masks, x).steps, 4 * 33 * 64 * 8 * 8  # bytes of an input's contributions
+    assert smaller_networks.find_shared(steps, x, masks) and not smaller_networks.find_shared(steps, x.to("meta"), masks)
+    for rows, shared in ((7, False), (8, True)):
+        monkeypatch.setattr(smaller_networks, "BLOCK", rows * one)
+        assert bool(smaller_networks.find_shared(steps, x, masks)) == shared
 
 
 def test_smaller_networks_are_not_lost_where_sharing_takes_the_room():
